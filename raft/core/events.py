@@ -1,0 +1,113 @@
+"""All that goes into the core: a closed union. An unknown event is an error.
+
+The shell gathers what happened in one reactor turn and hands it over in order; time
+is an argument of the step, never an event.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from raft.core.configuration import Configuration
+from raft.core.messages import Message
+
+
+@frozen
+class Received:
+    """`message` arrived from the server `sender`, whose identity the transport vouches for."""
+
+    sender: str
+    message: Message
+
+
+@frozen
+class Saved:
+    """Everything up to save `ticket` is on stable storage."""
+
+    ticket: int
+
+
+@frozen
+class Propose:
+    """Append `count` commands of `size_bytes` (their records) in all, if this server leads.
+
+    `request` is the shell's number for the batch; it comes back in the answer.
+    """
+
+    request: int
+    count: int
+    size_bytes: int
+
+
+@frozen
+class Read:
+    """Find the index from which a linearizable read may be answered [RULES R1-R8].
+
+    `request` stands for any number of reads that arrived together. A follower asks its
+    leader.
+    """
+
+    request: int
+
+
+@frozen
+class CancelReads:
+    """Forget these read requests: nobody waits for them any more."""
+
+    requests: tuple[int, ...]
+
+
+@frozen
+class TransferLeadership:
+    """Hand the leadership to `target`, or to the most up-to-date voter [RULES M10]."""
+
+    target: str | None = None
+
+
+@frozen
+class Bootstrap:
+    """Start a new cluster: `configuration` becomes entry 1 of term 1 [RULES M8]."""
+
+    configuration: Configuration
+
+
+@frozen
+class Unreachable:
+    """What was last sent to `peer` may be lost: probe it before sending more [RULES L7]."""
+
+    peer: str
+
+
+@frozen
+class SnapshotSaved:
+    """This server has saved a snapshot of its own, up to `index`; older log may go.
+
+    `keep` is how many trailing entries stay in the log for followers that are nearly
+    there [RULES N4].
+    """
+
+    index: int
+    keep: int = 0
+
+
+@frozen
+class SnapshotSent:
+    """The transfer of the snapshot up to `index` to `peer` ended, well or not."""
+
+    peer: str
+    index: int
+    ok: bool
+
+
+Event = (
+    Received
+    | Saved
+    | Propose
+    | Read
+    | CancelReads
+    | TransferLeadership
+    | Bootstrap
+    | Unreachable
+    | SnapshotSaved
+    | SnapshotSent
+)

@@ -1,0 +1,189 @@
+"""The contracts that an application, or a part of the library, may provide.
+
+Everything here is called in the reactor's thread unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from raft.core.configuration import Configuration
+from raft.core.messages import Run
+from raft.core.outputs import HardState
+
+Value = None | bool | int | float | str | bytes | list["Value"] | dict["Value", "Value"]
+"""A plain value, as MessagePack carries it. Tuples are accepted and arrive as lists."""
+
+
+class Context(Protocol):
+    """What `IStateMachine.apply` may know besides the command; valid during the call only.
+
+    All of it is the same on every server. `time` is the cluster's time in seconds: it
+    never runs backwards and no wall clock moves it. Use it, `random` and `uuid` in
+    place of the `time`, `random` and `uuid` modules.
+    """
+
+    @property
+    def index(self) -> int:
+        """The command's log index."""
+
+    @property
+    def term(self) -> int:
+        """The term of the leader that appended it."""
+
+    @property
+    def time(self) -> float:
+        """The cluster's time, in seconds."""
+
+    @property
+    def random(self) -> random.Random:
+        """A generator seeded from the log: the same numbers on every server."""
+
+    def uuid(self) -> uuid.UUID:
+        """Return the next UUID drawn from the log."""
+
+
+class IStateMachine(Interface):
+    """The application's state: replicated by applying the same commands everywhere.
+
+    Called in the reactor's thread, one call at a time, never concurrently.
+    """
+
+    def apply(command: Value, context: Context) -> Value:  # type: ignore[misc]
+        """Apply a committed command and return its result.
+
+        Called once for each command, in log order, the same on every server: it must
+        be deterministic. It must not block; raise `raft.errors.CommandError` to refuse a
+        command (a result like any other). Any other exception is recorded as
+        `CommandFailed`, and the state must then be unchanged. MemoryError,
+        RecursionError, OSError and what is no `Exception` stop this node.
+        """
+
+    def query(query: Value) -> Value:  # type: ignore[misc]
+        """Answer from the current state; change nothing. May raise `CommandError`."""
+
+    def snapshot() -> Iterable[bytes]:  # type: ignore[misc]
+        """Return the state of this moment, as chunks of bytes of at most 1 MiB.
+
+        Must be cheap to call; chunks are taken later, a few at a time, while `apply`
+        goes on, and must not show what is applied meanwhile.
+        """
+
+    def restore(chunks: Iterator[bytes]) -> None:  # type: ignore[misc]
+        """Replace the state by the one whose `snapshot` gave these chunks.
+
+        Chunk borders may differ from those given. Raise to refuse; the node stops.
+        """
+
+
+@frozen
+class SnapshotMeta:
+    """What a snapshot says of itself besides the machine's bytes [RULES N1]."""
+
+    index: int
+    term: int
+    configuration: Configuration
+    configuration_index: int
+    time_us: int
+    machine: str = ""
+    machine_version: int = 0
+
+
+@frozen
+class Recovered:
+    """What storage found: where a server goes on after a restart.
+
+    `snapshot` is the newest good one, or None. The log holds entries from `first_index`
+    on: `first_index` is at most one above the snapshot's index. `prev_term` is the term of
+    the entry before the first (0 for none). `configurations` are those in the log, by index.
+    """
+
+    hard_state: HardState = HardState()
+    snapshot: SnapshotMeta | None = None
+    first_index: int = 1
+    prev_term: int = 0
+    runs: tuple[Run, ...] = ()
+    configurations: tuple[tuple[int, Configuration], ...] = ()
+    last_time_us: int = 0
+
+
+class ISnapshotWriter(Interface):
+    """A snapshot file that is being written. May be used from any one thread."""
+
+    def write(chunk: bytes) -> None:  # type: ignore[misc]
+        """Add machine bytes."""
+
+    def commit() -> None:  # type: ignore[misc]
+        """Make it durable under its name: sync, rename, sync the directory. Blocks."""
+
+    def abort() -> None:  # type: ignore[misc]
+        """Remove what was written."""
+
+
+class IStorage(Interface):
+    """Stable storage of one server: the log with hard state, and snapshots.
+
+    `recover` first, once; then `start`; then saves. Saves are carried out in order, off
+    the reactor's thread. The first failed write or sync poisons the store: `failed` is
+    called once and nothing is ever acknowledged after that [RULES D3].
+    """
+
+    full: bool = Attribute("Whether the disk has no room for new entries [RULES D4].")
+    sync_count: int = Attribute("How many syncs were done, for metrics.")
+
+    def recover() -> Recovered:  # type: ignore[misc]
+        """Read what is there. Blocks. Raises `StorageDamaged` or `StorageFailed`."""
+
+    def start(  # type: ignore[misc]
+        call_from_thread: Callable[..., object],
+        saved: Callable[[int], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Start the writer; `saved(ticket)` and `failed(error)` go through `call_from_thread`."""
+
+    def save(  # type: ignore[misc]
+        ticket: int,
+        hard_state: HardState | None,
+        truncate_from: int | None,
+        start: int,
+        end: int,
+        records: bytes,
+    ) -> None:
+        """Queue one save: hard state, then truncation, then `records` [start, end).
+
+        Never blocks. Tickets grow. `records` are whole records, end to end; start == end and
+        b"" where there are none.
+        """
+
+    def read(start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:  # type: ignore[misc]
+        """Return (end, records) of saved entries from `start`: at least one, whole records.
+
+        At most up to `end` (exclusive) and at most `limit_bytes` unless a single record is
+        larger. Raises KeyError where `start` is not (or no longer, or not yet) there.
+        May block for a disk read; entries that are queued but not yet written are not there.
+        """
+
+    def create_snapshot(meta: SnapshotMeta) -> ISnapshotWriter:  # type: ignore[misc]
+        """Begin a snapshot file. May be called in any thread."""
+
+    def open_snapshot(index: int) -> tuple[SnapshotMeta, Iterator[bytes]]:  # type: ignore[misc]
+        """Open the snapshot up to `index`, verifying as it is read. Raises KeyError."""
+
+    def mark_snapshot(  # type: ignore[misc]
+        ticket: int, index: int, term: int, keep_log: bool, keep_from: int
+    ) -> None:
+        """Queue the mark of the committed snapshot up to `index`, answered like a save.
+
+        `keep_log` False discards the whole log after `index` too. Then entries below `keep_from`
+        may go (but for what the previous snapshot needs [RULES N7]), and older snapshots.
+        """
+
+    def stop() -> Deferred[None]:  # type: ignore[misc]
+        """Finish what is queued, stop the writer, close all files."""
