@@ -145,12 +145,17 @@ class InstallSnapshot:
 
 @frozen
 class InstallSnapshotResult:
-    """The follower's term, and how far it matches once the snapshot is installed."""
+    """The follower's term, and how far it matches once the snapshot is installed.
+
+    `offset_bytes` is how much of the snapshot has arrived without a gap: the shell's
+    window. The core does not look at it.
+    """
 
     term: int
     match_index: int
     sequence: int
     done: bool = False
+    offset_bytes: int = 0
 
 
 @frozen

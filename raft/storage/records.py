@@ -32,6 +32,8 @@ CHECKSUM = struct.Struct("<I")
 BODY = struct.Struct("<IQQQB")
 HEADER = struct.Struct("<IIQQQB")
 HEADER_BYTES = HEADER.size
+RUN_BYTES = 65536
+"""Where `summarise` ends a run: how finely a leader can cut what it sends."""
 
 
 class Kind(IntEnum):
@@ -132,7 +134,7 @@ def summarise(records: bytes, arrival: int = 0, start: int = 0) -> Entries:
                 )
             elif kind != 0:
                 raise BadRecord(offset, f"kind {kind} does not travel")
-        if term != run_term:
+        if term != run_term or run_bytes >= RUN_BYTES:
             if term < run_term:
                 raise BadRecord(offset, f"term {term} after {run_term}")
             runs.append(Run(index, run_term, run_bytes))
