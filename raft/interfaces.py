@@ -14,9 +14,10 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from raft.core.configuration import Configuration
+from raft.core.configuration import Configuration, Member
 from raft.core.messages import Run
 from raft.core.outputs import HardState
+from raft.errors import RaftError
 
 Value = None | bool | int | float | str | bytes | list["Value"] | dict["Value", "Value"]
 """A plain value, as MessagePack carries it. Tuples are accepted and arrive as lists."""
@@ -56,7 +57,7 @@ class IStateMachine(Interface):
     Called in the reactor's thread, one call at a time, never concurrently.
     """
 
-    def apply(command: Value, context: Context) -> Value:  # type: ignore[misc]
+    def apply(command: Value, context: Context) -> Value:
         """Apply a committed command and return its result.
 
         Called once for each command, in log order, the same on every server: it must
@@ -66,17 +67,17 @@ class IStateMachine(Interface):
         RecursionError, OSError and what is no `Exception` stop this node.
         """
 
-    def query(query: Value) -> Value:  # type: ignore[misc]
+    def query(query: Value) -> Value:
         """Answer from the current state; change nothing. May raise `CommandError`."""
 
-    def snapshot() -> Iterable[bytes]:  # type: ignore[misc]
+    def snapshot() -> Iterable[bytes]:
         """Return the state of this moment, as chunks of bytes of at most 1 MiB.
 
         Must be cheap to call; chunks are taken later, a few at a time, while `apply`
         goes on, and must not show what is applied meanwhile.
         """
 
-    def restore(chunks: Iterator[bytes]) -> None:  # type: ignore[misc]
+    def restore(chunks: Iterator[bytes]) -> None:
         """Replace the state by the one whose `snapshot` gave these chunks.
 
         Chunk borders may differ from those given. Raise to refuse; the node stops.
@@ -117,13 +118,13 @@ class Recovered:
 class ISnapshotWriter(Interface):
     """A snapshot file that is being written. May be used from any one thread."""
 
-    def write(chunk: bytes) -> None:  # type: ignore[misc]
+    def write(chunk: bytes) -> None:
         """Add machine bytes."""
 
-    def commit() -> None:  # type: ignore[misc]
+    def commit() -> None:
         """Make it durable under its name: sync, rename, sync the directory. Blocks."""
 
-    def abort() -> None:  # type: ignore[misc]
+    def abort() -> None:
         """Remove what was written."""
 
 
@@ -138,17 +139,17 @@ class IStorage(Interface):
     full: bool = Attribute("Whether the disk has no room for new entries [RULES D4].")
     sync_count: int = Attribute("How many syncs were done, for metrics.")
 
-    def recover() -> Recovered:  # type: ignore[misc]
+    def recover() -> Recovered:
         """Read what is there. Blocks. Raises `StorageDamaged` or `StorageFailed`."""
 
-    def start(  # type: ignore[misc]
+    def start(
         call_from_thread: Callable[..., object],
         saved: Callable[[int], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         """Start the writer; `saved(ticket)` and `failed(error)` go through `call_from_thread`."""
 
-    def save(  # type: ignore[misc]
+    def save(
         ticket: int,
         hard_state: HardState | None,
         truncate_from: int | None,
@@ -162,7 +163,7 @@ class IStorage(Interface):
         b"" where there are none.
         """
 
-    def read(start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:  # type: ignore[misc]
+    def read(start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:
         """Return (end, records) of saved entries from `start`: at least one, whole records.
 
         At most up to `end` (exclusive) and at most `limit_bytes` unless a single record is
@@ -170,20 +171,61 @@ class IStorage(Interface):
         May block for a disk read; entries that are queued but not yet written are not there.
         """
 
-    def create_snapshot(meta: SnapshotMeta) -> ISnapshotWriter:  # type: ignore[misc]
+    def create_snapshot(meta: SnapshotMeta) -> ISnapshotWriter:
         """Begin a snapshot file. May be called in any thread."""
 
-    def open_snapshot(index: int) -> tuple[SnapshotMeta, Iterator[bytes]]:  # type: ignore[misc]
+    def open_snapshot(index: int) -> tuple[SnapshotMeta, Iterator[bytes]]:
         """Open the snapshot up to `index`, verifying as it is read. Raises KeyError."""
 
-    def mark_snapshot(  # type: ignore[misc]
-        ticket: int, index: int, term: int, keep_log: bool, keep_from: int
-    ) -> None:
+    def mark_snapshot(ticket: int, index: int, term: int, keep_log: bool, keep_from: int) -> None:
         """Queue the mark of the committed snapshot up to `index`, answered like a save.
 
         `keep_log` False discards the whole log after `index` too. Then entries below `keep_from`
         may go (but for what the previous snapshot needs [RULES N7]), and older snapshots.
         """
 
-    def stop() -> Deferred[None]:  # type: ignore[misc]
+    def stop() -> Deferred[None]:
         """Finish what is queued, stop the writer, close all files."""
+
+
+Answer = Callable[[bytes | RaftError], None]
+"""Takes the packed results of a batch, or the error of the whole of it; once."""
+
+
+class IClientService(Interface):
+    """What a node answers to clients; the transport calls it, once for each box.
+
+    Called in the reactor's thread. Batches are answered by one call of their `answer`, at
+    any later time or before the method returns; calls after the first, and answers to
+    clients that have gone, do nothing. `raft.transport.arguments` packs results:
+    `pack_results` from outcomes, or `pack_array` from items that are encoded already.
+    The other methods return their answer or a Deferred of it. All may raise (or fail with)
+    a `RaftError`, which becomes the question's answer; anything else is logged and
+    answered with `ERROR`, without its text.
+    """
+
+    def write_batch(commands: list[bytes], timeout_seconds: float, answer: Answer) -> None:
+        """Append and apply encoded `commands`, in their order, after all those before.
+
+        Those not appended within `timeout_seconds` are dropped, as `Timeout`.
+        """
+
+    def read_batch(
+        queries: list[bytes], timeout_seconds: float, consistency: str, answer: Answer
+    ) -> None:
+        """Answer encoded `queries`; `consistency` is a word to be checked here."""
+
+    def status() -> object:
+        """Return what the node knows, as a plain dict, or a Deferred of it."""
+
+    def leader() -> object:
+        """Return (leader's id, its client address), both empty where none is known."""
+
+    def set_configuration(members: tuple[Member, ...], timeout_seconds: float) -> object:
+        """Make `members` the cluster; return a Deferred that fires once it is done."""
+
+    def get_entry(index: int) -> object:
+        """Return the committed entry as a plain dict, or a Deferred of it."""
+
+    def transfer_leadership(target: str | None, timeout_seconds: float) -> object:
+        """Hand the leadership on; return a Deferred of the new leader's id."""

@@ -1,0 +1,337 @@
+"""Every command on the wire, declared for `twisted.protocols.amp`.
+
+This is the published contract: a stock `amp.AMP` with these declarations, or with its
+own copy of them, can talk to a node in both roles. `docs/reference/wire.md` gives each in
+prose. Raft's messages are one way, in both directions, and stand one to one beside
+`raft.core.messages`; a client's questions have one answer each.
+
+The errors of a question carry `RaftError.code` as AMP's error code, and as description
+a JSON object of the error's facts. Those of single items of a batch ride in its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Final
+
+from twisted.protocols import amp
+
+from raft import errors
+from raft.transport.arguments import LargeBytes, error_from_description
+
+PROTOCOL_VERSION: Final = 1
+"""The version of all that is in this module; `Hello` names it."""
+
+
+def _argument(kind: Callable[..., amp.Argument], optional: bool = False) -> amp.Argument:
+    return kind(optional=optional)
+
+
+_BOOLEAN = _argument(amp.Boolean)
+_OPTIONAL_BOOLEAN = _argument(amp.Boolean, optional=True)
+_INTEGER = _argument(amp.Integer)
+_OPTIONAL_INTEGER = _argument(amp.Integer, optional=True)
+_OPTIONAL_FLOAT = _argument(amp.Float, optional=True)
+_UNICODE = _argument(amp.Unicode)
+_OPTIONAL_UNICODE = _argument(amp.Unicode, optional=True)
+_LARGE_BYTES = LargeBytes()
+_OPTIONAL_LARGE_BYTES = LargeBytes(optional=True)
+
+
+def _by_depth() -> dict[type[Exception], bytes]:
+    # AMP takes the first entry that an exception is an instance of: leaves must come first.
+    ordered = sorted(errors.BY_CODE.values(), key=lambda error: -len(error.__mro__))
+    table: dict[type[Exception], bytes] = {error: error.code.encode() for error in ordered}
+    table[Exception] = b"ERROR"
+    return table
+
+
+class Question(amp.Command):
+    """A command with one answer, which may be any of the errors in `raft.errors`."""
+
+    errors: ClassVar = _by_depth()
+
+
+def _question(command: type[Question]) -> type[Question]:
+    # Errors have constructors of their own, which AMP's habit of calling them with the
+    # description would not meet.
+    command.reverseErrors = {  # type: ignore[attr-defined]
+        code.encode(): partial(error_from_description, code) for code in errors.BY_CODE
+    }
+    return command
+
+
+class OneWay(amp.Command):
+    """A command without an answer."""
+
+    requiresAnswer = False
+
+
+@_question
+class Hello(Question):
+    """The handshake: who speaks, and whom it means to reach; answered by who listens.
+
+    The first command on a connection between servers, in the direction of the dial; a client
+    may leave it out. `role` is `peer` or `client`. `cluster_id` may be empty on a server that
+    belongs to no cluster yet, and on a client that does not care. `target` is the id of the
+    server meant, or empty.
+    """
+
+    arguments: ClassVar = [
+        (b"version", _INTEGER),
+        (b"cluster_id", _UNICODE),
+        (b"server_id", _UNICODE),
+        (b"incarnation", _UNICODE),
+        (b"role", _UNICODE),
+        (b"target", _OPTIONAL_UNICODE),
+    ]
+    response: ClassVar = [
+        (b"version", _INTEGER),
+        (b"cluster_id", _UNICODE),
+        (b"server_id", _UNICODE),
+        (b"incarnation", _UNICODE),
+    ]
+
+
+class PreVote(OneWay):
+    """See `raft.core.messages.PreVote`."""
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"last_log_index", _INTEGER),
+        (b"last_log_term", _INTEGER),
+    ]
+
+
+class PreVoteResult(OneWay):
+    """See `raft.core.messages.PreVoteResult`."""
+
+    arguments: ClassVar = [(b"term", _INTEGER), (b"vote_granted", _BOOLEAN)]
+
+
+class RequestVote(OneWay):
+    """See `raft.core.messages.RequestVote`."""
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"last_log_index", _INTEGER),
+        (b"last_log_term", _INTEGER),
+        (b"leadership_transfer", _OPTIONAL_BOOLEAN),
+    ]
+
+
+class RequestVoteResult(OneWay):
+    """See `raft.core.messages.RequestVoteResult`."""
+
+    arguments: ClassVar = [(b"term", _INTEGER), (b"vote_granted", _BOOLEAN)]
+
+
+class AppendEntries(OneWay):
+    """See `raft.core.messages.AppendEntries`; `records` holds the entries, end to end.
+
+    Where `fragment_bytes` is there and not 0, so many bytes of records came before, in
+    `AppendFragment`s of the same term and sequence on this connection; `records` is the rest.
+    """
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"prev_log_index", _INTEGER),
+        (b"prev_log_term", _INTEGER),
+        (b"leader_commit", _INTEGER),
+        (b"sequence", _INTEGER),
+        (b"records", _LARGE_BYTES),
+        (b"fragment_bytes", _OPTIONAL_INTEGER),
+    ]
+
+
+class AppendFragment(OneWay):
+    """A piece of the records of an `AppendEntries` that is too large for one box.
+
+    Pieces come in order, without gaps; `offset_bytes` is where this one begins. A piece at
+    offset 0 begins anew, and what came before is dropped. Each counts as hearing the leader.
+    """
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"sequence", _INTEGER),
+        (b"offset_bytes", _INTEGER),
+        (b"piece", _LARGE_BYTES),
+    ]
+
+
+class AppendEntriesResult(OneWay):
+    """See `raft.core.messages.AppendEntriesResult`."""
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"success", _BOOLEAN),
+        (b"match_index", _INTEGER),
+        (b"sequence", _INTEGER),
+        (b"last_log_index", _INTEGER),
+        (b"hint_index", _OPTIONAL_INTEGER),
+        (b"hint_term", _OPTIONAL_INTEGER),
+        (b"promise_seconds", _OPTIONAL_FLOAT),
+    ]
+
+
+class InstallSnapshot(OneWay):
+    """See `raft.core.messages.InstallSnapshot`, with one chunk of the snapshot's bytes.
+
+    `configuration` is MessagePack `[[[id, incarnation, peer address, client address,
+    voter], ...], [outgoing id, ...]]`. `checksum` is the CRC-32 of `chunk`, which begins at
+    `offset_bytes`. `total_bytes` is the snapshot's size, or -1 while it is not known. `meta`
+    is the snapshot's own description, opaque to the wire.
+    """
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"last_included_index", _INTEGER),
+        (b"last_included_term", _INTEGER),
+        (b"configuration", _LARGE_BYTES),
+        (b"configuration_index", _INTEGER),
+        (b"sequence", _INTEGER),
+        (b"done", _BOOLEAN),
+        (b"offset_bytes", _INTEGER),
+        (b"chunk", _LARGE_BYTES),
+        (b"checksum", _INTEGER),
+        (b"total_bytes", _OPTIONAL_INTEGER),
+        (b"meta", _OPTIONAL_LARGE_BYTES),
+    ]
+
+
+class InstallSnapshotResult(OneWay):
+    """See `raft.core.messages.InstallSnapshotResult`."""
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"match_index", _INTEGER),
+        (b"sequence", _INTEGER),
+        (b"done", _BOOLEAN),
+        (b"offset_bytes", _INTEGER),
+    ]
+
+
+class TimeoutNow(OneWay):
+    """See `raft.core.messages.TimeoutNow`."""
+
+    arguments: ClassVar = [(b"term", _INTEGER)]
+
+
+class ReadIndex(OneWay):
+    """See `raft.core.messages.ReadIndex`."""
+
+    arguments: ClassVar = [(b"term", _INTEGER), (b"request", _INTEGER)]
+
+
+class ReadIndexResult(OneWay):
+    """See `raft.core.messages.ReadIndexResult`; without `index` the leader cannot tell."""
+
+    arguments: ClassVar = [
+        (b"term", _INTEGER),
+        (b"request", _INTEGER),
+        (b"index", _OPTIONAL_INTEGER),
+    ]
+
+
+@_question
+class Write(Question):
+    """Replicate and apply commands, in their order; answer when all are applied.
+
+    `commands` is a MessagePack array of byte strings, each an encoded command.
+    `results` is a MessagePack array of as many pairs: `["", result]`, or `[code, facts]`
+    with a code of `raft.errors`. What has not been appended within `timeout_ms` is dropped.
+    """
+
+    arguments: ClassVar = [(b"commands", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [(b"results", _LARGE_BYTES)]
+
+
+@_question
+class Read(Question):
+    """Answer queries; arguments and results as in `Write`.
+
+    `consistency` is `linearizable` where it is not there; a node refuses words that it
+    does not know with `BAD_COMMAND`.
+    """
+
+    arguments: ClassVar = [
+        (b"queries", _LARGE_BYTES),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+        (b"consistency", _OPTIONAL_UNICODE),
+    ]
+    response: ClassVar = [(b"results", _LARGE_BYTES)]
+
+
+@_question
+class Status(Question):
+    """Tell what the node knows of itself and its cluster: `status` is a MessagePack map."""
+
+    response: ClassVar = [(b"status", _LARGE_BYTES)]
+
+
+@_question
+class Leader(Question):
+    """Name the leader and its client address; both are empty while none is known."""
+
+    response: ClassVar = [(b"leader", _UNICODE), (b"address", _UNICODE)]
+
+
+@_question
+class SetConfiguration(Question):
+    """Make `members` the cluster; answered once the change is complete.
+
+    A MessagePack array of maps with `id`, and optionally `peer_address`,
+    `client_address`, `voter` (true where it is not there) and `incarnation`.
+    """
+
+    arguments: ClassVar = [(b"members", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = []
+
+
+@_question
+class GetEntry(Question):
+    """Return the committed entry at `index`: `entry` is a MessagePack map."""
+
+    arguments: ClassVar = [(b"index", _INTEGER)]
+    response: ClassVar = [(b"entry", _LARGE_BYTES)]
+
+
+@_question
+class TransferLeadership(Question):
+    """Hand the leadership to `target`, or to the most up-to-date voter where it is empty."""
+
+    arguments: ClassVar = [
+        (b"target", _OPTIONAL_UNICODE),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+    ]
+    response: ClassVar = [(b"leader", _UNICODE)]
+
+
+QUESTIONS: Final[tuple[type[Question], ...]] = (
+    Hello,
+    Write,
+    Read,
+    Status,
+    Leader,
+    SetConfiguration,
+    GetEntry,
+    TransferLeadership,
+)
+"""All questions, for tables of permissions and their tests."""
+
+MESSAGES: Final[tuple[type[OneWay], ...]] = (
+    PreVote,
+    PreVoteResult,
+    RequestVote,
+    RequestVoteResult,
+    AppendEntries,
+    AppendFragment,
+    AppendEntriesResult,
+    InstallSnapshot,
+    InstallSnapshotResult,
+    TimeoutNow,
+    ReadIndex,
+    ReadIndexResult,
+)
+"""All one-way commands between servers."""
