@@ -17,6 +17,10 @@ def _by_id(members: Iterable[Member]) -> tuple[Member, ...]:
     return tuple(sorted(members, key=lambda member: member.id))
 
 
+def _names(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(names)
+
+
 @frozen
 class Member:
     """One server as the configuration knows it [RULES M7].
@@ -37,7 +41,7 @@ class Configuration:
     """The members of the cluster; `outgoing` names the old voters while it is joint."""
 
     members: tuple[Member, ...] = field(default=(), converter=_by_id)
-    outgoing: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    outgoing: frozenset[str] = field(default=frozenset(), converter=_names)
 
     @property
     def voters(self) -> frozenset[str]:

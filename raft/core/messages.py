@@ -109,9 +109,12 @@ class AppendEntries:
 class AppendEntriesResult:
     """The follower's answer; `match_index` is saved on its disk [RULES L1].
 
-    On a refusal `match_index` is the prev_log_index that was refused, and
+    On success `last_log_index` is how far the follower matches, saved or not: a leader
+    that has sent more in an earlier message knows that it was lost.
+    On a refusal `match_index` is the prev_log_index that was refused,
     (`hint_index`, `hint_term`) is the follower's last entry of a term not above the
-    one asked for [RULES L6]. `last_log_index` tells a leader that a disk went back.
+    one asked for [RULES L6], and `last_log_index` is the follower's own last: one that is
+    below what it acknowledged tells that its disk went back [RULES L5].
     `promise_seconds` is how long the follower refuses other candidates after
     hearing this leader: its own election_timeout_min.
     """

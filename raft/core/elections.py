@@ -1,0 +1,165 @@
+"""Leader election (dissertation chapter 3.4, 4.2.3, 6.2 and 9.6) [RULES E1-E9].
+
+Pre-vote, leader stickiness and check-quorum belong together: alone, none of them gives
+both liveness and stability.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from raft.core import replication
+from raft.core.messages import PreVote, PreVoteResult, RequestVote, RequestVoteResult
+from raft.core.roles import Candidate, Follower, Leader, PreCandidate
+
+if TYPE_CHECKING:
+    from raft.core.server import Server
+
+
+def reset_timer(server: Server) -> None:
+    """Draw the next election deadline anew; a server that may not campaign has none.
+
+    Timeouts lengthen after consecutive failures, up to twice [RULES E9].
+    """
+    if not server.is_voter:
+        server.election_deadline = math.inf
+        return
+    timeout = server.options.election_timeout_seconds * (1 + server.rng.random())
+    server.election_deadline = server.now + timeout * min(2.0, 1 + 0.25 * server.failed_elections)
+
+
+def heard_leader(server: Server, asker: str) -> bool:
+    """Tell whether this server heard a leader within its minimum election timeout.
+
+    The one predicate behind pre-vote and stickiness [RULES E5, E6]. A leader counts itself as
+    heard while its quorum answers. A known leader that itself asks has restarted: not heard.
+    """
+    if not server.options.check_quorum:
+        return False
+    if isinstance(server.state, Leader):
+        contact = replication.quorum_contact(server, server.state)
+        return server.now - contact < server.options.election_timeout_seconds
+    if server.leader_id in (None, asker):
+        return False
+    return server.now - server.heard_at < server.options.election_timeout_seconds
+
+
+def judge_deadlines(server: Server) -> None:
+    """Campaign where no leader was heard in time."""
+    if isinstance(server.state, Leader) or server.now < server.election_deadline:
+        return
+    if not server.is_voter:
+        server.election_deadline = math.inf
+        return
+    if not isinstance(server.state, Follower):
+        server.failed_elections += 1
+    if server.options.pre_vote:
+        become_pre_candidate(server)
+    else:
+        become_candidate(server)
+
+
+def become_pre_candidate(server: Server) -> None:
+    """Ask whether an election would succeed, changing neither term nor vote [RULES E5]."""
+    server.leave_role()
+    server.state = PreCandidate(granted={server.id})
+    reset_timer(server)
+    if server.configuration.majority(server.state.granted):
+        become_candidate(server)
+        return
+    request = PreVote(server.current_term + 1, server.log.last_index, server.log.last_term)
+    for peer in _other_voters(server):
+        server.send(peer, request)
+
+
+def become_candidate(server: Server, leadership_transfer: bool = False) -> None:
+    """Increment the term, vote for self, ask for votes (5.2).
+
+    The own vote counts, and the requests leave, once term and vote are saved.
+    """
+    server.leave_role()
+    server.adopt_term(server.current_term + 1)
+    server.vote_for(server.id)
+    server.state = Candidate()
+    reset_timer(server)
+    request = RequestVote(
+        server.current_term, server.log.last_index, server.log.last_term, leadership_transfer
+    )
+    for peer in _other_voters(server):
+        server.send(peer, request)
+
+
+def _other_voters(server: Server) -> list[str]:
+    return [peer for peer in server.peers if server.configuration.is_voter(peer)]
+
+
+def answer_pre_vote(server: Server, sender: str, request: PreVote) -> None:
+    """Say whether `sender` would get this server's vote; change nothing [RULES E5]."""
+    granted = (
+        request.term >= server.current_term
+        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)
+        and not heard_leader(server, sender)
+    )
+    term = request.term if granted else server.current_term
+    server.send(sender, PreVoteResult(term, granted))
+
+
+def count_pre_vote(server: Server, sender: str, result: PreVoteResult) -> None:
+    """Count a grant of the term asked for; a refusal from a newer term is adopted."""
+    if not result.vote_granted:
+        if result.term > server.current_term:
+            server.adopt_term(result.term)
+        return
+    state = server.state
+    if isinstance(state, PreCandidate) and result.term == server.current_term + 1:
+        state.granted.add(sender)
+        if server.configuration.majority(state.granted):
+            become_candidate(server)
+
+
+def answer_vote_request(server: Server, sender: str, request: RequestVote) -> None:
+    """Grant or refuse this term's vote (5.2, 5.4.1).
+
+    Who heard a leader refuses without adopting the term, unless the leader itself wants
+    the election [RULES E6]. The answer leaves once the vote is saved.
+    """
+    disruption = heard_leader(server, sender) and not request.leadership_transfer
+    if request.term < server.current_term or (request.term > server.current_term and disruption):
+        server.send(sender, RequestVoteResult(server.current_term, vote_granted=False))
+        return
+    if request.term > server.current_term:
+        server.adopt_term(request.term)
+    granted = (
+        server.voted_for in (None, sender)
+        and not isinstance(server.state, Leader)
+        and server.leader_id is None
+        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)
+    )
+    if granted:
+        server.vote_for(sender)
+        server.become_follower(None)
+        reset_timer(server)
+    server.send(sender, RequestVoteResult(server.current_term, granted))
+
+
+def count_vote(server: Server, sender: str, result: RequestVoteResult) -> None:
+    """Count a vote of this term and this election: a set of voters, never a number [RULES E3]."""
+    state = server.state
+    if isinstance(state, Candidate) and result.term == server.current_term and result.vote_granted:
+        state.granted.add(sender)
+        _judge(server, state)
+
+
+def count_own_vote(server: Server) -> None:
+    """Count the candidate's own vote once it is on its disk."""
+    state = server.state
+    if isinstance(state, Candidate) and server.saved_ticket >= server.hard_state_ticket:
+        state.granted.add(server.id)
+        _judge(server, state)
+
+
+def _judge(server: Server, candidate: Candidate) -> None:
+    if server.id in candidate.granted and server.configuration.majority(candidate.granted):
+        server.failed_elections = 0
+        replication.become_leader(server)

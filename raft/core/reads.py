@@ -1,0 +1,122 @@
+"""Linearizable reads by ReadIndex (dissertation 6.4) [RULES R1-R8].
+
+One round of messages, sent after the reads arrived, serves all of them. While it is under
+way, new reads wait for the next round. A follower asks its leader.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from raft.core import replication
+from raft.core.messages import ReadIndex, ReadIndexResult
+from raft.core.outputs import ReadConfirmed, Refusal, Rejected
+from raft.core.roles import Leader, ReadOrigin, ReadRound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raft.core.server import Server
+
+
+def ask(server: Server, request: int) -> None:
+    """Take a read of this server's own shell."""
+    if isinstance(server.state, Leader):
+        server.state.waiting_reads.append(ReadOrigin(request))
+    elif server.leader_id is None:
+        server.turn.rejected.append(Rejected(request, Refusal.NO_LEADER))
+    else:
+        # The number on the wire is never one of an earlier life or question (sc-D3).
+        server.next_question += 1
+        server.asked_leader[server.next_question] = request
+        server.send(server.leader_id, ReadIndex(server.current_term, server.next_question))
+
+
+def answer_read_index(server: Server, sender: str, request: ReadIndex) -> None:
+    """Take a follower's read; whoever does not lead this term says so at once."""
+    if isinstance(server.state, Leader) and request.term == server.current_term:
+        server.state.waiting_reads.append(ReadOrigin(request.request, sender))
+    else:
+        server.send(sender, ReadIndexResult(server.current_term, request.request, None))
+
+
+def receive_read_index(server: Server, result: ReadIndexResult) -> None:
+    """Pass the leader's answer on; answers nobody waits for are dropped [RULES R8]."""
+    request = server.asked_leader.pop(result.request, None)
+    if request is None:
+        return
+    if result.index is None or result.term < server.current_term:
+        server.turn.lost.append(request)
+    else:
+        server.turn.confirmed.append(ReadConfirmed(request, result.index))
+
+
+def cancel(server: Server, requests: Sequence[int]) -> None:
+    """Forget reads nobody waits for."""
+    gone = set(requests)
+    server.asked_leader = {
+        number: request for number, request in server.asked_leader.items() if request not in gone
+    }
+    leader = server.state
+    if isinstance(leader, Leader):
+        leader.waiting_reads = _without(leader.waiting_reads, gone)
+        if leader.round:
+            leader.round.origins = _without(leader.round.origins, gone)
+
+
+def _without(origins: list[ReadOrigin], gone: set[int]) -> list[ReadOrigin]:
+    return [origin for origin in origins if origin.peer or origin.request not in gone]
+
+
+def fail_all(server: Server) -> None:
+    """The role or the leader changes: no pending read may be confirmed any more [RULES R6]."""
+    server.turn.lost += server.asked_leader.values()
+    server.asked_leader = {}
+    leader = server.state
+    if not isinstance(leader, Leader):
+        return
+    origins = leader.waiting_reads + (leader.round.origins if leader.round else [])
+    leader.waiting_reads, leader.round = [], None
+    for origin in origins:
+        if origin.peer is None:
+            server.turn.lost.append(origin.request)
+        else:
+            server.send(origin.peer, ReadIndexResult(server.current_term, origin.request, None))
+
+
+def advance(server: Server) -> None:
+    """Confirm the round that a quorum has answered, and begin the next [RULES R3, R4]."""
+    leader = server.state
+    if not isinstance(leader, Leader):
+        return
+    _end_round(server, leader)
+    if leader.round is None and leader.waiting_reads and server.commit_index >= leader.first_index:
+        origins, leader.waiting_reads = leader.waiting_reads, []
+        # Only answers to messages that are sent from here on count [RULES R3].
+        leader.round = ReadRound(leader.sequence + 1, server.commit_index, origins)
+        replication.heartbeat(server, leader)
+        _end_round(server, leader)
+
+
+def _end_round(server: Server, leader: Leader) -> None:
+    """Answer the round's reads if a quorum of voters (of both halves) still follows."""
+    if leader.round is None or _confirmed_sequence(server, leader) < leader.round.sequence:
+        return
+    finished, leader.round = leader.round, None
+    for origin in finished.origins:
+        if origin.peer is None:
+            server.turn.confirmed.append(ReadConfirmed(origin.request, finished.index))
+        else:
+            result = ReadIndexResult(server.current_term, origin.request, finished.index)
+            server.send(origin.peer, result)
+
+
+def _confirmed_sequence(server: Server, leader: Leader) -> float:
+    def acked(peer: str) -> float:
+        if peer == server.id:
+            return math.inf
+        progress = leader.progress.get(peer)
+        return progress.acked_sequence if progress else -math.inf
+
+    return server.configuration.agreed(acked)

@@ -1,0 +1,74 @@
+"""What each role keeps, and nothing that outlives the role."""
+
+from __future__ import annotations
+
+from attrs import Factory, define, frozen
+
+from raft.core.progress import Progress
+
+
+@define
+class Follower:
+    """Answers. `verified_index` is how far the log matches that of `leader` (of this term)."""
+
+    leader: str | None = None
+    verified_index: int = 0
+    sequence: int = 0
+    """The highest sequence seen of that leader; acknowledgements echo it."""
+    owes_acknowledgement: bool = False
+    """Entries were taken in whose save is not done: the answer follows it [RULES L1]."""
+
+
+@define
+class PreCandidate:
+    """Asks whether an election would succeed; term and vote stay as they are."""
+
+    granted: set[str]
+
+
+@define
+class Candidate:
+    """Gathers votes. Its own counts once it is saved, like anyone's [RULES E1]."""
+
+    granted: set[str] = Factory(set)
+
+
+@frozen
+class ReadOrigin:
+    """Who asked: the shell of this server (`peer` None), or a peer, under its `request`."""
+
+    request: int
+    peer: str | None = None
+
+
+@define
+class ReadRound:
+    """Reads that wait for a quorum to answer messages from `sequence` on [RULES R3]."""
+
+    sequence: int
+    index: int
+    origins: list[ReadOrigin]
+
+
+@define
+class Transfer:
+    """A leadership transfer under way [RULES M10]."""
+
+    target: str
+    deadline: float
+    sent: bool = False
+
+
+@define
+class Leader:
+    """Figure 2's volatile state on leaders, and the reads, per term."""
+
+    progress: dict[str, Progress]
+    first_index: int
+    """The index of this term's no-op: once it is committed, reads may be served [RULES R1]."""
+    heartbeat_deadline: float
+    sequence: int = 0
+    """The number of the last message sent; grows with each within the term."""
+    waiting_reads: list[ReadOrigin] = Factory(list)
+    round: ReadRound | None = None
+    transfer: Transfer | None = None

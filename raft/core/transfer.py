@@ -1,0 +1,79 @@
+"""Leadership transfer (dissertation 3.10) [RULES M10]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raft.core import elections
+from raft.core.messages import TimeoutNow
+from raft.core.outputs import Refusal, TransferEnded
+from raft.core.progress import Pace
+from raft.core.roles import Leader, Transfer
+
+if TYPE_CHECKING:
+    from raft.core.server import Server
+
+
+def begin(server: Server, target: str | None) -> None:
+    """Stop taking proposals and hand over, if this server leads and `target` votes."""
+    leader = server.state
+    reason = None
+    if not isinstance(leader, Leader):
+        reason = Refusal.NOT_LEADER if server.leader_id else Refusal.NO_LEADER
+        server.turn.changes.append(TransferEnded(reason))
+        return
+    if leader.transfer is not None:
+        server.turn.changes.append(TransferEnded(Refusal.TRANSFER_IN_PROGRESS))
+        return
+    if target is None:
+        target = _best_voter(server, leader)
+    if target is None or target not in leader.progress or target not in server.configuration.voters:
+        server.turn.changes.append(TransferEnded(Refusal.NOT_A_VOTER))
+        return
+    deadline = server.now + server.options.election_timeout_seconds
+    leader.transfer = Transfer(target, deadline)
+
+
+def _best_voter(server: Server, leader: Leader) -> str | None:
+    """Return the voter whose log is longest and who was heard last."""
+    voters = [peer for peer in leader.progress if peer in server.configuration.voters]
+    return max(
+        voters,
+        key=lambda peer: (leader.progress[peer].match_index, leader.progress[peer].heard_at, peer),
+        default=None,
+    )
+
+
+def advance(server: Server) -> None:
+    """Tell the target to campaign once it has everything; give up after an election timeout."""
+    leader = server.state
+    if not isinstance(leader, Leader) or leader.transfer is None:
+        return
+    transfer = leader.transfer
+    progress = leader.progress.get(transfer.target)
+    if progress is None or progress.pace is Pace.QUARANTINED or server.now >= transfer.deadline:
+        abandon(server)
+    elif not transfer.sent and progress.match_index == server.log.last_index:
+        transfer.sent = True
+        server.send(transfer.target, TimeoutNow(server.current_term))
+
+
+def abandon(server: Server) -> None:
+    """End a transfer that is under way; proposals are taken again."""
+    if isinstance(server.state, Leader) and server.state.transfer is not None:
+        server.state.transfer = None
+        server.turn.changes.append(TransferEnded(None))
+
+
+def timeout_now(server: Server, sender: str, message: TimeoutNow) -> None:
+    """Campaign at once, without a pre-vote, because the leader of this term wishes it.
+
+    Who does not vote by its own configuration never campaigns [RULES E8].
+    """
+    if (
+        message.term == server.current_term
+        and server.is_voter
+        and not isinstance(server.state, Leader)
+        and server.leader_id in (None, sender)
+    ):
+        elections.become_candidate(server, leadership_transfer=True)
