@@ -1,0 +1,1 @@
+"""Ready state machines: `kv` (the default), `echo` and `stack`."""
