@@ -32,6 +32,7 @@ The rooms follow the chapters of Ongaro's dissertation:
 - `elections`: votes, pre-vote, stickiness (3.4, 4.2.3, 9.6).
 - `replication`: AppendEntries from both ends, commitment, check-quorum (3.5, 3.6, 6.2).
 - `reads`: ReadIndex (6.4). `transfer`: leadership transfer (3.10).
+- `membership`: changes of the configuration (4).
 - `snapshots`: compaction and InstallSnapshot (5.1). `configuration`: majorities (4.3).
 - `log`, `progress`, `roles`: what is kept; `messages`, `events`, `outputs`: what moves.
 """

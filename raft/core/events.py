@@ -72,6 +72,16 @@ class Bootstrap:
 
 
 @frozen
+class PinIncarnations:
+    """The (id, incarnation) of servers that were heard: pin those not pinned yet [RULES M7].
+
+    Ignored where this server may not change the configuration: tell it again later.
+    """
+
+    incarnations: tuple[tuple[str, str], ...]
+
+
+@frozen
 class Unreachable:
     """What was last sent to `peer` may be lost: probe it before sending more [RULES L7]."""
 
@@ -107,6 +117,7 @@ Event = (
     | CancelReads
     | TransferLeadership
     | Bootstrap
+    | PinIncarnations
     | Unreachable
     | SnapshotSaved
     | SnapshotSent

@@ -15,7 +15,7 @@ from typing import assert_never
 
 from attrs import Factory, define, evolve, field, frozen
 
-from raft.core import elections, reads, replication, snapshots, transfer
+from raft.core import elections, membership, reads, replication, snapshots, transfer
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
@@ -63,6 +63,8 @@ class Turn:
     start_snapshots: list[out.StartSnapshot] = Factory(list)
     changes: list[out.Change] = Factory(list)
 
+
+_FRESH = out.HardState()
 
 State = Follower | PreCandidate | Candidate | Leader
 
@@ -114,7 +116,7 @@ class Server:
         options: Options,
         rng: random.Random,
         now: float,
-        hard_state: out.HardState = out.HardState(),
+        hard_state: out.HardState = _FRESH,
         snapshot: tuple[int, int, Configuration, int] | None = None,
         first_index: int = 1,
         prev_term: int = 0,
@@ -228,6 +230,8 @@ class Server:
                 transfer.begin(self, event.target)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
+            case ev.PinIncarnations():
+                membership.pin(self, event)
             case ev.Unreachable():
                 replication.unreachable(self, event.peer)
             case ev.SnapshotSaved():
