@@ -1,0 +1,193 @@
+"""A model disk: ordered saves that become durable later, and a crash that keeps a prefix.
+
+It promises what the real storage promises: one writer, saves durable in the order of
+their tickets, a whole save or nothing of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable
+
+from attrs import Factory, define, field, frozen
+
+from raft.core.configuration import Configuration
+from raft.core.messages import Run
+from raft.core.outputs import HardState
+
+NO_OP = 0
+"""The payload of a leader's first entry; clients' payloads are positive."""
+
+Payload = int | Configuration
+Entry = tuple[int, Payload, int]
+"""(term, payload, size in bytes). The same object stands in every log that holds it."""
+
+
+@frozen
+class StoredSnapshot:
+    """A snapshot: its last entry, the configuration as of it, and the machine's digest."""
+
+    index: int
+    term: int
+    configuration: Configuration
+    configuration_index: int
+    digest: int
+
+
+@define(eq=False)
+class Records:
+    """Entries from index `first` on, behind an entry of `prev_term`."""
+
+    first: int = 1
+    prev_term: int = 0
+    entries: list[Entry] = Factory(list)
+
+    @property
+    def end(self) -> int:
+        """The index after the last entry."""
+        return self.first + len(self.entries)
+
+    def term_at(self, index: int) -> int | None:
+        """Return the term of entry `index`, or None where it is not held."""
+        at = index - self.first
+        if 0 <= at < len(self.entries):
+            return self.entries[at][0]
+        return self.prev_term if at == -1 else None
+
+    def __getitem__(self, index: int) -> Entry:
+        """Return entry `index`, which must be held."""
+        if index < self.first:
+            raise IndexError(index)
+        return self.entries[index - self.first]
+
+    def between(self, start: int, end: int) -> list[Entry] | None:
+        """Return the entries [start, end), or None where some are not held."""
+        if start < self.first or end > self.end:
+            return None
+        return self.entries[start - self.first : end - self.first]
+
+    def truncate(self, start: int) -> None:
+        """Remove the entries from `start` on."""
+        del self.entries[max(0, start - self.first) :]
+
+    def compact(self, index: int) -> None:
+        """Remove the entries up to `index`, which must be held."""
+        if index >= self.first:
+            self.prev_term = self[index][0]
+            del self.entries[: index + 1 - self.first]
+            self.first = index + 1
+
+    def restart_after(self, index: int, term: int) -> None:
+        """Forget everything; the next entry follows the snapshot's last one."""
+        self.entries.clear()
+        self.first, self.prev_term = index + 1, term
+
+    def copy(self) -> Records:
+        """Return a copy that changes on its own."""
+        return Records(self.first, self.prev_term, list(self.entries))
+
+    def runs(self) -> tuple[Run, ...]:
+        """Return the entries as the core's log wants to know them."""
+        return summed_up(self.first, self.entries)
+
+    def configurations(self) -> tuple[tuple[int, Configuration], ...]:
+        """Return (index, configuration) of each entry that is one."""
+        return configurations_among(self.first, self.entries)
+
+
+def summed_up(start: int, entries: Iterable[Entry]) -> tuple[Run, ...]:
+    """Return the runs of the entries from `start` on, one for each term."""
+    runs: list[Run] = []
+    term, size_bytes, index = 0, 0, start
+    for entry in entries:
+        if entry[0] != term:
+            if index > start:
+                runs.append(Run(index, term, size_bytes))
+            term, size_bytes = entry[0], 0
+        size_bytes += entry[2]
+        index += 1
+    if index > start:
+        runs.append(Run(index, term, size_bytes))
+    return tuple(runs)
+
+
+def configurations_among(
+    start: int, entries: Iterable[Entry]
+) -> tuple[tuple[int, Configuration], ...]:
+    """Return (index, configuration) of each of the entries from `start` on that is one."""
+    return tuple(
+        (index, entry[1])
+        for index, entry in enumerate(entries, start)
+        if type(entry[1]) is Configuration
+    )
+
+
+@frozen
+class Write:
+    """One thing to be made durable, whole or not at all; ticket 0 when nobody waits for it."""
+
+    ticket: int = 0
+    snapshot: StoredSnapshot | None = None
+    keep_log: bool = True
+    """With a snapshot: the entries after it stay; otherwise the log begins after it."""
+    hard_state: HardState | None = None
+    truncate_from: int | None = None
+    start: int = 0
+    entries: tuple[Entry, ...] = ()
+    compact: int = 0
+
+
+@define(eq=False)
+class Disk:
+    """What is durable, and the writes that are not yet."""
+
+    hard_state: HardState = field(factory=HardState)
+    snapshot: StoredSnapshot | None = None
+    records: Records = field(factory=Records)
+    saved_ticket: int = 0
+    queue: deque[Write] = Factory(deque)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever made durable."""
+        return not (self.snapshot or self.records.entries or self.hard_state.current_term)
+
+    @property
+    def last_index(self) -> int:
+        """The last entry that is durable, in the log or under the snapshot."""
+        covered = self.snapshot.index if self.snapshot else 0
+        return max(self.records.end - 1, covered)
+
+    def holds(self, index: int, term: int) -> bool:
+        """Tell whether entry `index` of `term` is durable, or covered by the snapshot."""
+        if self.snapshot and index <= self.snapshot.index:
+            return True
+        return self.records.term_at(index) == term
+
+    def sync(self) -> Write:
+        """Make the oldest queued write durable and return it."""
+        write = self.queue.popleft()
+        records = self.records
+        if write.hard_state is not None:
+            self.hard_state = write.hard_state
+        if write.snapshot is not None:
+            self.snapshot = write.snapshot
+            if not write.keep_log:
+                records.restart_after(write.snapshot.index, write.snapshot.term)
+        if write.truncate_from is not None:
+            records.truncate(write.truncate_from)
+        if write.entries:
+            records.entries.extend(write.entries)
+        if write.compact:
+            records.compact(write.compact)
+        if write.ticket:
+            self.saved_ticket = write.ticket
+        return write
+
+    def crash(self, rng: random.Random) -> list[Write]:
+        """Lose power: some prefix of the queue proves durable (returned), the rest is gone."""
+        kept = [self.sync() for _ in range(rng.randint(0, len(self.queue)))]
+        self.queue.clear()
+        self.saved_ticket = 0
+        return kept

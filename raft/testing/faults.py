@@ -1,0 +1,141 @@
+"""What goes wrong, and when: at random, and at the moments where it hurts most."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define, field
+
+from raft.core.outputs import Outputs, Role, RoleChanged
+from raft.testing.network import Network
+from raft.testing.swarm import TICK_SECONDS, TIMEOUT_SECONDS, Swarm
+from raft.testing.timeline import Timeline
+
+if TYPE_CHECKING:
+    from raft.testing.model_node import ModelNode
+
+NOBODY = ""
+
+
+@define(eq=False)
+class Faults:
+    """Befalls nodes and links for as long as the chaos lasts."""
+
+    swarm: Swarm
+    timeline: Timeline
+    network: Network
+    nodes: dict[str, ModelNode] = Factory(dict)
+    armed: bool = False
+    """Whether the biased triggers may strike."""
+    active: bool = False
+    count: int = 0
+    _rng: random.Random = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Draw the faults' own chance."""
+        self._rng = random.Random(f"{self.swarm.seed}/faults")
+
+    def start(self) -> None:
+        """Let things go wrong."""
+        self.active = True
+        self.armed = bool(self.swarm.triggers)
+        self._later()
+
+    def stop(self) -> None:
+        """End all trouble: links open, nodes up and running."""
+        self.active = self.armed = False
+        self.network.heal()
+        for node in self.nodes.values():
+            node.heal()
+
+    # Random moments
+
+    def _later(self) -> None:
+        if self.swarm.faults:
+            delay = self._rng.expovariate(1 / self.swarm.fault_seconds)
+            self.timeline.after(delay, self._strike)
+
+    def _strike(self) -> None:
+        if not self.active:
+            return
+        self._later()
+        self.count += 1
+        rng, up = self._rng, [node for node in self.nodes.values() if node.up]
+        leaders = [node for node in up if node.role is Role.LEADER]
+        kind = rng.choice(self.swarm.faults)
+        match kind:
+            case "crash" if up:
+                self._crash(rng.choice(up))
+            case "crash leader" if leaders:
+                self._crash(rng.choice(leaders))
+            case "pause" if up:
+                rng.choice(up).pause(rng.uniform(0.5, 20) * TICK_SECONDS)
+            case "flap":
+                self._flap(rng.choice(list(self.nodes)), rng.randint(2, 8))
+            case "reset" if len(self.nodes) > 1:
+                self.network.reset(*rng.sample(list(self.nodes), 2))
+            case "replay":
+                self.network.replay(rng.randint(1, 10))
+            case "crash" | "crash leader" | "pause" | "reset":
+                pass
+            case _:
+                self.network.partition(kind, rng, leaders[0].id if leaders else None)
+                self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
+
+    def _crash(self, node: ModelNode) -> None:
+        node.crash()
+        self.timeline.after(self._rng.uniform(0, 50) * TICK_SECONDS, self._restart, node)
+
+    def _restart(self, node: ModelNode) -> None:
+        if not node.up:
+            node.start()
+
+    def _reconnect(self) -> None:
+        self.network.cut.clear()
+
+    def _flap(self, node: str, times: int) -> None:
+        if not (times and self.active):
+            return
+        if times % 2:
+            self._reconnect()
+        else:
+            self.network.isolate(node)
+        self.timeline.after(self._rng.uniform(0, 4) * TICK_SECONDS, self._flap, node, times - 1)
+
+    # Delicate moments
+
+    def before_send(self, node: ModelNode, outputs: Outputs) -> str | None:
+        """Strike after a step was saved and before its messages leave.
+
+        Return the one peer that is still sent to, `NOBODY`, or None for everyone.
+        """
+        if node.role is not Role.LEADER or not outputs.send:
+            return None
+        rng, rate, triggers = self._rng, self.swarm.trigger_rate, self.swarm.triggers
+        elected = any(type(change) is RoleChanged for change in outputs.changes)
+        if elected:
+            if "drop first no-op" in triggers and rng.random() < rate:
+                return rng.choice([NOBODY, *self.nodes])
+        elif not outputs.accepted:
+            return None
+        if "crash before send" in triggers and rng.random() < rate / 10:
+            self.count += 1
+            self._crash(node)
+            return NOBODY
+        if "send to one" in triggers and rng.random() < rate:
+            return rng.choice(list(self.nodes))
+        return None
+
+    def role_changed(self, node: ModelNode, change: RoleChanged) -> None:
+        """Cut off a leader that was just elected, with at most one friend."""
+        if (
+            self.armed
+            and change.role is Role.LEADER
+            and "partition after election" in self.swarm.triggers
+            and self._rng.random() < self.swarm.trigger_rate
+        ):
+            self.count += 1
+            friends = frozenset(self._rng.sample(sorted(self.nodes), self._rng.randint(0, 1)))
+            self.network.isolate(node.id, friends)
+            self.timeline.after(self._rng.uniform(1, 6) * TIMEOUT_SECONDS, self._reconnect)

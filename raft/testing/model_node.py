@@ -1,0 +1,566 @@
+"""A model node: the real core, with a model disk and a model machine around it.
+
+This is the shell in miniature. It keeps the payloads beside the core, slices them into
+messages as they leave, holds back what waits for a ticket, applies what is committed,
+and takes and installs snapshots, each as `raft.core.outputs` asks for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define, evolve, field
+
+from raft.core.configuration import Configuration
+from raft.core.events import (
+    Bootstrap,
+    Event,
+    Propose,
+    Read,
+    Received,
+    Saved,
+    SnapshotSaved,
+    SnapshotSent,
+    Unreachable,
+)
+from raft.core.messages import (
+    AppendEntries,
+    Entries,
+    InstallSnapshot,
+    InstallSnapshotResult,
+    Message,
+)
+from raft.core.outputs import (
+    Configured,
+    NoOp,
+    Outputs,
+    Proposed,
+    Replicated,
+    Role,
+    RoleChanged,
+    Save,
+    Send,
+    StartSnapshot,
+)
+from raft.core.server import Server
+from raft.testing.disk import (
+    NO_OP,
+    Disk,
+    Entry,
+    Records,
+    StoredSnapshot,
+    Write,
+    configurations_among,
+    summed_up,
+)
+from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
+from raft.testing.timeline import Timeline
+
+if TYPE_CHECKING:
+    from raft.testing.faults import Faults
+    from raft.testing.monitors import Monitors
+    from raft.testing.network import Network
+    from raft.testing.workload import Workload
+
+NO_OP_BYTES = 40
+PAUSED_TICK_SECONDS = TIMEOUT_SECONDS / 10
+HEALED_SAVE_SECONDS = (0.0005, 0.005)
+MAX_IDLE_TICKS = 20
+SNAPSHOT_TRANSFER_SECONDS = 2 * TIMEOUT_SECONDS
+"""How long a transfer may take before the sender gives it up."""
+DIGEST_MASK = (1 << 61) - 1
+
+
+@define(eq=False)
+class ModelNode:
+    """One server of the cluster: up or down, with its disk, which survives."""
+
+    id: str
+    swarm: Swarm
+    timeline: Timeline
+    network: Network
+    monitors: Monitors
+    workload: Workload
+    faults: Faults
+    server_class: type[Server]
+    disk: Disk = field(factory=Disk)
+    rng: random.Random = field(init=False)
+    save_seconds: tuple[float, float] = field(init=False)
+    rate: float = 1.0
+    """How fast this node's clock runs."""
+
+    up: bool = False
+    epoch: int = 0
+    """Grows with every crash: what belongs to an earlier life is ignored."""
+    server: Server = field(init=False)
+    records: Records = field(factory=Records)
+    """The log with its payloads, saved or not."""
+    role: Role = Role.FOLLOWER
+    term: int = 0
+    commit_index: int = 0
+    applied: int = 0
+    digest: int = 0
+    """The machine: a digest of all applied payloads, in order."""
+    configured: tuple[int, Configuration] = (0, Configuration())
+    """The last applied configuration, with its index."""
+    restored_index: int = 0
+    """The last snapshot installed, or recovered from."""
+    verified: tuple[int, int] = (0, 0)
+    """(term, index): how far the log is known to match that of the term's leader."""
+    waiting_reads: list[tuple[int, int]] = Factory(list)
+    """(index, request) of the confirmed reads that wait for the machine."""
+
+    _offset: float = 0.0
+    _local: float = 0.0
+    _deadline: float = 0.0
+    _timer: int = 0
+    _armed: bool = False
+    _idle_ticks: int = 0
+    _paused: bool = False
+    _turn_due: bool = False
+    _inbox: list[Event] = Factory(list)
+    _held: deque[Send] = Factory(deque)
+    _next_arrival: int = 0
+    _arrivals: dict[int, tuple[int, list[Entry]]] = Factory(dict)
+    _snapshots: dict[int, StoredSnapshot] = Factory(dict)
+    """Snapshots that arrived whole, by their last index."""
+    _transfers: dict[str, tuple[int, int]] = Factory(dict)
+    """(sequence, index) of the snapshot under way to a peer."""
+    _taking_snapshot: bool = False
+    _snapshot_at: int = 0
+    """The index of the newest snapshot, finished or not."""
+    _saving: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Draw this node's own chance and clock."""
+        self.rng = random.Random(f"{self.swarm.seed}/{self.id}")
+        self.save_seconds = self.swarm.save_seconds
+        skew = self.swarm.clock_skew
+        self.rate = 1.0 + skew * self.rng.uniform(-1, 1)
+
+    # Life
+
+    def start(self) -> None:
+        """Recover from the disk and begin to serve; bootstrap where that is this node's part."""
+        disk, snapshot = self.disk, self.disk.snapshot
+        self.up, self._armed = True, False
+        self._paused = self._turn_due = self._saving = False
+        self.records = disk.records.copy()
+        self._offset = self.rng.uniform(0.0, 1000.0) - self.timeline.now * self.rate
+        self._local = 0.0
+        self.server = self.server_class.recover(
+            self.id,
+            self.swarm.options,
+            random.Random(self.rng.random()),
+            self.local_now(),
+            disk.hard_state,
+            snapshot
+            and (
+                snapshot.index,
+                snapshot.term,
+                snapshot.configuration,
+                snapshot.configuration_index,
+            ),
+            self.records.first,
+            self.records.prev_term,
+            self.records.runs(),
+            self.records.configurations(),
+        )
+        self.role, self.term = Role.FOLLOWER, disk.hard_state.current_term
+        index = snapshot.index if snapshot else 0
+        self.applied = self.commit_index = self.restored_index = self._snapshot_at = index
+        self.digest = snapshot.digest if snapshot else 0
+        self.configured = (
+            (snapshot.configuration_index, snapshot.configuration)
+            if snapshot
+            else (0, Configuration())
+        )
+        self.verified = (0, 0)
+        self.monitors.restarted(self)
+        bootstraps = self.id == "n1" or (
+            self.swarm.bootstrap_all and self.swarm.configuration.is_voter(self.id)
+        )
+        fresh = disk.is_empty and bootstraps
+        self.step([Bootstrap(self.swarm.configuration)] if fresh else [])
+
+    def crash(self) -> None:
+        """Lose power: memory is gone, a prefix of the unsaved writes proves durable."""
+        self.up = False
+        self.epoch += 1
+        for write in self.disk.crash(self.rng):
+            self.monitors.synced(self, write)
+        self._inbox.clear()
+        self._held.clear()
+        self._arrivals.clear()
+        self._snapshots.clear()
+        self._transfers.clear()
+        self._taking_snapshot = False
+        self.waiting_reads.clear()
+        self.role = Role.FOLLOWER
+        self.workload.crashed(self.id)
+
+    def heal(self) -> None:
+        """Run, with a quick disk, from now on."""
+        self.save_seconds = HEALED_SAVE_SECONDS
+        if not self.up:
+            self.start()
+        elif self._paused:
+            self._resume(self.epoch)
+
+    def pause(self, seconds: float) -> None:
+        """Stand still, as a stopped process does: what arrives waits."""
+        self._paused = True
+        self.timeline.after(seconds, self._resume, self.epoch)
+
+    def _resume(self, epoch: int) -> None:
+        if epoch == self.epoch and self._paused:
+            self._paused = False
+            self._turn(epoch)
+
+    # What arrives
+
+    def receive(self, sender: str, message: Message, attachment: object) -> None:
+        """Take in a message, with its entries or snapshot beside it."""
+        if not self.up:
+            return
+        if type(message) is AppendEntries and isinstance(attachment, list):
+            self._next_arrival = arrival = self._next_arrival + 1
+            start = message.entries.start
+            self._arrivals[arrival] = (start, attachment)
+            entries = Entries(
+                start,
+                summed_up(start, attachment),
+                configurations_among(start, attachment),
+                arrival,
+            )
+            message = evolve(message, entries=entries)
+        elif type(message) is InstallSnapshot and isinstance(attachment, StoredSnapshot):
+            self._snapshots[attachment.index] = attachment
+        elif type(message) is InstallSnapshotResult and message.done:
+            self._end_transfer(self.epoch, sender, message.sequence, True)
+        self.hand(Received(sender, message))
+
+    def unreachable(self, peer: str) -> None:
+        """Hear that the connection to `peer` broke."""
+        if self.up:
+            self.hand(Unreachable(peer))
+
+    def hand(self, event: Event) -> None:
+        """Give the core an event: at once, or with the others of this turn."""
+        if self.swarm.turn_seconds or self._paused:
+            self._inbox.append(event)
+            if not (self._turn_due or self._paused):
+                self._turn_due = True
+                self.timeline.after(self.swarm.turn_seconds, self._turn, self.epoch)
+            return
+        self.step([event])
+
+    def _turn(self, epoch: int) -> None:
+        if epoch != self.epoch or self._paused:
+            return
+        self._turn_due = False
+        events, self._inbox = self._inbox, []
+        self.step(events)
+
+    # Time
+
+    def local_now(self) -> float:
+        """Return this node's monotonic time; it never goes back while the node is up."""
+        now = self._offset + self.timeline.now * self.rate
+        if now > self._local:
+            self._local = now
+        return self._local
+
+    def _arm(self, deadline: float) -> None:
+        later = deadline >= self._deadline
+        self._deadline = deadline
+        # A later deadline is looked at when the timer for the earlier one fires.
+        if not (later and self._armed):
+            self._set_timer((deadline - self._offset) / self.rate)
+
+    def _set_timer(self, moment: float) -> None:
+        self._armed = True
+        self._timer += 1
+        self.timeline.at(moment, self._tick, self.epoch, self._timer)
+
+    def _tick(self, epoch: int, timer: int) -> None:
+        if epoch != self.epoch or timer != self._timer:
+            return
+        moment = (self._deadline - self._offset) / self.rate
+        if self._paused:
+            self._set_timer(self.timeline.now + PAUSED_TICK_SECONDS)
+        elif moment > self.timeline.now:
+            self._set_timer(moment)
+        else:
+            # Rounding must not leave the clock just below the deadline.
+            self._local = max(self.local_now(), self._deadline)
+            self._armed = False
+            events, self._inbox = self._inbox, []
+            self.step(events)
+            self._idle_ticks = self._idle_ticks + 1 if self._deadline <= self._local else 0
+            if self._idle_ticks > MAX_IDLE_TICKS:
+                self.monitors.violated("L1", f"{self.id} asks for the same deadline for ever")
+
+    # The step
+
+    def step(self, events: list[Event]) -> None:
+        """Hand the core what happened and carry out what it answers, in order."""
+        self.monitors.stepping(self, events)
+        outputs = self.server.step(events, self.local_now())
+        if outputs.restore is not None:
+            self._restore(outputs)
+        elif outputs.save is not None:
+            self._save(outputs.save, None, True)
+        self.monitors.stepped(self, events, outputs)
+        if self._arrivals:
+            self._arrivals.clear()
+        only = self.faults.before_send(self, outputs) if self.faults.armed else None
+        if not self.up:
+            return
+        for send in outputs.send:
+            if only is not None and send.receiver != only:
+                continue
+            if send.after <= self.disk.saved_ticket:
+                self._leave(send)
+            else:
+                self._held.append(send)
+        if outputs.accepted or outputs.rejected or outputs.lost or outputs.confirmed:
+            self.workload.answered(self, outputs)
+        if outputs.apply_end > self.applied + 1:
+            self._apply(outputs.apply_end)
+        for start in outputs.start_snapshots:
+            self._start_snapshot(start)
+        for change in outputs.changes:
+            if type(change) is RoleChanged:
+                self.faults.role_changed(self, change)
+        self._after_step(outputs)
+
+    def _after_step(self, outputs: Outputs) -> None:
+        if self.waiting_reads:
+            self._serve_reads()
+        first_index = self.server.log.first_index
+        if first_index > self.records.first:
+            self.monitors.compacted(self, first_index - 1)
+            self.records.compact(first_index - 1)
+            self._write(Write(compact=first_index - 1))
+        every = self.swarm.snapshot_every
+        if every and self.applied >= self._snapshot_at + every and not self._taking_snapshot:
+            self._take_snapshot()
+        if self.up:
+            self._arm(outputs.next_deadline)
+
+    # Saves
+
+    def _save(self, save: Save, snapshot: StoredSnapshot | None, keep_log: bool) -> None:
+        records = self.records
+        if save.truncate_from is not None:
+            records.truncate(save.truncate_from)
+        start = records.end
+        entries: list[Entry] = []
+        for append in save.append:
+            match append:
+                case Proposed(begin, end, term, request):
+                    new = self.workload.payloads(request, end - begin, term)
+                case Replicated(begin, end, arrival):
+                    first, arrived = self._arrivals[arrival]
+                    new = arrived[begin - first : end - first]
+                case NoOp(begin, term):
+                    new = [(term, NO_OP, NO_OP_BYTES)]
+                case Configured(begin, term, configuration):
+                    new = [(term, configuration, NO_OP_BYTES)]
+            self.monitors.appended(self, begin, new, fresh=type(append) is not Replicated)
+            records.entries.extend(new)
+            entries.extend(new)
+        self._write(
+            Write(
+                save.ticket,
+                snapshot,
+                keep_log,
+                save.hard_state,
+                save.truncate_from,
+                start,
+                tuple(entries),
+            )
+        )
+
+    def _write(self, write: Write) -> None:
+        self.disk.queue.append(write)
+        if not self._saving:
+            self._saving = True
+            self._schedule_sync()
+
+    def _schedule_sync(self) -> None:
+        low, high = self.save_seconds
+        count = len(self.disk.queue) if self.swarm.group_saves else 1
+        delay = low + (high - low) * self.rng.random() if high else 0.0
+        self.timeline.after(delay, self._synced, self.epoch, count)
+
+    def _synced(self, epoch: int, count: int) -> None:
+        if epoch != self.epoch:
+            return
+        if not self.save_seconds[1]:
+            count = len(self.disk.queue) if self.swarm.group_saves else 1
+        ticket = 0
+        taken: int | None = None
+        for _ in range(count):
+            write = self.disk.sync()
+            self.monitors.synced(self, write)
+            ticket = write.ticket or ticket
+            if write.snapshot is not None and not write.ticket:
+                taken = write.snapshot.index
+        if self.disk.queue:
+            self._schedule_sync()
+        else:
+            self._saving = False
+        if taken is not None:
+            self._taking_snapshot = False
+            self.hand(SnapshotSaved(taken, self.swarm.trailing))
+        if ticket and self.up:
+            self._release(ticket)
+            self.hand(Saved(ticket))
+
+    def _release(self, ticket: int) -> None:
+        if self._held:
+            held, self._held = self._held, deque()
+            for send in held:
+                if send.after <= ticket:
+                    self._leave(send)
+                else:
+                    self._held.append(send)
+
+    # Messages
+
+    def _leave(self, send: Send) -> None:
+        message = send.message
+        attachment: list[Entry] | None = None
+        if type(message) is AppendEntries and message.entries.runs:
+            attachment = self._slice(message.entries)
+            if attachment is None:
+                return
+        self.monitors.left(self, send.receiver, message)
+        self.network.send(self.id, send.receiver, message, attachment)
+
+    def _slice(self, entries: Entries) -> list[Entry] | None:
+        """Return the entries of that range, or None where the log has other ones by now."""
+        found = self.records.between(entries.start, entries.end)
+        if found is None:
+            return None
+        begin = entries.start
+        for run in entries.runs:
+            # Terms never fall along a log: equal ends mean an equal run.
+            first, last = found[begin - entries.start], found[run.end - 1 - entries.start]
+            if not first[0] == last[0] == run.term:
+                return None
+            begin = run.end
+        return found
+
+    # The machine
+
+    def _apply(self, end: int) -> None:
+        digest = self.digest
+        index = self.applied
+        while index + 1 < end:
+            index += 1
+            entry = self.records[index]
+            payload = entry[1]
+            if isinstance(payload, Configuration):
+                self.configured = (index, payload)
+            else:
+                digest = (digest * 1000003 + payload) & DIGEST_MASK
+            self.monitors.applied(self, index, entry, digest)
+            self.workload.applied(self, index, entry)
+        self.applied, self.digest = index, digest
+
+    def _serve_reads(self) -> None:
+        waiting = [read for read in self.waiting_reads if read[0] > self.applied]
+        for index, request in self.waiting_reads:
+            if index <= self.applied:
+                self.workload.served(request, self.applied)
+        self.waiting_reads = waiting
+
+    # Snapshots
+
+    def _take_snapshot(self) -> None:
+        term = self.records.term_at(self.applied)
+        if term is None:
+            return
+        index, configuration = self.configured
+        snapshot = StoredSnapshot(self.applied, term, configuration, index, self.digest)
+        self._taking_snapshot = True
+        self._snapshot_at = self.applied
+        delay = self.rng.uniform(0.0, 0.1)
+        self.timeline.after(delay, self._save_snapshot, self.epoch, snapshot)
+
+    def _save_snapshot(self, epoch: int, snapshot: StoredSnapshot) -> None:
+        if epoch != self.epoch:
+            return
+        if self.server.log.first_index > snapshot.index + 1:
+            # One from the leader overtook it.
+            self._taking_snapshot = False
+            return
+        self._write(Write(snapshot=snapshot))
+
+    def _restore(self, outputs: Outputs) -> None:
+        restore, save = outputs.restore, outputs.save
+        if restore is None:
+            return
+        snapshot = self._snapshots.pop(restore.index)
+        self.monitors.restored(self, snapshot, restore)
+        if not restore.keep_log:
+            self.records.restart_after(restore.index, restore.term)
+        self.applied, self.digest = snapshot.index, snapshot.digest
+        self.configured = (snapshot.configuration_index, snapshot.configuration)
+        self.restored_index = self._snapshot_at = snapshot.index
+        self.workload.swallowed(self)
+        self._save(save or Save(0), snapshot, restore.keep_log)
+
+    def _start_snapshot(self, start: StartSnapshot) -> None:
+        """Send the newest saved snapshot: one chunk that counts as contact, then the last."""
+        snapshot = self.disk.snapshot
+        if snapshot is None:
+            self.monitors.violated("N5", f"{self.id} is to send a snapshot and has none")
+        chunk = InstallSnapshot(
+            self.server.current_term,
+            snapshot.index,
+            snapshot.term,
+            snapshot.configuration,
+            snapshot.configuration_index,
+            start.sequence,
+        )
+        self._transfers[start.peer] = (start.sequence, snapshot.index)
+        self.network.send(self.id, start.peer, chunk, None)
+        last = evolve(chunk, done=True)
+        delay = self.rng.uniform(0.0, TIMEOUT_SECONDS / 2)
+        self.timeline.after(delay, self._send_last, self.epoch, start.peer, last, snapshot)
+        self.timeline.after(
+            SNAPSHOT_TRANSFER_SECONDS,
+            self._end_transfer,
+            self.epoch,
+            start.peer,
+            start.sequence,
+            False,
+        )
+
+    def _send_last(
+        self, epoch: int, peer: str, last: InstallSnapshot, snapshot: StoredSnapshot
+    ) -> None:
+        if epoch == self.epoch:
+            self.network.send(self.id, peer, last, snapshot)
+
+    def _end_transfer(self, epoch: int, peer: str, sequence: int, ok: bool) -> None:
+        transfer = self._transfers.get(peer)
+        if epoch == self.epoch and transfer and transfer[0] == sequence:
+            del self._transfers[peer]
+            self.hand(SnapshotSent(peer, transfer[1], ok))
+
+    # Clients
+
+    def propose(self, request: int, count: int, size_bytes: int) -> None:
+        """Ask this node to append."""
+        self.hand(Propose(request, count, size_bytes))
+
+    def read(self, request: int) -> None:
+        """Ask this node for a linearizable read."""
+        self.hand(Read(request))

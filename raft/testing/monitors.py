@@ -1,0 +1,412 @@
+"""Watchers that know more than any server may: they see every log, disk and message.
+
+Each looks at one promise of the protocol, named as in `docs/internals` (I1, I2, ...),
+after every step, in constant time: what holds for all entries is carried forward from
+entry to entry. `Monitors.check_all` walks whole logs, now and then and at the end, so
+that a flaw of the incremental checks would be seen too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from attrs import Factory, define, field, fields, frozen
+
+from raft.core.events import Event, Received
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesResult,
+    InstallSnapshot,
+    InstallSnapshotResult,
+    Message,
+    RequestVote,
+    RequestVoteResult,
+)
+from raft.core.outputs import Outputs, Quarantined, RestoreSnapshot, Role
+from raft.testing.disk import NO_OP, Entry, StoredSnapshot, Write
+
+if TYPE_CHECKING:
+    from raft.testing.model_node import ModelNode
+
+FULL_CHECK_STEPS = 1000
+TRANSCRIPT_STEPS = 400
+
+
+class Hash(Protocol):
+    """The part of a hashlib object that is used here."""
+
+    def update(self, chunk: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest so far."""
+
+
+@frozen
+class Step:
+    """One step of one node, for the transcript; `outputs` is None where the core raised."""
+
+    moment: float
+    node: str
+    events: tuple[Event, ...]
+    outputs: Outputs | None = None
+
+    def __str__(self) -> str:
+        """Return a line for the step and one for each event and each telling output."""
+        lines = [f"{self.moment:.4f} {self.node}"]
+        lines += [f"    < {event}" for event in self.events]
+        if self.outputs is None:
+            return "\n".join([*lines, "    > raised"])
+        told = {name: getattr(self.outputs, name) for name in OUTPUT_NAMES}
+        lines += [f"    > {name}: {value}" for name, value in told.items() if value]
+        return "\n".join(lines)
+
+
+OUTPUT_NAMES = tuple(attribute.name for attribute in fields(Outputs))
+
+
+class Violation(Exception):
+    """A promise of the protocol was broken; `rule` names it."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        """Name the rule (I1, L2, ...) and say what was seen."""
+        self.rule = rule
+        self.reason = reason
+        super().__init__(f"{rule}: {reason}")
+
+
+@define(eq=False)
+class Monitors:
+    """The ghost state: what was ever voted, elected, created and committed."""
+
+    nodes: dict[str, ModelNode] = Factory(dict)
+    events: int = 0
+    steps: int = 0
+    truncations: int = 0
+    installed: int = 0
+    digest: int = 0
+    """Of every step's time, place and result: equal for equal runs [I23]."""
+    votes: dict[tuple[str, int], str] = Factory(dict)
+    """(voter, term) to the candidate of its durable vote."""
+    leaders: dict[int, str] = Factory(dict)
+    created: dict[tuple[int, int], tuple[int, Entry]] = Factory(dict)
+    """(index, term) to (the term of the entry before, the entry)."""
+    committed: list[Entry] = Factory(lambda: [(0, NO_OP, 0)])
+    """The committed entry at each index; index 0 is the log's beginning."""
+    commit_terms: list[int] = Factory(lambda: [0])
+    """In which term each of them was first seen committed."""
+    digests: list[int] = Factory(lambda: [0])
+    """The machine's digest at each index that was ever applied."""
+    sha: Hash | None = None
+    """Where given, takes in every Outputs in full."""
+    _steps: deque[tuple[float, str, list[Event], Outputs | None]] = field(
+        init=False, factory=lambda: deque(maxlen=TRANSCRIPT_STEPS)
+    )
+
+    @property
+    def transcript(self) -> tuple[Step, ...]:
+        """The last steps of all nodes."""
+        return tuple(Step(at, node, tuple(events), out) for at, node, events, out in self._steps)
+
+    def violated(self, rule: str, reason: str) -> NoReturn:
+        """Stop the run: `rule` is broken."""
+        raise Violation(rule, reason)
+
+    # A step
+
+    def stepping(self, node: ModelNode, events: list[Event]) -> None:
+        """Note that a core is about to be handed `events`."""
+        self._steps.append((node.timeline.now, node.id, events, None))
+
+    def stepped(self, node: ModelNode, events: list[Event], outputs: Outputs) -> None:
+        """Check what a step did; its saves are queued, nothing else is carried out."""
+        now = node.timeline.now
+        self._steps[-1] = (now, node.id, events, outputs)
+        self.steps += 1
+        self.events += len(events) or 1
+        if outputs.save is not None and outputs.save.truncate_from is not None:
+            self.truncations += 1
+        server = node.server
+        term, role, commit = server.current_term, server.role, outputs.commit_index
+        if term < node.term:
+            self.violated("I3", f"{node.id} went from term {node.term} back to {term}")
+        led = node.role is Role.LEADER
+        if role is Role.LEADER:
+            if not led or term != node.term:
+                self._elected(node, term)
+            elif led and outputs.save is not None and outputs.save.truncate_from is not None:
+                self.violated("I4", f"{node.id} truncated its own log while it leads {term}")
+        verified = node.verified[1] if node.verified[0] == node.term else 0
+        for event in events:
+            if type(event) is Received:
+                verified = max(verified, self._received(node, event.sender, event.message))
+        if commit != node.commit_index:
+            self._commit(node, commit, -1 if led else verified)
+        self._ordered(node, outputs, commit)
+        for change in outputs.changes:
+            if type(change) is Quarantined:
+                self.violated("L5", f"{node.id} quarantines {change.peer}, which lost nothing")
+        node.role, node.term, node.commit_index = role, term, commit
+        last = server.log.last_index
+        self.digest = hash((self.digest, now, term, commit, last, outputs.apply_end))
+        if self.sha is not None:
+            self.sha.update(repr((now, node.id, outputs)).encode())
+        if self.steps % FULL_CHECK_STEPS == 0:
+            self.check_all()
+
+    def _elected(self, node: ModelNode, term: int) -> None:
+        other = self.leaders.setdefault(term, node.id)
+        if other != node.id:
+            self.violated("I1", f"{other} and {node.id} both lead term {term}")
+        if not node.server.configuration.is_voter(node.id):
+            self.violated("I15", f"{node.id} leads term {term} and is no voter")
+        # Entries committed in this term or later came after this election, even where
+        # its last vote arrived late.
+        index = len(self.committed) - 1
+        while self.commit_terms[index] >= term:
+            index -= 1
+        if index and not self._holds(node, index, self.committed[index][0]):
+            self.violated("I6", f"{node.id} leads term {term} without committed entry {index}")
+
+    def _holds(self, node: ModelNode, index: int, term: int) -> bool:
+        held = node.records.term_at(index)
+        return held == term or (held is None and index <= node.commit_index)
+
+    def _received(self, node: ModelNode, sender: str, message: Message) -> int:
+        """Check what a step made of a message; return how far it verified the log [I13]."""
+        server = node.server
+        if isinstance(message, AppendEntries):
+            return self._verify(node, message) if message.term >= node.term else 0
+        if (
+            isinstance(message, AppendEntriesResult | InstallSnapshotResult)
+            and server.role is Role.LEADER
+            and message.term == server.current_term
+        ):
+            self._matched(node, sender, message.term)
+        return 0
+
+    def _verify(self, node: ModelNode, message: AppendEntries) -> int:
+        """I13's ghost: the log matches the leader's up to an entry of equal index and term."""
+        entries = message.entries
+        index = entries.end - 1
+        last_term = entries.runs[-1].term if entries.runs else message.prev_log_term
+        if not self._holds(node, index, last_term):
+            return 0
+        if (message.term, index) > node.verified:
+            node.verified = (message.term, index)
+        return index
+
+    def _matched(self, leader: ModelNode, peer: str, term: int) -> None:
+        """I10: a match index stands for entries that are durable there, and the same."""
+        index = leader.server.match_index(peer)
+        follower = self.nodes[peer]
+        known = follower.disk.hard_state.current_term
+        if follower.up:
+            known = max(known, follower.server.current_term)
+        # A later leader may have replaced what this one will never commit.
+        if not index or known > term:
+            return
+        own = leader.records.term_at(index)
+        if own is None and index > leader.commit_index:
+            self.violated("I10", f"{leader.id} matches {peer} to {index}, beyond its own log")
+        if follower.disk.last_index < index or (
+            own is not None and not follower.disk.holds(index, own)
+        ):
+            self.violated("I10", f"{leader.id} matches {peer} to {index}, not durable there")
+
+    def _commit(self, node: ModelNode, commit: int, verified: int) -> None:
+        """Check an advance of the commit index; `verified` is -1 where the node led before."""
+        known, term = node.commit_index, node.server.current_term
+        if commit < known:
+            self.violated("I12", f"{node.id} moved its commit index from {known} to {commit}")
+        if commit > node.records.end - 1:
+            self.violated("I12", f"{node.id} commits {commit} beyond its log's end")
+        if node.server.role is Role.LEADER:
+            self._counted(node, commit, term)
+        elif 0 <= verified < commit and node.restored_index < commit:
+            self.violated("I13", f"{node.id} commits {commit}, verified to {verified}")
+        records, committed = node.records, self.committed
+        for index in range(max(known + 1, records.first), commit + 1):
+            entry = records[index]
+            if index < len(committed):
+                if committed[index] is not entry:
+                    self.violated(
+                        "I7",
+                        f"{node.id} commits {entry} at {index}, committed is {committed[index]}",
+                    )
+            elif index > len(committed):
+                self.violated("I7", f"{node.id} commits {index} before {len(committed)}")
+            else:
+                committed.append(entry)
+                self.commit_terms.append(term)
+
+    def _counted(self, node: ModelNode, commit: int, term: int) -> None:
+        """I8: a leader commits an entry of its own term that a quorum holds durably."""
+        held = node.records.term_at(commit)
+        if held != term:
+            self.violated("I8", f"{node.id} commits {commit} of term {held} in term {term}")
+        holders = [other.id for other in self.nodes.values() if other.disk.holds(commit, term)]
+        if not node.server.configuration.majority(holders):
+            self.violated("I8", f"{node.id} commits {commit}, durable on {holders} only")
+
+    def _ordered(self, node: ModelNode, outputs: Outputs, commit: int) -> None:
+        """I12: applied <= committed and saved; the log as the core and the shell know it."""
+        log = node.server.log
+        if log.last_index != node.records.end - 1:
+            self.violated(
+                "I12", f"{node.id} believes in {log.last_index}, holds {node.records.end - 1}"
+            )
+        last_applied = outputs.apply_end - 1
+        if last_applied > node.applied:
+            if last_applied > commit:
+                self.violated("I12", f"{node.id} applies {last_applied} of {commit} committed")
+            term = node.records.term_at(last_applied)
+            if last_applied > node.restored_index and (
+                term is None or not node.disk.holds(last_applied, term)
+            ):
+                self.violated("I12", f"{node.id} applies {last_applied} before it is saved")
+
+    # Logs
+
+    def appended(self, node: ModelNode, start: int, entries: list[Entry], fresh: bool) -> None:
+        """Check entries on their way into a log [I5].
+
+        By induction: where (index, term) names one entry and one term before it, two
+        logs that hold it are equal up to it.
+        """
+        records = node.records
+        if start != records.end:
+            self.violated("I12", f"{node.id} appends {start} after {records.end - 1}")
+        before = records.term_at(start - 1) or 0
+        for offset, entry in enumerate(entries):
+            key = (start + offset, entry[0])
+            known = self.created.get(key)
+            if known is None:
+                if not fresh:
+                    self.violated("I5", f"{node.id} takes in {key}, which nobody created")
+                self.created[key] = (before, entry)
+            elif fresh and known == (before, entry) and key == (1, 1):
+                # The same first configuration, given to each: one entry from here on.
+                entries[offset] = known[1]
+            elif known[1] is not entry or known[0] != before:
+                self.violated("I5", f"{node.id} holds {entry} at {key}, known is {known}")
+            if entry[0] < before:
+                self.violated("I5", f"{node.id} appends {key} after an entry of term {before}")
+            before = entry[0]
+
+    def synced(self, node: ModelNode, write: Write) -> None:
+        """Note what became durable: a vote is given once in a term, for ever [I2]."""
+        state = write.hard_state
+        if state is None or state.voted_for is None:
+            return
+        first = self.votes.setdefault((node.id, state.current_term), state.voted_for)
+        if first != state.voted_for:
+            self.violated(
+                "I2",
+                f"{node.id} voted for {first} and {state.voted_for} in term {state.current_term}",
+            )
+
+    def restarted(self, node: ModelNode) -> None:
+        """Check that a server remembers what is on its disk."""
+        server, state = node.server, node.disk.hard_state
+        if (server.current_term, server.voted_for) != (state.current_term, state.voted_for):
+            self.violated("I3", f"{node.id} restarts in {server.current_term}, not {state}")
+
+    def restored(
+        self, node: ModelNode, snapshot: StoredSnapshot, restore: RestoreSnapshot
+    ) -> None:
+        """Check that an installed snapshot is one of committed state [I20]."""
+        self.installed += 1
+        index = restore.index
+        if (snapshot.index, snapshot.term) != (index, restore.term):
+            self.violated("I7", f"{node.id} restores {restore} from {snapshot}")
+        if index <= node.applied:
+            self.violated("I12", f"{node.id} goes back from {node.applied} to snapshot {index}")
+        if index >= len(self.committed) or self.committed[index][0] != restore.term:
+            self.violated("I7", f"{node.id} restores {index}, which is not committed")
+        if self.digests[index] != snapshot.digest:
+            self.violated("I20", f"{node.id} restores another state at {index}")
+        if restore.keep_log != (node.records.term_at(index) == restore.term):
+            self.violated("N6", f"{node.id} keeps the wrong log: {restore}")
+
+    def compacted(self, node: ModelNode, index: int) -> None:
+        """Check that only what a durable snapshot covers is dropped [N1]."""
+        snapshot = node.disk.snapshot
+        if index > max(snapshot.index if snapshot else 0, node.restored_index):
+            self.violated("N1", f"{node.id} drops its log up to {index} without a snapshot")
+
+    # Messages
+
+    def left(self, node: ModelNode, receiver: str, message: Message) -> None:
+        """Check a message as it leaves: what it promises must be on the disk."""
+        if isinstance(message, AppendEntriesResult):
+            if message.success:
+                self._acknowledged(node, message.term, message.match_index)
+        elif isinstance(message, InstallSnapshotResult):
+            if message.done:
+                self._acknowledged(node, message.term, message.match_index)
+        elif isinstance(message, RequestVoteResult):
+            if message.vote_granted:
+                self._voted(node, receiver, message.term)
+        elif isinstance(message, RequestVote):
+            self._voted(node, node.id, message.term)
+        elif not isinstance(message, AppendEntries | InstallSnapshot):
+            return
+        if node.disk.hard_state.current_term < message.term:
+            self.violated("I2", f"{node.id} shows {message}, its disk {node.disk.hard_state}")
+
+    def _voted(self, node: ModelNode, candidate: str, term: int) -> None:
+        durable = self.votes.get((node.id, term))
+        if durable != candidate:
+            self.violated(
+                "I2", f"{node.id} votes for {candidate} in {term}, durable is {durable}"
+            )
+
+    def _acknowledged(self, node: ModelNode, term: int, index: int) -> None:
+        """I11: what is acknowledged is durable, and is the leader's entry."""
+        if index > node.disk.last_index:
+            self.violated(
+                "I11", f"{node.id} acknowledges {index}, {node.disk.last_index} is durable"
+            )
+        leader = self.nodes[self.leaders[term]] if term in self.leaders else None
+        if leader is None or leader.role is not Role.LEADER or leader.term != term:
+            return
+        own = leader.records.term_at(index)
+        if own is not None and not node.disk.holds(index, own):
+            self.violated("I11", f"{node.id} acknowledges {index}, which differs from {leader.id}'s")
+
+    # The machine
+
+    def applied(self, node: ModelNode, index: int, entry: Entry, digest: int) -> None:
+        """I7: everyone applies the committed entry, in order, to the same state."""
+        if index >= len(self.committed) or self.committed[index] is not entry:
+            self.violated("I7", f"{node.id} applies {entry} at {index}, which is not committed")
+        if index == len(self.digests):
+            self.digests.append(digest)
+        elif index > len(self.digests) or self.digests[index] != digest:
+            self.violated("I20", f"{node.id} has another state at {index}")
+
+    # Everything at once
+
+    def check_all(self) -> None:
+        """Walk all logs: the core's view of them, and log matching, entry by entry [I5]."""
+        seen: dict[tuple[int, int], ModelNode] = {}
+        for node in self.nodes.values():
+            if not node.up:
+                continue
+            records, log = node.records, node.server.log
+            if (log.first_index, log.prev_term) != (records.first, records.prev_term):
+                self.violated("I12", f"{node.id} starts its log at {log.first_index}")
+            for index in range(records.first, records.end):
+                if log.term_at(index) != records[index][0]:
+                    self.violated("I12", f"{node.id} mistakes the term of entry {index}")
+                if index <= node.commit_index and records[index] is not self.committed[index]:
+                    self.violated("I7", f"{node.id} holds another committed entry {index}")
+            key = (records.end - 1, log.last_term)
+            other = seen.setdefault(key, node)
+            first = max(records.first, other.records.first)
+            if other is not node and records.between(first, records.end) != other.records.between(
+                first, records.end
+            ):
+                self.violated("I5", f"{node.id} and {other.id} differ below {key}")

@@ -1,0 +1,319 @@
+"""The deterministic simulator: one seed, one world, one run of real cores in virtual time.
+
+A run has four phases: *chaos*, in which everything that the seed drew goes wrong while
+clients ask; *healing*, after which a leader must be known to all within 12 election
+timeouts (L1) and a fresh write and read be answered within 4 more (L2); a *steady*
+time without any change of leader (L4); and *convergence* of all logs (L3). Monitors
+watch every step of every phase.
+
+Replay a seed with `python -m raft.testing.simulator --seed N`; add `--transcript` to
+see its last steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+
+import click
+from attrs import Factory, define, field, frozen
+
+from raft.core.outputs import Role
+from raft.core.server import Server
+from raft.errors import RaftError
+from raft.testing.faults import Faults
+from raft.testing.model_node import ModelNode
+from raft.testing.monitors import Monitors, Step, Violation
+from raft.testing.network import Network
+from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
+from raft.testing.timeline import Timeline
+from raft.testing.workload import Workload
+
+LEADER_TIMEOUTS = 12
+SERVICE_TIMEOUTS = 4
+CONVERGENCE_TIMEOUTS = 60
+POLL_SECONDS = TIMEOUT_SECONDS / 10
+BACKLOG_SECONDS = 0.02
+"""What a message of entries may cost on the way to a follower, once the world is healed."""
+TRANSCRIPT_STEPS = 40
+
+
+class Failure(Exception):
+    """A seed that failed: which rule, when, how to see it again, and the steps before."""
+
+    def __init__(self, seed: int, violation: Violation, moment: float, steps: Iterable[Step]):
+        """Keep what a regression test needs: the seed and the rule."""
+        self.seed = seed
+        self.rule = violation.rule
+        self.reason = violation.reason
+        self.steps = tuple(steps)
+        super().__init__(
+            f"seed {seed} at {moment:.4f} s: {violation}\n"
+            f"replay it with: python -m raft.testing.simulator --seed {seed} --transcript"
+        )
+
+    def transcript(self, last: int = TRANSCRIPT_STEPS) -> str:
+        """Return the last steps before the failure, one event or output a line."""
+        return "\n".join(str(step) for step in self.steps[-last:])
+
+
+@frozen
+class Report:
+    """What one seed's run did."""
+
+    seed: int
+    events: int
+    commits: int
+    terms: int
+    faults: int
+    truncations: int
+    installed: int
+    done_writes: int
+    done_reads: int
+    virtual_seconds: float
+    leader_seconds: float
+    """How long after healing it took until all knew one leader."""
+    digest: str
+
+
+@define(eq=False)
+class Simulation:
+    """One run. `server_class` is the core under test."""
+
+    swarm: Swarm
+    server_class: type[Server] = Server
+    full_digest: bool = False
+    """Whether every Outputs is hashed, for the proof of determinism [I23]."""
+    timeline: Timeline = Factory(Timeline)
+    monitors: Monitors = Factory(Monitors)
+    nodes: dict[str, ModelNode] = Factory(dict)
+    network: Network = field(init=False)
+    faults: Faults = field(init=False)
+    workload: Workload = field(init=False)
+    _leader_seconds: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        """Wire the world together."""
+        swarm, timeline, monitors = self.swarm, self.timeline, self.monitors
+        if self.full_digest:
+            monitors.sha = hashlib.sha256()
+        self.network = Network(swarm, timeline)
+        self.faults = Faults(swarm, timeline, self.network, self.nodes)
+        self.workload = Workload(swarm, timeline, monitors, self.nodes)
+        monitors.nodes = self.nodes
+        for member in swarm.configuration.members:
+            node = ModelNode(
+                member.id,
+                swarm,
+                timeline,
+                self.network,
+                monitors,
+                self.workload,
+                self.faults,
+                self.server_class,
+            )
+            self.nodes[member.id] = self.network.listeners[member.id] = node
+
+    def run(self) -> Report:
+        """Run all phases; raise `Failure` at the first broken promise."""
+        try:
+            self._chaos()
+            self._heal()
+            leader = self._await_leader()
+            self._await_service(leader)
+            self._steady(leader)
+            self._converge(leader)
+            self.monitors.check_all()
+        except Violation as violation:
+            raise self._failure(violation) from None
+        except (RaftError, LookupError, TypeError, ValueError, AttributeError) as error:
+            # The core stopped rather than be wrong, or stumbled: both are failures here.
+            violation = Violation("raised", f"{type(error).__name__}: {error}")
+            raise self._failure(violation) from error
+        return self._report()
+
+    def _failure(self, violation: Violation) -> Failure:
+        moment, steps = self.timeline.now, self.monitors.transcript
+        return Failure(self.swarm.seed, violation, moment, steps)
+
+    def _report(self) -> Report:
+        monitors = self.monitors
+        return Report(
+            seed=self.swarm.seed,
+            events=monitors.events,
+            commits=len(monitors.committed) - 1,
+            terms=len(monitors.leaders),
+            faults=self.faults.count,
+            truncations=monitors.truncations,
+            installed=monitors.installed,
+            done_writes=self.workload.done_writes,
+            done_reads=self.workload.done_reads,
+            virtual_seconds=self.timeline.now,
+            leader_seconds=self._leader_seconds,
+            digest=monitors.sha.hexdigest() if monitors.sha else f"{monitors.digest & (2**64 - 1):x}",
+        )
+
+    # Phases
+
+    def _chaos(self) -> None:
+        for node in self.nodes.values():
+            node.start()
+        self.faults.start()
+        self.workload.start()
+        limit = self.swarm.max_chaos_events
+        self.timeline.run(self.swarm.chaos_seconds, lambda: self.monitors.events < limit)
+
+    def _heal(self) -> None:
+        self.workload.stop()
+        self.faults.stop()
+
+    def _run_for(self, seconds: float) -> None:
+        self.timeline.run(self.timeline.now + seconds, lambda: True)
+
+    def _agreed_leader(self) -> ModelNode | None:
+        """Return the leader that all nodes know in the same term, if there is one."""
+        for node in self.nodes.values():
+            if node.role is Role.LEADER and all(
+                (other.server.leader_id, other.term) == (node.id, node.term)
+                for other in self.nodes.values()
+            ):
+                return node
+        return None
+
+    def _await_leader(self) -> ModelNode:
+        healed = self.timeline.now
+        late = self.swarm.delay_seconds[1] + self.swarm.save_seconds[1]
+        limit = LEADER_TIMEOUTS * TIMEOUT_SECONDS * (1 + self.swarm.clock_skew) + late
+        while (leader := self._agreed_leader()) is None:
+            if self.timeline.now - healed > limit:
+                self.monitors.violated("L1", f"no leader {limit:.1f} s after healing: {self._view()}")
+            self._run_for(POLL_SECONDS)
+        self._leader_seconds = self.timeline.now - healed
+        return leader
+
+    def _view(self) -> list[tuple[str, str, int, str | None]]:
+        return [
+            (node.id, node.role.value, node.term, node.server.leader_id)
+            for node in self.nodes.values()
+        ]
+
+    def _backlog_seconds(self, leader: ModelNode) -> float:
+        """Estimate how long the followers need for what they have missed."""
+        end = leader.records.end
+        behind = max(end - 1 - node.applied for node in self.nodes.values())
+        messages = behind / min(self.swarm.options.max_append_entries, 2)
+        return messages * (BACKLOG_SECONDS + 2 * self.swarm.turn_seconds)
+
+    def _await_service(self, leader: ModelNode) -> None:
+        begun = self.timeline.now
+        limit = SERVICE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
+        limit += self.swarm.delay_seconds[1]
+        nodes = sorted(self.nodes)
+        reader = self.nodes[nodes[self.swarm.seed % len(nodes)]]
+        requests = self.workload.requests
+        write, read = self.workload.write(leader), self.workload.read(reader)
+        while True:
+            self._run_for(POLL_SECONDS)
+            outcomes = requests[write].outcome, requests[read].outcome
+            if outcomes == ("done", "done"):
+                return
+            if self.timeline.now - begun > limit:
+                self.monitors.violated("L2", f"write, read are {outcomes} after {limit:.1f} s")
+            if outcomes[0] in ("refused", "superseded"):
+                write = self.workload.write(self._agreed_leader() or leader)
+            if outcomes[1] in ("refused", "lost"):
+                read = self.workload.read(reader)
+
+    def _steady(self, leader: ModelNode) -> None:
+        self._run_for(SERVICE_TIMEOUTS * TIMEOUT_SECONDS)
+        settled = self._agreed_leader()
+        if settled is None:
+            self.monitors.violated("L4", f"{leader.id} did not stay: {self._view()}")
+        term = settled.term
+        self.workload.steady()
+        self._run_for(self.swarm.steady_seconds)
+        self.workload.stop()
+        if self._agreed_leader() is not settled or settled.term != term:
+            self.monitors.violated("L4", f"{settled.id} of {term} was replaced: {self._view()}")
+
+    def _converge(self, leader: ModelNode) -> None:
+        begun = self.timeline.now
+        limit = CONVERGENCE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
+        while len({(node.applied, node.records.end) for node in self.nodes.values()}) > 1:
+            if self.timeline.now - begun > limit:
+                applied = {node.id: (node.applied, node.records.end) for node in self.nodes.values()}
+                self.monitors.violated("L3", f"applied, end differ after {limit:.1f} s: {applied}")
+            self._run_for(POLL_SECONDS)
+
+
+def simulate(
+    seed: int,
+    server_class: type[Server] = Server,
+    *,
+    full_digest: bool = False,
+    swarm: Swarm | None = None,
+) -> Report:
+    """Run one seed and return what it did; raise `Failure` where a promise is broken.
+
+    Args:
+        seed: Draws the world, unless `swarm` is given.
+        server_class: The core under test: `Server`, or a broken child of it.
+        full_digest: Hash every Outputs; slower, for the proof of determinism.
+        swarm: A world of one's own.
+    """
+    return Simulation(swarm or Swarm.draw(seed), server_class, full_digest).run()
+
+
+def first_failure(seeds: Iterable[int], server_class: type[Server] = Server) -> Failure | None:
+    """Run seeds until one fails; return its failure, or None."""
+    for seed in seeds:
+        try:
+            simulate(seed, server_class)
+        except Failure as failure:
+            return failure
+    return None
+
+
+def _summary(reports: Sequence[Report], failures: int, seconds: float) -> str:
+    events = sum(report.events for report in reports)
+    return (
+        f"{len(reports)} seeds passed, {failures} failed; {events} events, "
+        f"{events / max(seconds, 1e-9):,.0f} a second; "
+        f"{sum(report.commits for report in reports)} entries committed in "
+        f"{sum(report.terms for report in reports)} terms, "
+        f"{sum(report.truncations for report in reports)} truncations, "
+        f"{sum(report.installed for report in reports)} snapshots installed, "
+        f"{sum(report.done_reads for report in reports)} reads; slowest leader after "
+        f"{max((report.leader_seconds for report in reports), default=0.0) / TIMEOUT_SECONDS:.1f} T"
+    )
+
+
+@click.command()
+@click.option("--seed", default=0, help="The first seed.")
+@click.option("--count", default=1, help="How many seeds to run.")
+@click.option("--transcript", is_flag=True, help="Show the last steps before a failure.")
+@click.option("--digest", is_flag=True, help="Hash every output and show the digest.")
+def main(seed: int, count: int, transcript: bool, digest: bool) -> None:
+    """Run seeds of the simulator; exit with 1 if one fails."""
+    reports: list[Report] = []
+    failures = 0
+    begun = time.process_time()
+    for number in range(seed, seed + count):
+        try:
+            report = simulate(number, full_digest=digest)
+        except Failure as failure:
+            failures += 1
+            click.echo(f"{Swarm.draw(number)}\n{failure}")
+            if transcript:
+                click.echo(failure.transcript())
+            continue
+        reports.append(report)
+        if digest:
+            click.echo(f"{number} {report.digest}")
+    click.echo(_summary(reports, failures, time.process_time() - begun))
+    raise SystemExit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

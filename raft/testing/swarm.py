@@ -1,0 +1,152 @@
+"""What one seed's world is like: drawn first, so that each seed stresses another corner.
+
+Swarm testing: a bug that needs one entry a message, or a slow disk, or no faults but
+crashes, is rare when every run has a little of everything, and common when some runs
+have much of it and none of the rest [TESTING 3.3].
+"""
+
+from __future__ import annotations
+
+import random
+
+from attrs import field, frozen
+
+from raft.core.configuration import Configuration, Member
+from raft.core.server import Options
+
+TIMEOUT_SECONDS = 0.3
+"""The base election timeout, T, in which the phases of a run are measured."""
+TICK_SECONDS = TIMEOUT_SECONDS / 10
+"""The unit of message delays."""
+
+FAULTS = (
+    "crash",
+    "crash leader",
+    "pause",
+    "halves",
+    "isolate",
+    "ring",
+    "bridge",
+    "deaf",
+    "mute",
+    "flap",
+    "reset",
+    "replay",
+)
+"""What may befall a run at a random moment."""
+
+TRIGGERS = (
+    "crash before send",
+    "send to one",
+    "partition after election",
+    "drop first no-op",
+)
+"""What may befall a run at its most delicate moments."""
+
+
+@frozen(kw_only=True)
+class Swarm:
+    """The settings of one run. All times are in seconds, all rates are probabilities."""
+
+    seed: int
+    voters: int = 3
+    learners: int = 0
+    bootstrap_all: bool = True
+    """Every voter starts from the configuration, or only the first does."""
+    options: Options = field(factory=Options)
+
+    chaos_seconds: float = 30 * TIMEOUT_SECONDS
+    steady_seconds: float = 20 * TIMEOUT_SECONDS
+    max_chaos_events: int = 4000
+    """The chaos ends early once the cores have been handed so many events."""
+
+    delay_seconds: tuple[float, float] = (0.1 * TICK_SECONDS, TICK_SECONDS)
+    loss: float = 0.0
+    duplicate: float = 0.0
+    in_order: bool = False
+    turn_seconds: float = 0.0
+    """How long a node gathers events before it steps; 0 steps for each."""
+    save_seconds: tuple[float, float] = (0.0, 0.0)
+    group_saves: bool = True
+    """Whether one sync makes all that is queued durable, as one ticket."""
+    clock_skew: float = 0.0
+    """Each node's clock runs at a rate drawn from 1 - skew to 1 + skew."""
+
+    snapshot_every: int = 0
+    """Applied entries between snapshots; 0 for never."""
+    trailing: int = 0
+
+    faults: tuple[str, ...] = ()
+    fault_seconds: float = 2 * TIMEOUT_SECONDS
+    """The mean time from one fault to the next."""
+    triggers: tuple[str, ...] = ()
+    trigger_rate: float = 0.0
+    request_seconds: float = 0.05
+    """The mean time from one client request to the next."""
+    mix: tuple[float, float, float] = (0.7, 0.28, 0.02)
+    """The shares of writes, reads and transfers of leadership."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The first configuration: voters n1, n2, ..., then the learners."""
+        return Configuration(
+            tuple(
+                Member(f"n{number}", voter=number <= self.voters)
+                for number in range(1, self.voters + self.learners + 1)
+            )
+        )
+
+    @classmethod
+    def draw(cls, seed: int) -> Swarm:
+        """Draw the world of `seed`; the same seed gives the same world."""
+        rng = random.Random(f"{seed}/swarm")
+        return cls(
+            seed=seed,
+            voters=rng.choices((1, 2, 3, 4, 5, 7), (3, 6, 46, 10, 28, 7))[0],
+            learners=rng.choices((0, 1, 2), (80, 15, 5))[0],
+            bootstrap_all=rng.random() < 0.75,
+            options=_options(rng),
+            chaos_seconds=rng.uniform(20, 60) * TIMEOUT_SECONDS,
+            steady_seconds=(100 if rng.random() < 0.05 else 10) * TIMEOUT_SECONDS,
+            delay_seconds=_ticks(rng.choices(((0.1, 1), (0.5, 3), (0, 20)), (5, 3, 2))[0]),
+            loss=rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)),
+            duplicate=rng.choice((0.0, 0.0, 0.05, 0.2)),
+            in_order=rng.random() < 0.5,
+            turn_seconds=rng.choice((0.0, 0.0, 0.0, 0.002, 0.02)),
+            save_seconds=rng.choice(((0.0, 0.0), (0.0005, 0.005), (0.01, 0.15))),
+            group_saves=rng.random() < 0.5,
+            clock_skew=rng.choice((0.0, 0.0, 0.05, 0.2)),
+            snapshot_every=rng.choice((0, 0, 5, 50)),
+            trailing=rng.choice((0, 5)),
+            faults=_some(rng, FAULTS, 0.45),
+            fault_seconds=rng.choice((0.5, 1, 2, 4)) * TIMEOUT_SECONDS,
+            triggers=_some(rng, TRIGGERS, 0.6),
+            trigger_rate=rng.choice((0.05, 0.2, 0.5)),
+            request_seconds=rng.choice((0.01, 0.03, 0.1)),
+            mix=rng.choice(((0.7, 0.28, 0.02), (0.95, 0.05, 0.0), (0.4, 0.5, 0.1))),
+        )
+
+
+def _options(rng: random.Random) -> Options:
+    pre_vote, check_quorum = rng.choices(
+        ((True, True), (False, False), (False, True), (True, False)), (70, 12, 9, 9)
+    )[0]
+    return Options(
+        heartbeat_seconds=TIMEOUT_SECONDS / 5,
+        election_timeout_seconds=TIMEOUT_SECONDS,
+        max_append_entries=rng.choice((1, 2, 64)),
+        max_append_bytes=rng.choice((200, 65536)),
+        max_inflight_messages=rng.choice((1, 2, 8)),
+        max_inflight_bytes=rng.choice((400, 1 << 20)),
+        max_uncommitted_bytes=rng.choice((2000, 1 << 20)),
+        pre_vote=pre_vote,
+        check_quorum=check_quorum,
+    )
+
+
+def _some(rng: random.Random, names: tuple[str, ...], share: float) -> tuple[str, ...]:
+    return tuple(name for name in names if rng.random() < share)
+
+
+def _ticks(span: tuple[float, float]) -> tuple[float, float]:
+    return span[0] * TICK_SECONDS, span[1] * TICK_SECONDS
