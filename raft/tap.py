@@ -1,0 +1,137 @@
+"""twistd raft: read the options, check the file, assemble the node.
+
+This is the one module that knows all rooms. `makeService` only parses and checks; whatever
+opens, locks or listens waits for `startService`, which twistd calls after it has forked and
+dropped its privileges.
+
+How a node ends: a wrong file ends twistd before anything starts; a failure while starting,
+or later, goes through `fatal`. In each case one line says why, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn, cast
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IReactorCore, IReactorTime
+from twisted.logger import Logger
+from twisted.python import usage
+
+from raft.config import NodeConfig, read_config
+from raft.errors import BadConfiguration, RaftError
+
+FAILED_EXIT_CODE = 1
+
+_log = Logger()
+
+
+class Options(usage.Options):
+    """The options of `twistd raft`; all else stands in the file."""
+
+    synopsis = "--config node.toml"
+    longdesc = (
+        "Run one node of a replicated state machine. `raft init` writes a file to start from; "
+        "docs/reference/configuration.md explains every line of it."
+    )
+    optParameters: ClassVar = [["config", "c", None, "The node's configuration file."]]
+
+    def postOptions(self) -> None:
+        """Refuse to go on without a file."""
+        if not self["config"]:
+            raise usage.UsageError("--config is missing; give the node's file: -c node.toml")
+
+
+class NodeProcess(MultiService):
+    """The process around one node: a node that cannot start ends the process, in one line."""
+
+    def __init__(self, config: NodeConfig, reactor: Any, daemonized: bool = False) -> None:
+        """Assemble the node of `config`, to run in `reactor`.
+
+        `daemonized` says that twistd's parent process waits to hear of an error.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._config = config
+        self._reactor = reactor
+        self._daemonized = daemonized
+        make_node(config, reactor).setServiceParent(self)
+
+    def startService(self) -> None:
+        """Start the node; let no traceback of a foreseen failure reach the operator."""
+        for warning in self._config.warnings:
+            _log.warn("{path}: {warning}", path=str(self._config.path), warning=warning)
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+        except (RaftError, OSError) as error:
+            if self._daemonized:
+                # twistd carries it through a pipe to its parent, which prints it and exits 1.
+                raise
+            fatal(self._reactor, f"{self._config.path}: {error}")
+
+
+def make_node(config: NodeConfig, reactor: Any) -> IService:
+    """Assemble the node that `config` describes; start and open nothing."""
+    del config, reactor
+    return cast(IService, MultiService())
+
+
+def makeService(options: Options) -> IService:
+    """Check the file and return the service that twistd will start."""
+    # Importing it installs it, so it waits until twistd has chosen one.
+    from twisted.internet import reactor
+
+    try:
+        config = read_config(options["config"])
+    except BadConfiguration as error:
+        refuse(": ".join(str(part) for part in error.args))
+    use_monotonic_time(reactor)
+    # `twist` has no such option and never leaves its terminal.
+    parent: Any = options.parent or {}
+    daemonized = not parent.get("nodaemon", True)
+    return cast(IService, NodeProcess(config, reactor, daemonized))
+
+
+def use_monotonic_time(reactor: Any) -> None:
+    """Let `reactor` keep time by the monotonic clock, so that a wall clock's step moves nothing.
+
+    Twisted's reactors keep wall time: set an hour forward, every election timeout of every
+    node would pass at once. A delayed call keeps the time at which it was made, so the clock is
+    changed only while there is none; where there is one, the clock stays.
+    """
+    if not IReactorTime(reactor).getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
+def fatal(
+    reactor: Any, message: str, at_exit: Callable[[Callable[[], None]], object] = atexit.register
+) -> None:
+    """Stop the reactor in good order, and let the process then end with exit code 1.
+
+    `reactor.stop()` alone would end with 0, and SystemExit is swallowed by the reactor. What
+    runs before the interpreter ends (services stopped, the pid file removed) still runs.
+    `message` becomes one line on standard error and one in the log.
+    """
+    line = " ".join(message.split())
+    _log.critical("The node ends: {reason}", reason=line)
+    print(f"raft: {line}", file=sys.stderr)  # noqa: T201
+    at_exit(_leave)
+    core = cast(IReactorCore, reactor)
+    if core.running:
+        core.stop()
+    else:
+        core.callWhenRunning(core.stop)
+
+
+def refuse(message: str) -> NoReturn:
+    """End the process before anything was started: one line, exit code 1."""
+    raise SystemExit(f"raft: {' '.join(message.split())}")
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(FAILED_EXIT_CODE)
