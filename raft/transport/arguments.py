@@ -46,7 +46,7 @@ class LargeBytes(amp.Argument):
         name: bytes,
         strings: dict[bytes, bytes],
         objects: dict[str, object],
-        proto: object,  # noqa: ARG002 -- AMP's signature.
+        proto: object,
     ) -> None:
         """Join the pieces found in `strings` into `objects`."""
         identifier = name.replace(b"-", b"_").decode("ascii")
@@ -60,7 +60,7 @@ class LargeBytes(amp.Argument):
         name: bytes,
         strings: dict[bytes, bytes],
         objects: dict[str, object],
-        proto: object,  # noqa: ARG002 -- AMP's signature.
+        proto: object,
     ) -> None:
         """Cut the value in `objects` into pieces of `strings`."""
         value = objects.get(name.replace(b"-", b"_").decode("ascii"))

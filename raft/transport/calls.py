@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
+from attrs import define
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols import amp
+from twisted.python.failure import Failure
 
-from raft.transport.arguments import Result
+from raft.errors import (
+    BadCommand,
+    CommandTooLarge,
+    NotAppended,
+    OutcomeUnknown,
+    Overloaded,
+    PeerRefused,
+    RaftError,
+    Refused,
+    Timeout,
+)
+from raft.transport import commands
+from raft.transport.arguments import (
+    BadValue,
+    Result,
+    error_from_description,
+    pack_commands,
+    unpack_results,
+)
+from raft.transport.boxes import (
+    PIECE_BYTES,
+    Box,
+    BoxParser,
+    encode_box,
+    gather,
+    pair,
+    spread_pairs,
+)
 from raft.transport.commands import Question
-from raft.transport.peers import Greeting
+from raft.transport.connection import BoxConnection, Counters
+from raft.transport.endpoints import client_endpoint
+from raft.transport.greeting import Greeting, read_greeting
+from raft.transport.wire import BadMessage
+
+ANSWER_BYTES: Final = 64 << 20
+"""The largest answer taken."""
+QUESTION_BYTES: Final = 4 << 20
+"""The largest batch asked in one box."""
+QUEUE_BYTES: Final = 64 << 20
+"""What may wait to be sent before questions are refused as `Overloaded`."""
+GRACE_SECONDS: Final = 0.5
+"""How long after a batch's own time-out its answer is awaited: the node should say so itself."""
+UNACKNOWLEDGED_SECONDS: Final = 10.0
+
+_CHANGING: Final = frozenset(
+    {commands.Write, commands.SetConfiguration, commands.TransferLeadership}
+)
+_WRITE: Final = pair(b"_command", b"Write")
+_READ: Final = pair(b"_command", b"Read")
 
 
-class ClientConnection(Protocol):
+@define
+class _Asked:
+    """A question without an answer yet.
+
+    `begins` is where its box stands in the stream of all that was posted: it may have been
+    sent once more than that was written.
+    """
+
+    answered: Deferred[Any]
+    read: Callable[[Box], Any]
+    changes: bool
+    begins: int
+    timer: Any
+
+
+class ClientConnection(BoxConnection):
     """A connection to one node. Questions of one turn leave in one write.
 
     What goes wrong is a `RaftError`. A connection that breaks ends what was written with
@@ -23,11 +88,31 @@ class ClientConnection(Protocol):
     Attributes:
         greeting: what the node said of itself in the handshake; None if there was none.
         lost: fires with a text when the connection is gone; never fails.
-        connected: whether questions can be asked.
+        connected: whether questions can be asked, as `is_open`.
     """
 
-    greeting: Greeting | None = None
-    lost: Deferred[str]
+    def __init__(self, reactor: Any) -> None:
+        """Wait for a transport; `dial` makes and connects it."""
+        keys = 64 + ANSWER_BYTES // PIECE_BYTES
+        super().__init__(BoxParser(ANSWER_BYTES, keys), Counters())
+        self.greeting: Greeting | None = None
+        self.lost: Deferred[str] = Deferred()
+        self._reactor = reactor
+        self._asked: dict[bytes, _Asked] = {}
+        self._count = 0
+        self._flush_call: Any = None
+
+    @property
+    def outstanding(self) -> int:
+        """How many questions have no answer yet."""
+        return len(self._asked)
+
+    def connectionMade(self) -> None:
+        """Find a node that lost its power by what it no longer acknowledges."""
+        super().connectionMade()
+        self.give_up_unacknowledged(UNACKNOWLEDGED_SECONDS)
+
+    # -- Asking ----------------------------------------------------------------------------
 
     def call(
         self, command: type[Question], timeout_seconds: float = 5.0, **arguments: Any
@@ -36,22 +121,178 @@ class ClientConnection(Protocol):
 
         After `timeout_seconds`, or when cancelled, nothing of it is left behind: a late answer
         is dropped. It fails with `Timeout` then; cancelling does not undo what was asked.
+
+        Raises (as failures):
+            BadCommand: the arguments do not fit the declaration.
+            RaftError: whatever the node answered.
         """
-        raise NotImplementedError
+        try:
+            pairs = command(**arguments).makeArguments(arguments, None)  # type: ignore[no-untyped-call]
+            body = encode_box([(b"_command", command.commandName), *pairs.items()])
+        except (amp.AmpError, TypeError, ValueError, AttributeError, KeyError) as error:
+            return defer.fail(BadCommand(f"{command.__name__}: {error}"))
+        return self._ask(
+            body,
+            lambda box: _response(command, box),
+            command in _CHANGING,
+            timeout_seconds,
+        )
 
     def write_batch(self, commands: Sequence[bytes], timeout_ms: int) -> Deferred[list[Result]]:
-        """Write encoded commands; fires with a result or a `RaftError` for each, in order."""
-        raise NotImplementedError
+        """Write encoded commands; fires with a result or a `RaftError` for each, in order.
+
+        They are appended in the order of all writes on this connection. `timeout_ms` is
+        how long the node may take to append them.
+
+        Raises (as failures):
+            OutcomeUnknown: the connection broke, or the answer made no sense.
+            Timeout: there was no answer in time; the outcome is unknown.
+            RaftError: what the node answered to the whole batch, `NotLeader` above all.
+        """
+        return self._batch(_WRITE, b"commands", commands, timeout_ms, b"")
 
     def read_batch(
         self, queries: Sequence[bytes], timeout_ms: int, consistency: str = "linearizable"
     ) -> Deferred[list[Result]]:
-        """Read encoded queries; fires with a result or a `RaftError` for each, in order."""
-        raise NotImplementedError
+        """Read encoded queries; fires with a result or a `RaftError` for each, in order.
+
+        Raises (as failures):
+            NotAppended: the connection broke; reading again is safe.
+            Timeout: there was no answer in time.
+            RaftError: what the node answered to the whole batch.
+        """
+        word = b""
+        if consistency != "linearizable":
+            word = pair(b"consistency", consistency.encode())
+        return self._batch(_READ, b"queries", queries, timeout_ms, word)
+
+    def _batch(
+        self, head: bytes, key: bytes, items: Sequence[bytes], timeout_ms: int, word: bytes
+    ) -> Deferred[list[Result]]:
+        packed = pack_commands(items)
+        if len(packed) > QUESTION_BYTES + 16:
+            return defer.fail(CommandTooLarge(len(packed), QUESTION_BYTES))
+        count = len(items)
+        body = b"%b%b%b%b\0\0" % (
+            head,
+            word,
+            pair(b"timeout_ms", b"%d" % timeout_ms),
+            spread_pairs(key, packed),
+        )
+        return self._ask(
+            body,
+            lambda box: _results(box, count),
+            head is _WRITE,
+            timeout_ms / 1000 + GRACE_SECONDS,
+        )
+
+    def _ask(
+        self, body: bytes, read: Callable[[Box], Any], changes: bool, timeout_seconds: float
+    ) -> Deferred[Any]:
+        if not self.is_open:
+            return defer.fail(NotAppended("the connection is closed"))
+        if self.queued_bytes + len(body) > QUEUE_BYTES:
+            return defer.fail(Overloaded("the node does not take what this client sends"))
+        self._count += 1
+        tag = b"%x" % self._count
+        answered: Deferred[Any] = Deferred(lambda _: self._drop(tag))
+        begins = self.written_bytes + self.queued_bytes
+        timer = self._reactor.callLater(timeout_seconds, self._expire, tag, timeout_seconds)
+        self._asked[tag] = _Asked(answered, read, changes, begins, timer)
+        self.post(pair(b"_ask", tag) + body)
+        if self._flush_call is None:
+            self._flush_call = self._reactor.callLater(0, self._flush_late)
+        return answered
+
+    def _flush_late(self) -> None:
+        self._flush_call = None
+        self.flush()
+
+    # -- Answers ---------------------------------------------------------------------------
+
+    def box_received(self, box: Box) -> None:
+        """Take one answer; those to questions that are forgotten are dropped."""
+        tag = box.get(b"_answer")
+        if tag is not None:
+            asked = self._forget(tag)
+            if asked is not None:
+                self._answer(asked, box)
+            return
+        tag = box.get(b"_error")
+        if tag is None:
+            raise BadMessage("a box that is no answer")
+        asked = self._forget(tag)
+        if asked is not None:
+            asked.answered.errback(_error(box))
+
+    def _answer(self, asked: _Asked, box: Box) -> None:
+        try:
+            value = asked.read(box)
+        except (KeyError, ValueError) as error:
+            kind = OutcomeUnknown if asked.changes else NotAppended
+            asked.answered.errback(kind(f"the answer makes no sense: {error}"))
+            raise BadMessage(f"an answer that makes no sense: {error}") from error
+        asked.answered.callback(value)
+
+    def _forget(self, tag: bytes) -> _Asked | None:
+        asked = self._asked.pop(tag, None)
+        if asked is not None and asked.timer.active():
+            asked.timer.cancel()
+        return asked
+
+    def _drop(self, tag: bytes) -> None:
+        self._forget(tag)
+
+    def _expire(self, tag: bytes, seconds: float) -> None:
+        asked = self._asked.pop(tag, None)
+        if asked is not None:
+            unknown = asked.changes and asked.begins < self.written_bytes
+            text = f"no answer within {seconds:g} s"
+            asked.answered.errback(Timeout(unknown, text))
+
+    # -- Ending ----------------------------------------------------------------------------
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End what is outstanding, then fire `lost`."""
+        super().connectionLost(reason)
+        self.connected = 0
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        text = f"the connection was lost: {self._ending or reason.getErrorMessage()}"
+        for tag in list(self._asked):
+            asked = self._forget(tag)
+            if asked is not None:
+                unknown = asked.changes and asked.begins < self.written_bytes
+                asked.answered.errback(OutcomeUnknown(text) if unknown else NotAppended(text))
+        self.lost.callback(text)
 
     def close(self) -> None:
         """Close the connection; what is outstanding fails."""
-        raise NotImplementedError
+        if self.is_open:
+            self.finish("closed by this side")
+            self.is_open = False
+            self.connected = 0
+
+
+def _response(command: type[Question], box: Box) -> dict[str, Any]:
+    values: dict[str, Any] = command.parseResponse(amp.AmpBox(box), None)  # type: ignore[no-untyped-call]
+    return values
+
+
+def _results(box: Box, count: int) -> list[Result]:
+    results = unpack_results(gather(box, b"results"))
+    if len(results) != count:
+        raise BadValue(f"{len(results)} results for {count} items")
+    return results
+
+
+def _error(box: Box) -> RaftError:
+    code = box.get(b"_error_code", b"").decode("utf-8", "replace")
+    description = box.get(b"_error_description", b"")
+    if box.get(b"_error_code") == amp.UNHANDLED_ERROR_CODE:
+        return Refused("the node does not know this question: it may be of an older version")
+    return error_from_description(code, description)
 
 
 def dial(
@@ -67,4 +308,61 @@ def dial(
         NotAppended: it cannot be reached within `timeout_seconds`.
         BadConfiguration: `address` is none.
     """
-    raise NotImplementedError
+    dialled = Deferred.fromCoroutine(_dial(reactor, address, timeout_seconds, cluster_id))
+
+    def too_late(value: object, _seconds: float) -> object:
+        if isinstance(value, Failure) and value.check(defer.CancelledError):
+            raise NotAppended(f"{address} did not answer within {timeout_seconds:g} s")
+        return value
+
+    return dialled.addTimeout(timeout_seconds, reactor, too_late)  # type: ignore[arg-type]
+
+
+async def _dial(
+    reactor: Any, address: str, timeout_seconds: float, cluster_id: str
+) -> ClientConnection:
+    connection = ClientConnection(reactor)
+    factory = Factory.forProtocol(lambda: connection)
+    factory.noisy = False
+    endpoint = client_endpoint(reactor, address, timeout_seconds)
+    try:
+        await endpoint.connect(factory)
+    except defer.CancelledError:
+        raise
+    except Exception as error:
+        raise NotAppended(f"{address} cannot be reached: {error}") from error
+    try:
+        connection.greeting = await _greet(connection, cluster_id, timeout_seconds)
+    except BaseException:
+        connection.close()
+        raise
+    connection.is_greeted = True
+    return connection
+
+
+async def _greet(connection: ClientConnection, cluster_id: str, seconds: float) -> Greeting:
+    answered = connection._ask(
+        encode_box(
+            [
+                (b"_command", b"Hello"),
+                (b"version", b"%d" % commands.PROTOCOL_VERSION),
+                (b"cluster_id", cluster_id.encode()),
+                (b"server_id", b""),
+                (b"incarnation", b""),
+                (b"role", b"client"),
+            ]
+        ),
+        read_greeting,
+        False,
+        seconds,
+    )
+    connection.flush()
+    greeting: Greeting = await answered
+    if greeting.version > commands.PROTOCOL_VERSION:
+        raise PeerRefused(
+            f"the node speaks version {greeting.version} of the protocol and this client only "
+            f"{commands.PROTOCOL_VERSION}: upgrade the client"
+        )
+    if cluster_id and greeting.cluster_id and cluster_id != greeting.cluster_id:
+        raise PeerRefused(f"the node belongs to cluster {greeting.cluster_id}, not {cluster_id}")
+    return greeting

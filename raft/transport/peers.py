@@ -7,40 +7,27 @@ carries one direction, and its fate belongs to its sender.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 
 from raft.core.messages import Message
+from raft.errors import BadConfiguration
+from raft.transport.connection import Counters, Sweep, finish_all
+from raft.transport.endpoints import parse_dial, server_endpoint
+from raft.transport.greeting import Greeting, Identity
+from raft.transport.incoming import LARGEST_CHUNK_BYTES, Desk, Incoming
+from raft.transport.outgoing import Backoff, Link, Outgoing
 from raft.transport.wire import SnapshotChunk
 
-
-@frozen
-class Identity:
-    """Who this server is; `cluster_id` is empty until it belongs to a cluster."""
-
-    cluster_id: str
-    server_id: str
-    incarnation: str
-
-
-@frozen
-class Greeting:
-    """What the other side said of itself in its handshake, before it is believed.
-
-    `role` is `peer` or `client`. `target` is whom it meant to reach, or empty.
-    """
-
-    version: int
-    cluster_id: str
-    server_id: str
-    incarnation: str
-    role: str = "peer"
-    target: str = ""
+__all__ = ["Greeting", "Identity", "PeerLimits", "PeerNetwork", "SnapshotChunk"]
 
 
 @frozen
@@ -50,9 +37,12 @@ class PeerLimits:
     Attributes:
         message_bytes: the largest records of one AppendEntries, in all its fragments.
         queue_bytes: what may wait for one peer before messages to it are dropped.
-        connect_seconds: how long a connect may take.
+        connect_seconds: how long a connect may take, with the resolution of the name.
         handshake_seconds: how long the handshake may take, on either side.
+        box_seconds: how long one box may take to arrive.
         stall_seconds: a connection that takes no bytes for so long is given up.
+        unacknowledged_seconds: one whose bytes the other machine does not acknowledge.
+        redial_seconds: the longest wait between two dials.
         strangers: connections that may wait for their handshake at one time; the
             oldest goes when one more arrives.
         connections: accepted connections in all.
@@ -62,17 +52,26 @@ class PeerLimits:
     queue_bytes: int = 32 << 20
     connect_seconds: float = 5.0
     handshake_seconds: float = 5.0
-    stall_seconds: float = 5.0
+    box_seconds: float = 30.0
+    stall_seconds: float = 10.0
+    unacknowledged_seconds: float = 2.0
+    redial_seconds: float = 1.0
     strangers: int = 64
     connections: int = 256
 
 
 class PeerNetwork:
-    """All connections of one server with its peers. Everything is called in the reactor's thread.
+    """All connections of one server with its peers.
+
+    Everything is called in the reactor's thread. `receive`, `contact`, `connected` and
+    `disconnected` must not raise.
 
     Attributes:
         identity: who this server says it is; replace it when the cluster id becomes known.
+        counters: what happened so far.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -103,15 +102,74 @@ class PeerNetwork:
             limits: the bounds.
             chance: draws the jitter of reconnections.
         """
-        raise NotImplementedError
+        self.identity = identity
+        self.counters = Counters()
+        self.limits = limits or PeerLimits()
+        self._reactor = reactor
+        self._connected = connected
+        self._disconnected = disconnected
+        self._accept = accept
+        self._chance = chance or random.Random()
+        self._links: dict[str, Link] = {}
+        self._dirty: dict[str, Outgoing] = {}
+        self._flush_call: Any = None
+        self._incoming: dict[Incoming, None] = {}
+        self._outgoing: dict[Outgoing, None] = {}
+        self._ports: list[IListeningPort] = []
+        self._stopped = False
+        self._desk = Desk(
+            identity=lambda: self.identity,
+            judge=accept,
+            greeted=self._greeted,
+            receive=receive,
+            contact=contact,
+            message_bytes=self.limits.message_bytes,
+        )
+        shortest = min(
+            self.limits.handshake_seconds, self.limits.box_seconds, self.limits.stall_seconds
+        )
+        self._tick_seconds = min(1.0, shortest / 4)
+        self._sweep = Sweep(reactor, self._tick_seconds, self._tick)
+
+    # -- Sending ---------------------------------------------------------------------------
 
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         """Keep connections to exactly these peers, by id; dial again where an address changed.
 
+        This server's own id is left out.
+
         Raises:
             BadConfiguration: an address is none; nothing was changed.
         """
-        raise NotImplementedError
+        wanted = {
+            peer: address for peer, address in addresses.items() if peer != self.identity.server_id
+        }
+        for address in wanted.values():
+            parse_dial(address)
+        for peer, link in list(self._links.items()):
+            if wanted.get(peer) != link.address:
+                self._drop(peer)
+        for peer, address in wanted.items():
+            if peer not in self._links and not self._stopped:
+                self._links[peer] = link = Link(
+                    self._reactor,
+                    peer,
+                    address,
+                    self._open_connection,
+                    self.limits.connect_seconds,
+                    Backoff(self._chance, most_seconds=self.limits.redial_seconds),
+                )
+                link.start()
+
+    def _drop(self, peer: str) -> None:
+        link = self._links.pop(peer)
+        connection = link.ready
+        link.stop()
+        if link.connection is not None and link.connection.transport is not None:
+            link.connection.finish("this peer was dropped, or its address changed")
+        if connection is not None:
+            self._dirty.pop(peer, None)
+            self._disconnected(peer)
 
     def send(
         self, peer: str, message: Message, records: bytes = b"", chunk: SnapshotChunk | None = None
@@ -119,21 +177,174 @@ class PeerNetwork:
         """Send `message` at the end of this turn, or at `flush`.
 
         Returns False, and drops it, when `peer` is not connected or too much waits for it.
+
+        Raises:
+            BadConfiguration: `records` or the chunk is larger than any receiver would take.
         """
-        raise NotImplementedError
+        link = self._links.get(peer)
+        connection = link.ready if link is not None else None
+        if len(records) > self.limits.message_bytes:
+            raise BadConfiguration(
+                f"{len(records)} bytes of records in one message, the limit is "
+                f"{self.limits.message_bytes} (message_bytes)"
+            )
+        if chunk is not None and len(chunk.chunk) > LARGEST_CHUNK_BYTES:
+            raise BadConfiguration(
+                f"a snapshot chunk of {len(chunk.chunk)} bytes, the limit is {LARGEST_CHUNK_BYTES}"
+            )
+        if connection is None or not connection.send(message, records, chunk):
+            self.counters.dropped += 1
+            return False
+        if not self._dirty and self._flush_call is None:
+            self._flush_call = self._reactor.callLater(0, self._flush_late)
+        self._dirty[peer] = connection
+        return True
 
     def flush(self) -> None:
         """Write what was sent in this turn: one `transport.write` for each peer."""
-        raise NotImplementedError
+        dirty = self._dirty
+        if dirty:
+            self._dirty = {}
+            for connection in dirty.values():
+                connection.flush()
+
+    def _flush_late(self) -> None:
+        self._flush_call = None
+        self.flush()
 
     def is_connected(self, peer: str) -> bool:
         """Tell whether the handshake with `peer` is done and messages can be sent."""
-        raise NotImplementedError
+        link = self._links.get(peer)
+        return link is not None and link.ready is not None
+
+    def _open_connection(self, link: Link) -> Outgoing:
+        connection = Outgoing(
+            link.peer,
+            lambda: self.identity,
+            self._accept,
+            lambda: self._outgoing_opened(connection),
+            lambda: self._outgoing_greeted(link, connection),
+            self.counters,
+            self.limits.queue_bytes,
+        )
+        connection.closed.addCallback(self._outgoing_lost, link, connection)
+        return connection
+
+    def _outgoing_opened(self, connection: Outgoing) -> None:
+        self._outgoing[connection] = None
+        self._sweep.wake()
+
+    def _outgoing_greeted(self, link: Link, connection: Outgoing) -> None:
+        if self._links.get(link.peer) is not link:
+            return
+        connection.give_up_unacknowledged(self.limits.unacknowledged_seconds)
+        self.counters.connected += 1
+        link.greeted()
+        self.log.info(
+            "Connected to server {peer} at {address}", peer=link.peer, address=link.address
+        )
+        self._connected(link.peer)
+
+    def _outgoing_lost(self, text: str, link: Link, connection: Outgoing) -> str:
+        self._outgoing.pop(connection, None)
+        if self._dirty.get(link.peer) is connection:
+            del self._dirty[link.peer]
+        if connection.is_greeted and self._links.get(link.peer) is link:
+            self._disconnected(link.peer)
+        return text
+
+    # -- Receiving -------------------------------------------------------------------------
 
     def listen(self, address: str) -> Deferred[IListeningPort]:
-        """Accept peers on `address`, an endpoint string."""
-        raise NotImplementedError
+        """Accept peers on `address`, an endpoint string.
+
+        Raises:
+            BadConfiguration: `address` is none. The Deferred fails where the port is taken.
+        """
+        factory = _IncomingFactory(self)
+        return server_endpoint(self._reactor, address).listen(factory).addCallback(self._listening)
+
+    def _listening(self, port: IListeningPort) -> IListeningPort:
+        self._ports.append(port)
+        return port
+
+    def admit(self) -> Incoming | None:
+        """Return the protocol for one more accepted connection, or None to close it."""
+        self._make_room()
+        if self._stopped or len(self._incoming) >= self.limits.connections:
+            self.counters.refused += 1
+            return None
+        connection = Incoming(self._desk, self.counters)
+        self._incoming[connection] = None
+        self.counters.accepted += 1
+        connection.closed.addCallback(self._incoming_lost, connection)
+        self._sweep.wake()
+        return connection
+
+    def _make_room(self) -> None:
+        # Silent connections must not keep members out: the oldest stranger goes first.
+        strangers = [each for each in self._incoming if not each.is_greeted and each.is_open]
+        if len(strangers) >= self.limits.strangers:
+            self.counters.refused += 1
+            strangers[0].abandon("too many connections without a handshake")
+            self._incoming.pop(strangers[0], None)
+
+    def _greeted(self, connection: Incoming) -> None:
+        # Bytes of a connection that its sender has given up must not mix with the new one's.
+        for other in list(self._incoming):
+            if other is not connection and other.sender == connection.sender:
+                other.finish("the same server has dialled again")
+                other._abort()
+
+    def _incoming_lost(self, text: str, connection: Incoming) -> str:
+        self._incoming.pop(connection, None)
+        return text
+
+    def refuse(self, sender: str, reason: str) -> None:
+        """Close what `sender` sends over, because what it sent is wrong; it may dial again."""
+        for connection in list(self._incoming):
+            if connection.sender == sender:
+                self.counters.malformed += 1
+                connection.abandon(reason)
+
+    # -- Time and end ----------------------------------------------------------------------
+
+    def _tick(self) -> bool:
+        limits = self.limits
+        greet, box, stall = (
+            math.ceil(seconds / self._tick_seconds)
+            for seconds in (limits.handshake_seconds, limits.box_seconds, limits.stall_seconds)
+        )
+        for connection in [*self._incoming, *self._outgoing]:
+            connection.tick(greet, box, stall)
+        return bool(self._incoming or self._outgoing)
 
     def stop(self) -> Deferred[None]:
-        """Close ports and connections, dial no more; fires when all are closed."""
-        raise NotImplementedError
+        """Close ports and connections, dial no more; fires when all are closed.
+
+        What was sent is still written, for at most a second.
+        """
+        self._stopped = True
+        self.flush()
+        for link in self._links.values():
+            link.stop()
+        self._links.clear()
+        self._sweep.stop()
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        waits: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in self._ports]
+        self._ports.clear()
+        made = [each for each in [*self._outgoing, *self._incoming] if each.transport is not None]
+        waits.append(finish_all(self._reactor, made, "this server stops"))
+        return DeferredList(waits).addCallback(lambda _: None)
+
+
+class _IncomingFactory(Factory):
+    noisy = False
+
+    def __init__(self, network: PeerNetwork) -> None:
+        self._network = network
+
+    def buildProtocol(self, addr: object) -> Incoming | None:
+        return self._network.admit()

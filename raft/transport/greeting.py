@@ -1,0 +1,145 @@
+"""The handshake: who speaks, whom it means to reach, and whether they belong together.
+
+Nothing else that arrives on a connection is believed before this. Both sides judge: the
+listener judges the greeting, the dialler the answer to it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import frozen
+
+from raft.errors import PeerRefused
+from raft.transport.arguments import describe_error
+from raft.transport.boxes import Box, encode_box
+from raft.transport.commands import PROTOCOL_VERSION
+from raft.transport.wire import BadMessage
+
+NAME_BYTES: Final = 255
+"""The longest id in a greeting, encoded."""
+
+
+@frozen
+class Identity:
+    """Who this server is; `cluster_id` is empty until it belongs to a cluster."""
+
+    cluster_id: str
+    server_id: str
+    incarnation: str
+
+
+@frozen
+class Greeting:
+    """What the other side said of itself in its handshake, before it is believed.
+
+    `role` is `peer` or `client`. `target` is whom it meant to reach, or empty.
+    """
+
+    version: int
+    cluster_id: str
+    server_id: str
+    incarnation: str
+    role: str = "peer"
+    target: str = ""
+
+
+def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
+    """Return the box of `Hello`, asked under the tag `ask`."""
+    return encode_box(
+        [
+            (b"_ask", ask),
+            (b"_command", b"Hello"),
+            *_names(identity),
+            (b"role", role.encode()),
+            (b"target", target.encode()),
+        ]
+    )
+
+
+def encode_answer(identity: Identity, ask: bytes) -> bytes:
+    """Return the box that answers a `Hello` asked under the tag `ask`."""
+    return encode_box([(b"_answer", ask), *_names(identity)])
+
+
+def encode_refusal(reason: str, ask: bytes) -> bytes:
+    """Return the box that refuses a `Hello`."""
+    return encode_box(
+        [
+            (b"_error", ask),
+            (b"_error_code", PeerRefused.code.encode()),
+            (b"_error_description", describe_error(PeerRefused(reason))),
+        ]
+    )
+
+
+def _names(identity: Identity) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"version", b"%d" % PROTOCOL_VERSION),
+        (b"cluster_id", identity.cluster_id.encode()),
+        (b"server_id", identity.server_id.encode()),
+        (b"incarnation", identity.incarnation.encode()),
+    ]
+
+
+def read_greeting(box: Box, target: str = "") -> Greeting:
+    """Return the greeting in a `Hello` or in the answer to one.
+
+    `target` is what the greeting means to reach where it does not say so.
+
+    Raises:
+        BadMessage: a key is missing or unreadable.
+    """
+    version = _text(box, b"version")
+    if not version.isascii() or not version.isdigit() or len(version) > 9:
+        raise BadMessage(f"Hello: version is {version!r}, not a number")
+    return Greeting(
+        int(version),
+        _text(box, b"cluster_id"),
+        _text(box, b"server_id"),
+        _text(box, b"incarnation"),
+        _text(box, b"role") if b"role" in box else "peer",
+        _text(box, b"target") if b"target" in box else target,
+    )
+
+
+def _text(box: Box, key: bytes) -> str:
+    value = box.get(key)
+    if value is None:
+        raise BadMessage(f"Hello lacks {key.decode()}")
+    if len(value) > NAME_BYTES:
+        raise BadMessage(f"Hello: {key.decode()} has {len(value)} bytes, {NAME_BYTES} are allowed")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadMessage(f"Hello: {key.decode()} is not UTF-8") from error
+
+
+def objection(identity: Identity, greeting: Greeting, role: str, expected: str = "") -> str | None:
+    """Return why `greeting` does not fit this server, or None.
+
+    `role` is the one this place is for. `expected` is the id of the server that was
+    dialled, on the dialler's side.
+    """
+    if greeting.version > PROTOCOL_VERSION:
+        return (
+            f"it speaks version {greeting.version} of the protocol and this server only up to "
+            f"{PROTOCOL_VERSION}: upgrade this server"
+        )
+    if greeting.role != role:
+        return f"this address is for {role}s, not for {greeting.role}s"
+    ours, theirs = identity.cluster_id, greeting.cluster_id
+    if ours and theirs and ours != theirs:
+        return f"it belongs to cluster {theirs}, this server to {ours}: check the addresses"
+    if greeting.target and greeting.target != identity.server_id:
+        return (
+            f"it means to reach server {greeting.target}, this is {identity.server_id}: "
+            "check the addresses"
+        )
+    if expected and greeting.server_id != expected:
+        return f"it is server {greeting.server_id}, not {expected}: check the addresses"
+    if role == "peer" and not greeting.server_id:
+        return "it names no server id"
+    if role == "peer" and greeting.server_id == identity.server_id:
+        return f"it calls itself {greeting.server_id}, as this server does"
+    return None
