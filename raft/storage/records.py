@@ -45,6 +45,7 @@ class Kind(IntEnum):
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130
+    SEGMENT = 131
 
 
 class BadRecord(ValueError):
@@ -89,7 +90,7 @@ def encode_commands(start: int, term: int, time_us: int, payloads: Sequence[byte
 
 
 def decode(records: bytes) -> Iterator[Record]:
-    """Yield the records in `records`, checksums verified; raise `BadRecord` at the first bad one."""
+    """Yield the records, checksums verified; raise `BadRecord` at the first bad one."""
     offset, end = 0, len(records)
     while offset < end:
         stop = _verified_end(records, offset, end)
@@ -102,7 +103,7 @@ def _verified_end(records: bytes, offset: int, end: int) -> int:
     if end - offset < HEADER_BYTES:
         raise BadRecord(offset, "truncated header")
     checksum, length = struct.unpack_from("<II", records, offset)
-    stop = offset + HEADER_BYTES + length
+    stop = offset + HEADER_BYTES + int(length)
     if stop > end:
         raise BadRecord(offset, f"length {length} goes past the end")
     if crc32(records[offset + 4 : stop]) != checksum:
