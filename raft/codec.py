@@ -31,10 +31,16 @@ COMMAND_LIMIT_BYTES: Final = 4 * 1024 * 1024
 DEPTH_LIMIT: Final = 32
 """How many lists and dicts may stand inside each other, unless configured otherwise."""
 
-ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError)
+ENCODE_ERRORS: Final = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+)
 """What encoding raises for a value that cannot be encoded."""
 
-DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeError, TypeError, ValueError)
+DECODE_ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError)
 """What decoding raises for bytes that are no plain value, but for RecursionError."""
 
 EncodeHook = Callable[[Any], Any]
@@ -54,8 +60,9 @@ class Codec:
     and queries, or results, are then checked against them and arrive as them.
     `encode_hook(value)` turns a value that MessagePack does not know into one that it
     does, `decode_hook(type, value)` back into `type`, as msgspec's `enc_hook` and
-    `dec_hook` do. All servers must use the same types: bytes in the log outlive releases,
-    so only ever add optional fields.
+    `dec_hook` do; both raise NotImplementedError for what they do not know. All servers
+    must use the same types: bytes in the log outlive releases, so only ever add
+    optional fields.
 
     Attributes:
         limit_bytes: the longest encoded command or query.
