@@ -350,6 +350,7 @@ class ModelNode:
             self._take_snapshot()
         if self.up:
             self._arm(outputs.next_deadline)
+        self.monitors.settled()
 
     # Saves
 

@@ -152,6 +152,9 @@ class Monitors:
         self.digest = hash((self.digest, now, term, commit, last, outputs.apply_end))
         if self.sha is not None:
             self.sha.update(repr((now, node.id, outputs)).encode())
+
+    def settled(self) -> None:
+        """Now and then, once a step is carried out, look at everything."""
         if self.steps % FULL_CHECK_STEPS == 0:
             self.check_all()
 
@@ -357,7 +360,11 @@ class Monitors:
             self.violated("I2", f"{node.id} shows {message}, its disk {node.disk.hard_state}")
 
     def _voted(self, node: ModelNode, candidate: str, term: int) -> None:
-        durable = self.votes.get((node.id, term))
+        key = (node.id, term)
+        # A later term on the disk makes a second vote in this one as impossible.
+        if node.disk.hard_state.current_term > term:
+            self.votes.setdefault(key, candidate)
+        durable = self.votes.get(key)
         if durable != candidate:
             self.violated(
                 "I2", f"{node.id} votes for {candidate} in {term}, durable is {durable}"
