@@ -169,15 +169,19 @@ class Log:
         keep = bisect_right(self.configurations, index, key=lambda pair: pair[0]) - 1
         del self.configurations[: max(0, keep)]
 
-    def restart_after(self, index: int, term: int) -> None:
-        """Forget everything: the log begins after the snapshot's last entry (`index`, `term`)."""
+    def restart_after(self, index: int, term: int, agreed_index: int) -> None:
+        """Forget everything: the log begins after the snapshot's last entry (`index`, `term`).
+
+        Until the snapshot's mark is saved, no more is on disk than was up to `agreed_index`:
+        saved entries above it may be others than those the snapshot covers.
+        """
         self._ends.clear()
         self._terms.clear()
         self._totals.clear()
         self._base_bytes = 0
         self.first_index, self.prev_term = index + 1, term
-        self.saved_index = min(self.saved_index, index)
-        self._unsaved = deque((ticket, min(last, index)) for ticket, last in self._unsaved)
+        self.saved_index = min(self.saved_index, agreed_index)
+        self._unsaved = deque((ticket, min(last, agreed_index)) for ticket, last in self._unsaved)
 
     def await_save(self, ticket: int) -> None:
         """Note that the log as it stands will be durable once `ticket` is."""

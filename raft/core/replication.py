@@ -92,7 +92,7 @@ def receive_entries(server: Server, sender: str, request: AppendEntries) -> None
     if request.entries.runs and log.saved_index < verified:
         follower.owes_acknowledgement = True
     else:
-        _acknowledge(server, sender, follower, request.sequence, verified)
+        _acknowledge(server, sender, follower, request.sequence)
 
 
 def hear_leader(server: Server, sender: str, sequence: int) -> Follower:
@@ -144,14 +144,16 @@ def _refuse(server: Server, sender: str, request: AppendEntries) -> None:
     server.send(sender, result)
 
 
-def _acknowledge(
-    server: Server, leader: str, follower: Follower, sequence: int, verified: int
-) -> None:
-    """Answer yes, for at most what is saved [RULES L1]."""
+def _acknowledge(server: Server, leader: str, follower: Follower, sequence: int) -> None:
+    """Answer yes, for at most what is verified and saved [RULES L1].
+
+    Every answer tells all of that, a heartbeat's too: an earlier answer may be lost, and
+    nothing else would tell the leader when no new entries come.
+    """
     result = AppendEntriesResult(
         term=server.current_term,
         success=True,
-        match_index=min(verified, server.log.saved_index),
+        match_index=min(follower.verified_index, server.log.saved_index),
         sequence=sequence,
         last_log_index=follower.verified_index,
         promise_seconds=server.options.election_timeout_seconds,
@@ -163,9 +165,8 @@ def acknowledge_saved(server: Server) -> None:
     """After a save: send the answer that waited for it, with all that is saved by now."""
     follower = server.state
     if isinstance(follower, Follower) and follower.leader and follower.owes_acknowledgement:
-        verified = follower.verified_index
-        follower.owes_acknowledgement = server.log.saved_index < verified
-        _acknowledge(server, follower.leader, follower, follower.sequence, verified)
+        follower.owes_acknowledgement = server.log.saved_index < follower.verified_index
+        _acknowledge(server, follower.leader, follower, follower.sequence)
 
 
 # The leader's side.
@@ -218,6 +219,9 @@ def _advance_match(server: Server, progress: Progress, result: AppendEntriesResu
     if progress.pace is Pace.PROBE:
         if received >= progress.next_index - 1:
             progress.replicate(received)
+        elif result.sequence > progress.append_sequence:
+            # The probe is lost, and its place was compacted meanwhile: no answer to it comes.
+            progress.paused = False
     elif progress.pace is Pace.SNAPSHOT:
         if progress.match_index >= progress.snapshot_index:
             progress.replicate(received)
@@ -227,11 +231,14 @@ def _advance_match(server: Server, progress: Progress, result: AppendEntriesResu
 
 
 def unreachable(server: Server, peer: str) -> None:
-    """What was in flight to `peer` may be lost [RULES L7]."""
-    if isinstance(server.state, Leader) and (progress := server.state.progress.get(peer)):
-        if progress.pace is Pace.REPLICATE:
-            progress.probe(progress.match_index + 1)
-        progress.paused = False
+    """What was in flight to `peer` may be lost: go back to one message at a time [RULES L7].
+
+    A probe that is in flight stays so until a heartbeat is answered: to send another into
+    a broken connection would only break again, in a circle.
+    """
+    progress = server.state.progress.get(peer) if isinstance(server.state, Leader) else None
+    if progress is not None and progress.pace is Pace.REPLICATE:
+        progress.probe(progress.match_index + 1)
 
 
 def quorum_contact(server: Server, leader: Leader) -> float:
@@ -249,16 +256,22 @@ def quorum_contact(server: Server, leader: Leader) -> float:
 
 
 def judge_deadlines(server: Server) -> None:
-    """At each heartbeat: step down without a quorum or a working disk [RULES E7]; else beat."""
+    """Step down without a working disk, or at a heartbeat without a quorum [RULES E7]; else beat.
+
+    The rounds of reads move the heartbeat on, so the disk is judged at every step. They
+    end by a quorum's answers only, so the quorum need not be.
+    """
     leader = server.state
-    if not isinstance(leader, Leader) or server.now < leader.heartbeat_deadline:
+    if not isinstance(leader, Leader):
         return
     options = server.options
+    if server.now - server.unsaved_since >= options.disk_timeout_seconds:
+        server.become_follower(None)
+        return
+    if server.now < leader.heartbeat_deadline:
+        return
     unheard = server.now - quorum_contact(server, leader)
-    stuck = server.now - server.unsaved_since
-    if (options.check_quorum and unheard >= options.election_timeout_seconds) or (
-        stuck >= options.disk_timeout_seconds
-    ):
+    if options.check_quorum and unheard >= options.election_timeout_seconds:
         server.become_follower(None)
         return
     heartbeat(server, leader)

@@ -142,15 +142,23 @@ class Server:
             pair for pair in configurations if pair[0] > log.configurations[-1][0]
         ]
         log.saved_index = log.last_index
-        if log.last_index < server.commit_index or log.last_term > server.current_term:
-            raise InvariantViolated(
-                f"recovered log ends at index {log.last_index} of term {log.last_term}, below the "
-                f"snapshot at {server.commit_index} or above term {server.current_term}"
-            )
+        server._check_recovered(snapshot[1] if snapshot else 0)
         # A number that no question of an earlier life can have carried (sc-D3).
         server.next_question = rng.getrandbits(62)
         elections.reset_timer(server)
         return server
+
+    def _check_recovered(self, snapshot_term: int) -> None:
+        log, index = self.log, self.snapshot_index
+        if not log.matches(index, snapshot_term):
+            raise InvariantViolated(
+                f"recovered log holds [{log.first_index}, {log.last_index + 1}), which does not "
+                f"join the snapshot up to index {index} of term {snapshot_term}"
+            )
+        if log.last_term > self.current_term:
+            raise InvariantViolated(
+                f"recovered log ends in term {log.last_term}, above term {self.current_term}"
+            )
 
     # What others may want to know.
 

@@ -65,6 +65,8 @@ def receive(server: Server, sender: str, request: InstallSnapshot) -> None:
         return
     if index > server.commit_index:
         _install(server, request)
+        # Entries of this very step may have gone with the log that the snapshot replaced.
+        follower.verified_index = min(follower.verified_index, server.log.last_index)
     # What is committed is the same everywhere: an old offer is answered with the truth.
     follower.verified_index = max(follower.verified_index, index)
     match = max(index, min(follower.verified_index, server.log.saved_index))
@@ -80,7 +82,7 @@ def _install(server: Server, request: InstallSnapshot) -> None:
     keep_log = index < turn.log_end and untouched and log.matches(index, term)
     if not keep_log:
         turn.append, turn.truncate_from = [], None
-        log.restart_after(index, term)
+        log.restart_after(index, term, server.commit_index)
         log.configurations = [(request.configuration_index, request.configuration)]
         turn.log_end = index + 1
     turn.restore = RestoreSnapshot(index, term, request.configuration, keep_log)
