@@ -117,7 +117,8 @@ def fatal(
     """
     line = " ".join(message.split())
     _log.critical("The node ends: {reason}", reason=line)
-    print(f"raft: {line}", file=sys.stderr)  # noqa: T201
+    # twistd has put its log in place of `sys.stderr`.
+    print(f"raft: {line}", file=sys.__stderr__)
     at_exit(_leave)
     core = cast(IReactorCore, reactor)
     if core.running:
@@ -132,6 +133,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
     os._exit(FAILED_EXIT_CODE)

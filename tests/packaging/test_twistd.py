@@ -1,0 +1,173 @@
+"""`twistd raft`: found, checked before anything starts, and honest in its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python import usage
+
+from raft import tap
+
+pytestmark = [pytest.mark.integration, pytest.mark.deadline(30)]
+
+NODE = """
+[node]
+id = "n1"
+cluster = "shop"
+data_directory = "n1-data"
+machine = "machines_for_twistd:Machine"
+
+[listen]
+peers = "unix:peers.sock"
+clients = "unix:clients.sock"
+
+[advertise]
+peers = "unix:/nowhere/peers.sock"
+clients = "unix:/nowhere/clients.sock"
+"""
+
+MACHINE = """
+from zope.interface import implementer
+from raft.interfaces import IStateMachine
+
+@implementer(IStateMachine)
+class Machine:
+    def apply(self, command, context): ...
+    def query(self, query): ...
+    def snapshot(self): ...
+    def restore(self, chunks): ...
+"""
+
+DRIVER = """
+import sys
+sys.path.insert(0, {directory!r})
+from twisted.application.service import MultiService
+from twisted.internet import reactor
+from raft import errors, tap
+
+class Failing(MultiService):
+    def startService(self):
+        {body}
+
+tap.make_node = lambda config, reactor: Failing()
+from twisted.scripts.twistd import run
+sys.argv = ["twistd", *{arguments!r}]
+run()
+"""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    (tmp_path / "machines_for_twistd.py").write_text(MACHINE)
+    path = tmp_path / "node.toml"
+    path.write_text(NODE)
+    path.chmod(0o600)
+    return path
+
+
+def driver(directory: Path, body: str, *arguments: str) -> str:
+    """Return a program that runs twistd with a node whose start is `body`."""
+    return DRIVER.format(directory=str(directory), body=body, arguments=arguments)
+
+
+@pytest_twisted.ensureDeferred
+async def test_twistd_lists_the_command(programs: Any) -> None:
+    program = programs.twistd("--help")
+    assert await program.ended == 0
+    assert "raft             Run a node of a replicated state machine." in program.out
+    assert "Traceback" not in program.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_options_are_explained(programs: Any) -> None:
+    program = programs.twistd("raft", "--help")
+    assert await program.ended == 0
+    assert "--config=" in program.out
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_option_is_a_usage_error(programs: Any) -> None:
+    program = programs.twistd("-n", "raft")
+    assert await program.ended == 1
+    last = program.out.splitlines()[-1]
+    assert last.endswith("--config is missing; give the node's file: -c node.toml")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_file_ends_twistd_with_one_line(programs: Any, node: Path) -> None:
+    node.write_text(NODE.replace("[listen]", "[timings]\nheartbeat = -1\n[listen]"))
+    program = programs.twistd("-n", "raft", "--config", "node.toml")
+    assert await program.ended == 1
+    assert program.err == (
+        "raft: node.toml: timings.heartbeat: expected a number of seconds from 0.001 to 60, "
+        "got -1; write it without a unit, such as 0.3\n"
+    )
+    assert program.out == ""
+    assert not (node.parent / "twistd.pid").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_good_file_runs_until_it_is_told_to_end(programs: Any, node: Path) -> None:
+    body = "print('started, by', reactor.seconds.__name__, flush=True)"
+    program = programs.python("-c", driver(node.parent, body, "-n", "raft", "-c", "node.toml"))
+    await program.wrote("started, by monotonic")
+    await program.wrote("reactor class")
+    program.transport.signalProcess("TERM")
+    assert await program.ended == -15
+    assert program.err == ""
+    assert not (node.parent / "twistd.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "raise errors.StorageFailed('the directory is in use')",
+            "(the directory is in use)",
+        ),
+        ("raise OSError(98, 'Address already in use')", "[Errno 98] Address already in use"),
+        (
+            "reactor.callLater(0.01, tap.fatal, reactor, 'a late\\nfailure')",
+            "a late failure",
+        ),
+    ],
+    ids=["storage", "port", "late"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_fails_ends_twistd_with_one_line_and_exit_code_1(
+    programs: Any, node: Path, body: str, said: str
+) -> None:
+    program = programs.python("-c", driver(node.parent, body, "-n", "raft", "-c", "node.toml"))
+    assert await program.ended == 1
+    (line,) = program.err.splitlines()
+    assert line.startswith("raft: ")
+    assert said in line
+    assert "Traceback" not in program.out
+    assert not (node.parent / "twistd.pid").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_parent_of_a_daemon_hears_of_its_failure(programs: Any, node: Path) -> None:
+    """DESIGN, Life of a node: an exception in startService reaches the parent's exit code."""
+    body = "raise OSError(98, 'Address already in use')"
+    program = programs.python("-c", driver(node.parent, body, "raft", "-c", "node.toml"))
+    assert await program.ended == 1
+    assert "Address already in use" in program.err
+    assert not (node.parent / "twistd.pid").exists()
+
+
+def test_the_clock_of_a_reactor_with_delayed_calls_is_left_alone() -> None:
+    reactor = MemoryReactorClock()
+    reactor.callLater(1, lambda: None)
+    before = reactor.seconds
+    tap.use_monotonic_time(reactor)
+    assert reactor.seconds == before
+
+
+def test_the_options_refuse_to_go_on_without_a_file() -> None:
+    with pytest.raises(usage.UsageError, match="give the node's file"):
+        tap.Options().parseOptions([])
