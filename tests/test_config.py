@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 
 from raft import addresses
-from raft.config import NodeConfig, load_machine, parse_config, read_config
+from raft.config import (
+    AdvertiseTable,
+    LimitsTable,
+    ListenTable,
+    MemberTable,
+    NodeConfig,
+    NodeTable,
+    TimingsTable,
+    load_machine,
+    parse_config,
+    read_config,
+)
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration
 from raft.settings import shown
@@ -481,3 +495,43 @@ def test_reading_a_configuration_installs_no_reactor() -> None:
     """A process that parses a file has not chosen its reactor yet: twistd does that later."""
     code = "import sys, raft.config; sys.exit('twisted.internet.reactor' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Return what the reference says: for each table, the default of each key."""
+    page = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
+    found: dict[str, dict[str, str]] = {}
+    for section in page.read_text().split("\n## ")[1:]:
+        table = section.partition("\n")[0].strip("[]")
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| .+ \|$", section, re.MULTILINE)
+        found[table] = {key: default.strip("`") for key, default in rows}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("node", NodeTable),
+        ("listen", ListenTable),
+        ("advertise", AdvertiseTable),
+        ("members", MemberTable),
+        ("timings", TimingsTable),
+        ("limits", LimitsTable),
+    ],
+)
+def test_the_reference_has_every_key_with_its_default(
+    table: str, kind: type[attrs.AttrsInstance]
+) -> None:
+    said = documented()[table]
+    assert list(said) == list(attrs.fields_dict(kind))
+    for name, attribute in attrs.fields_dict(kind).items():
+        if attribute.default is attrs.NOTHING:
+            assert said[name] == ""
+        elif attribute.default:
+            assert tomllib.loads(f"x = {said[name]}") == {"x": attribute.default}
+
+
+def test_the_smallest_file_of_the_reference_is_one() -> None:
+    page = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert parse_config(example, "node.toml").node.id == "node1"
