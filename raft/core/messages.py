@@ -111,6 +111,7 @@ class AppendEntriesResult:
 
     On success `last_log_index` is how far the follower matches, saved or not: a leader
     that has sent more in an earlier message knows that it was lost.
+    A message of an earlier term is refused with `sequence` 0: what it asked is of no account.
     On a refusal `match_index` is the prev_log_index that was refused,
     (`hint_index`, `hint_term`) is the follower's last entry of a term not above the
     one asked for [RULES L6], and `last_log_index` is the follower's own last: one that is

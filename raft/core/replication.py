@@ -127,7 +127,12 @@ def _append_new(server: Server, entries: Entries) -> None:
 
 
 def _refuse(server: Server, sender: str, request: AppendEntries) -> None:
-    """Answer no, with the last entry here of a term not above the one asked for [RULES L6]."""
+    """Answer no, with the last entry here of a term not above the one asked for [RULES L6].
+
+    Sequences belong to their term. One of an earlier term is not echoed: the sender may
+    lead this term too, and would take it for an answer to a message of this term, which
+    confirms reads and tells of lost disks.
+    """
     hint_index, hint_term = server.log.last_of_term_at_most(
         request.prev_log_index, request.prev_log_term
     )
@@ -135,7 +140,7 @@ def _refuse(server: Server, sender: str, request: AppendEntries) -> None:
         term=server.current_term,
         success=False,
         match_index=request.prev_log_index,
-        sequence=request.sequence,
+        sequence=request.sequence if request.term == server.current_term else 0,
         last_log_index=server.log.last_index,
         hint_index=hint_index,
         hint_term=hint_term,
@@ -180,6 +185,9 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
     progress.promise_seconds = result.promise_seconds
     if result.success:
         _advance_match(server, progress, result)
+        return
+    if not result.sequence:
+        # It refused a message of an earlier term: no more than a sign of life.
         return
     went_back = result.last_log_index < progress.match_index
     if result.sequence > progress.match_sequence and (

@@ -55,7 +55,8 @@ def sent(server: Server, event: SnapshotSent) -> None:
 def receive(server: Server, sender: str, request: InstallSnapshot) -> None:
     """Hear the leader; once the whole snapshot is safe on disk, let it replace the state."""
     if request.term < server.current_term:
-        server.send(sender, InstallSnapshotResult(server.current_term, 0, request.sequence))
+        # The sequence is of another term, and so not echoed: see replication's refusals.
+        server.send(sender, InstallSnapshotResult(server.current_term, 0, sequence=0))
         return
     follower = replication.hear_leader(server, sender, request.sequence)
     index = request.last_included_index
