@@ -34,6 +34,7 @@ class Header(msgspec.Struct):
 
     records_crc: int
     outcomes_crc: int
+    seed: bytes = b""
     sections: list[tuple[str, int]] = []
 
 

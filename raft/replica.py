@@ -117,8 +117,8 @@ class Replica:
         Args:
             machine: provides `raft.interfaces.IStateMachine`, in its initial state.
             codec: of the application's commands and results.
-            seed: the cluster's, the same on every server: what `Context.random` is drawn
-                from, with the index. The cluster id serves.
+            seed: the same on every server: what `Context.random` is drawn from, with the
+                index, until the first no-op of the log brings a better one.
             clock: monotonic seconds.
             slice_seconds: how long one `apply` may take.
 
@@ -254,7 +254,11 @@ class Replica:
             except BadRecord as error:
                 raise InvariantViolated(f"entry {index}: {error}") from error
             self.configuration_index = index
-        elif kind != Kind.NO_OP:
+        elif kind == Kind.NO_OP:
+            # A leader begins its term with a number nobody could guess: what random values
+            # are drawn from, the same on every server.
+            self._context.seed = payload or self._context.seed
+        else:
             raise InvariantViolated(
                 f"entry {index} is of kind {kind}, which this release does not know; it is never"
                 " skipped: run the release that the rest of the cluster runs"
@@ -360,7 +364,7 @@ class Replica:
             machine=self._machine_name,
             machine_version=self._machine_version,
         )
-        header = Header(self._records_crc, self._outcomes_crc)
+        header = Header(self._records_crc, self._outcomes_crc, self._context.seed)
         return meta, wrap(header, self.machine.snapshot())
 
     def restore(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
@@ -397,6 +401,7 @@ class Replica:
         self.configuration_index = meta.configuration_index
         self._records_crc = header.records_crc
         self._outcomes_crc = header.outcomes_crc
+        self._context.seed = header.seed
         self._failure = None
 
     def _check_origin(self, meta: SnapshotMeta) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from attrs import Factory, define
 
@@ -28,9 +28,11 @@ class Batch:
     monotonic seconds. Entries [start, end) of `term` are the commands once appended.
     """
 
-    payloads: Sequence[bytes]
+    payloads: list[bytes]
     deadline: float
     answer: Callable[[list[Outcome] | RaftError], None]
+    taken: bool = False
+    """Its commands are fixed: the step that appends them has begun."""
     start: int = 0
     end: int = 0
     term: int = 0
@@ -46,7 +48,7 @@ class Batch:
         """Answer, once; what comes after is dropped."""
         if not self.answered:
             self.answered = True
-            self.payloads = ()
+            self.payloads = []
             self.answer(result)
 
 
@@ -74,7 +76,9 @@ class Writes:
     def take_queued(self) -> list[Batch]:
         """Return what waits to be proposed, without what has been answered meanwhile."""
         taken, self.queued, self.queued_bytes = self.queued, [], 0
-        return [batch for batch in taken if not batch.answered]
+        for batch in taken:
+            batch.taken = True
+        return [batch for batch in taken if batch.payloads and not batch.answered]
 
     def accepted(self, request: int, start: int, end: int, term: int) -> None:
         """Note where a proposed batch stands in the log."""

@@ -1,0 +1,102 @@
+"""What a node answers to its clients: boxes of encoded commands in, packed results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from attrs import define
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from raft.codec import Codec
+from raft.core.configuration import Member
+from raft.errors import BadCommand, RaftError
+from raft.interfaces import Answer, IClientService
+from raft.node.reads import ReadBatch
+from raft.node.writes import Batch, Outcome
+from raft.transport.arguments import pack_array
+
+if TYPE_CHECKING:
+    from raft.service import RaftService
+
+LINEARIZABLE = "linearizable"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def pack_outcomes(outcomes: list[Outcome]) -> bytes:
+    """Return the results of a batch as the wire carries them; nothing is decoded."""
+    return pack_array(
+        [
+            b"\x92\xa0" + encoded if not code else b"\x92" + _encode(code) + encoded
+            for code, encoded in outcomes
+        ]
+    )
+
+
+def packing(answer: Answer) -> Callable[[list[Outcome] | RaftError], None]:
+    """Return what takes a batch's outcomes and gives `answer` their packed form."""
+
+    def packed(result: list[Outcome] | RaftError) -> None:
+        answer(result if isinstance(result, RaftError) else pack_outcomes(result))
+
+    return packed
+
+
+@implementer(IClientService)
+@define(eq=False)
+class ClientDesk:
+    """Stands between the client listener and one node."""
+
+    node: RaftService
+    codec: Codec
+
+    def write_batch(self, commands: list[bytes], timeout_seconds: float, answer: Answer) -> None:
+        """Check, then append; or pass on to the leader where this node is set to forward."""
+        self._check(commands)
+        node = self.node
+        if node.forwards:
+            address = node.leader_address()
+            node.forwarder.write_batch(address, commands, timeout_seconds, answer)
+            return
+        node.shell.write(Batch(commands, node.clock() + timeout_seconds, packing(answer)))
+
+    def read_batch(
+        self, queries: list[bytes], timeout_seconds: float, consistency: str, answer: Answer
+    ) -> None:
+        """Answer from a state that a quorum has confirmed."""
+        self._check(queries)
+        if consistency != LINEARIZABLE:
+            raise BadCommand(f"consistency {consistency!r} is not known; use {LINEARIZABLE!r}")
+        node = self.node
+        node.read_batch(ReadBatch(queries, node.clock() + timeout_seconds, packing(answer)))
+
+    def _check(self, payloads: list[bytes]) -> None:
+        check = self.codec.check
+        for payload in payloads:
+            check(payload)
+
+    def status(self) -> dict[str, object]:
+        """Return the node's status."""
+        return self.node.status()
+
+    def leader(self) -> tuple[str, str]:
+        """Return the leader's id and client address, empty where not known."""
+        leader = self.node.leader()
+        return (leader or "", self.node.leader_address() or "")
+
+    def set_configuration(
+        self, members: tuple[Member, ...], timeout_seconds: float
+    ) -> Deferred[None]:
+        """Make `members` the cluster."""
+        return self.node.set_configuration(members, timeout_seconds)
+
+    def get_entry(self, index: int) -> dict[str, object]:
+        """Return the committed entry at `index`."""
+        return self.node.entry(index)
+
+    def transfer_leadership(self, target: str | None, timeout_seconds: float) -> Deferred[str]:
+        """Hand the leadership on."""
+        return self.node.transfer_leadership(target, timeout_seconds)

@@ -1,0 +1,106 @@
+"""Who the other members are: their addresses, their incarnations, and who is let in."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define
+from twisted.logger import Logger
+
+from raft.core import events as ev
+from raft.core import membership
+from raft.core.configuration import Configuration, Member
+from raft.errors import BadConfiguration, PeerRefused
+from raft.transport.greeting import Greeting
+
+if TYPE_CHECKING:
+    from raft.service import RaftService
+
+_log = Logger()
+
+REMEDY = (
+    "its data directory was wiped, swapped or copied: remove the member and let it join again "
+    "with an empty directory"
+)
+
+
+@define(eq=False)
+class Members:
+    """Follows the configuration of one node, and pins whom it was heard from [RULES M7]."""
+
+    node: RaftService
+    heard: dict[str, str] = Factory(dict)
+    """Server id -> incarnation, as each said in its greeting."""
+    clusters: dict[str, str] = Factory(dict)
+    """Server id -> cluster id, for a node that belongs to no cluster yet."""
+    _followed: Configuration | None = None
+    _unpinned: bool = False
+
+    def judge(self, greeting: Greeting) -> str | None:
+        """Return why a server is not let in, or None [RULES M7, M9]."""
+        member = self.node.shell.server.configuration.member(greeting.server_id)
+        if member and member.incarnation and member.incarnation != greeting.incarnation:
+            return (
+                f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
+                f"not {greeting.incarnation}; {REMEDY}"
+            )
+        self.heard[greeting.server_id] = greeting.incarnation
+        self.clusters[greeting.server_id] = greeting.cluster_id
+        self._unpinned = self._has_unpinned()
+        self.node.shell.schedule()
+        return None
+
+    def follow(self) -> None:
+        """At the end of a turn: connect to the members of the latest configuration, pin them."""
+        node, server = self.node, self.node.shell.server
+        configuration = server.configuration
+        if configuration is not self._followed:
+            self._followed = configuration
+            self._check_self(configuration)
+            node.network.set_peers(
+                {m.id: m.peer_address for m in configuration.members if m.peer_address}
+            )
+            self.heard[node.id] = node.identity.incarnation
+            self._unpinned = self._has_unpinned()
+        if self._unpinned and membership.may_change(server):
+            self._unpinned = False
+            node.shell.post(ev.PinIncarnations(tuple(sorted(self.heard.items()))))
+        leader = server.leader_id
+        if leader and not node.identity.cluster_id and self.clusters.get(leader):
+            node.take_cluster_id(self.clusters[leader])
+
+    def _has_unpinned(self) -> bool:
+        configuration = self.node.shell.server.configuration
+        return any(not m.incarnation and m.id in self.heard for m in configuration.members)
+
+    def _check_self(self, configuration: Configuration) -> None:
+        me = configuration.member(self.node.id)
+        mine = self.node.identity.incarnation
+        if me and me.incarnation and me.incarnation != mine:
+            self.node.shell.fail(
+                PeerRefused(
+                    f"the cluster knows {me.id!r} as incarnation {me.incarnation}, this data "
+                    f"directory is {mine}; {REMEDY}"
+                )
+            )
+
+    def found(self, members: tuple[Member, ...]) -> None:
+        """Let this empty node found a cluster of `members`.
+
+        Raises:
+            BadConfiguration: it has a log or a cluster already, or is not among them.
+        """
+        node, server = self.node, self.node.shell.server
+        if server.log.last_index or server.current_term or node.identity.cluster_id:
+            raise BadConfiguration(
+                f"{node.id} belongs to cluster {node.identity.cluster_id or '?'} already; a "
+                "cluster is founded once, from an empty node"
+            )
+        ids = [member.id for member in members]
+        if node.id not in ids or len(set(ids)) != len(ids):
+            raise BadConfiguration(
+                f"the members must be distinct and include {node.id!r}, got {ids}"
+            )
+        node.take_cluster_id(uuid.uuid4().hex)
+        node.shell.post(ev.Bootstrap(Configuration(members)))

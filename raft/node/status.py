@@ -1,0 +1,75 @@
+"""A node's status, as plain values: for people, programs and pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raft.core.roles import Leader
+
+if TYPE_CHECKING:
+    from raft.service import RaftService
+
+
+def status_of(node: RaftService) -> dict[str, object]:
+    """Return what `node` knows of itself and its cluster.
+
+    Indexes and terms are numbers; `members` lists all members, with what a leader knows of
+    their progress; times are in seconds, sizes in bytes.
+    """
+    if not node.running:
+        return {"id": node.id, "role": "stopped", "failure": _failure(node)}
+    shell, server = node.shell, node.shell.server
+    log = server.log
+    return {
+        "id": node.id,
+        "role": server.role.value,
+        "term": server.current_term,
+        "voted_for": server.voted_for or "",
+        "leader": node.leader() or "",
+        "leader_address": node.leader_address() or "",
+        "commit_index": server.commit_index,
+        "last_applied": node.replica.last_applied,
+        "last_index": log.last_index,
+        "first_index": log.first_index,
+        "snapshot_index": server.snapshot_index,
+        "saved_index": log.saved_index,
+        "cluster_id": node.identity.cluster_id,
+        "incarnation": node.identity.incarnation,
+        "configuration_index": log.configuration_index,
+        "members": _members(node),
+        "uptime_seconds": round(node.clock() - node.started_at, 3),
+        "cluster_time": node.replica.last_time_us / 1_000_000,
+        "uncommitted_bytes": log.size_bytes(server.commit_index + 1, log.last_index + 1),
+        "cache_bytes": shell.cache.size_bytes,
+        "save_count": shell.save_count,
+        "entry_count": shell.entry_count,
+        "sync_count": node.storage.sync_count,
+        "storage_full": node.storage.full,
+        "digest": node.replica.digest,
+        "failure": _failure(node),
+    }
+
+
+def _failure(node: RaftService) -> str:
+    return str(node.failure) if node.failure else ""
+
+
+def _members(node: RaftService) -> list[dict[str, object]]:
+    server = node.shell.server
+    leader = server.state if isinstance(server.state, Leader) else None
+    rows: list[dict[str, object]] = []
+    for member in server.configuration.members:
+        row: dict[str, object] = {
+            "id": member.id,
+            "voter": member.voter,
+            "peer_address": member.peer_address,
+            "client_address": member.client_address,
+            "incarnation": member.incarnation,
+            "connected": member.id == node.id or node.network.is_connected(member.id),
+        }
+        if leader is not None:
+            progress = leader.progress.get(member.id)
+            row["match_index"] = server.match_index(member.id)
+            row["pace"] = progress.pace.value if progress else "leader"
+        rows.append(row)
+    return rows

@@ -1,0 +1,554 @@
+"""`RaftService`: one node of a cluster, as a Twisted service.
+
+    node = RaftService(NodeSettings(...), MyMachine())
+    node.setServiceParent(application)
+    ...
+    result = await node.write(command)
+    answer = await node.read(query)
+
+Nothing is opened before `startService`: the lock, the threads and the ports belong to
+the process that runs, not to the one that only reads its configuration.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from raft.codec import Codec
+from raft.core import events as ev
+from raft.core import outputs as out
+from raft.core.configuration import Configuration, Member
+from raft.core.server import Options
+from raft.errors import (
+    BadConfiguration,
+    NodeStopped,
+    NotFound,
+    RaftError,
+    Timeout,
+)
+from raft.interfaces import IStorage, Recovered, Value
+from raft.node.calls import LocalReads, LocalWrites
+from raft.node.desk import ClientDesk
+from raft.node.forwarding import Forwarder
+from raft.node.membership import Members
+from raft.node.reads import ReadBatch
+from raft.node.shell import Bounds, Shell
+from raft.node.status import status_of
+from raft.replica import Replica
+from raft.storage.directory import DataDirectory
+from raft.storage.records import Kind, decode
+from raft.storage.wal import SEGMENT_SIZE_BYTES, WriteAheadLog
+from raft.transport.clients import ClientLimits, ClientListener
+from raft.transport.endpoints import require_private
+from raft.transport.greeting import Identity
+from raft.transport.peers import PeerNetwork
+
+_log = Logger()
+
+STOP_SECONDS = 1.0
+"""How long a stop waits for the leadership to be handed over."""
+
+
+@frozen
+class NodeSettings:
+    """What one node is told; times in seconds, sizes in bytes.
+
+    Attributes:
+        id: the server's id within its cluster.
+        data_directory: where its log, snapshots and identity live.
+        peer_endpoint: listens for other servers, an endpoint string (port 0 chooses one).
+        client_endpoint: listens for clients, or empty: then only this process can call.
+        first_members: the first configuration, the same on every first member; empty for a
+            node that waits for `set_configuration` or for a leader.
+        cluster_id: of the cluster that `first_members` found; required with them.
+        forward: pass clients' writes on to the leader instead of naming it.
+        allow_plaintext: listen without TLS on more than loopback and Unix sockets.
+        timeout_seconds: of `write` and `read` where a call names none.
+    """
+
+    id: str
+    data_directory: str
+    peer_endpoint: str
+    client_endpoint: str = ""
+    first_members: tuple[Member, ...] = ()
+    cluster_id: str = ""
+    forward: bool = False
+    allow_plaintext: bool = False
+    timeout_seconds: float = 3.0
+    segment_size_bytes: int = SEGMENT_SIZE_BYTES
+    options: Options = Options()
+    bounds: Bounds = Bounds()
+    client_limits: ClientLimits = ClientLimits()
+
+
+Observer = Callable[[out.Change], object]
+StorageFactory = Callable[[NodeSettings, str], IStorage]
+
+
+def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
+    return WriteAheadLog(
+        settings.data_directory,
+        segment_size_bytes=settings.segment_size_bytes,
+        incarnation=incarnation,
+    )
+
+
+@frozen
+class _Waiting:
+    """A caller who waits until `done` says so of the node."""
+
+    deferred: Deferred[Any]
+    done: Callable[[], Any]
+    timer: Any = None
+
+
+class RaftService(Service):
+    """One node: serves its machine's state to this process and, over AMP, to clients.
+
+    Attributes:
+        settings: what it was told.
+        replica: the machine and how far it is.
+        shell: the core and what moves around it.
+        failure: what stopped the node, or None.
+        ended: fires with None after a stop, or with the exception that stopped the node.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        machine: object,
+        *,
+        reactor: Any = None,
+        codec: Codec | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        make_storage: StorageFactory = _write_ahead_log,
+    ) -> None:
+        """Check what was given; open nothing.
+
+        Args:
+            settings: see `NodeSettings`.
+            machine: provides `raft.interfaces.IStateMachine`, in its initial state.
+            reactor: the global one by default.
+            codec: for an application's own command types; plain values by default.
+            clock: monotonic seconds.
+            make_storage: what to keep the log in.
+
+        Raises:
+            BadConfiguration: the machine or the settings are wrong.
+        """
+        if reactor is None:
+            from twisted.internet import reactor
+        self.settings = settings
+        self.clock = clock
+        self.codec = codec or Codec()
+        self.reactor: Any = reactor
+        self.replica = Replica(machine, self.codec, clock=clock)
+        self.failure: BaseException | None = None
+        self.ended: Deferred[BaseException | None] = Deferred()
+        self.forwarder = Forwarder(reactor)
+        self.started_at = 0.0
+        self._make_storage = make_storage
+        self._directory: DataDirectory | None = None
+        self._observers: list[Observer] = []
+        self._waiting: list[_Waiting] = []
+        self._stopping: Deferred[None] | None = None
+        for endpoint in filter(None, (settings.peer_endpoint, settings.client_endpoint)):
+            require_private(endpoint, settings.allow_plaintext, listen=True)
+        if settings.first_members:
+            ids = [member.id for member in settings.first_members]
+            if settings.id not in ids:
+                raise BadConfiguration(f"{settings.id!r} is not among the first members {ids}")
+            if not settings.cluster_id:
+                raise BadConfiguration("first members need a cluster id that all of them share")
+
+    # Life.
+
+    def startService(self) -> None:
+        """Lock and recover the data directory, then listen and take part.
+
+        Raises:
+            RaftError: the directory is in use, damaged or another server's; a port is taken.
+        """
+        if self.running:
+            return
+        settings = self.settings
+        self._directory = DataDirectory.open(
+            settings.data_directory, settings.id, settings.cluster_id
+        )
+        try:
+            self._start(self._directory)
+        except BaseException:
+            self._abandon()
+            raise
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def _start(self, directory: DataDirectory) -> None:
+        settings, found = self.settings, directory.identity
+        self.identity = Identity(found.cluster_id, found.server_id, found.incarnation)
+        self.storage = self._make_storage(settings, found.incarnation)
+        recovered = self.storage.recover()
+        if recovered.snapshot is not None:
+            self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
+        rng = random.Random(secrets.randbits(128))
+        self.members = Members(self)
+        self.network = PeerNetwork(
+            self.reactor,
+            self.identity,
+            lambda *arrived: self.shell.receive(*arrived),
+            connected=lambda peer: None,
+            disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
+            contact=lambda sender, term: self.shell.contact(sender, term),
+            accept=self.members.judge,
+            chance=rng,
+        )
+        self.shell = Shell(
+            self.reactor,
+            self.clock,
+            self.storage,
+            self.replica,
+            self.network,
+            self._changed,
+            self._turned,
+            self._failed,
+            settings.bounds,
+        )
+        self.writes = LocalWrites(self.shell, self.codec)
+        self.reads = LocalReads(self.codec)
+        self.desk = ClientDesk(self, self.codec)
+        self.listener = ClientListener(
+            self.reactor, self.identity, self.desk, settings.client_limits
+        )
+        self._listen()
+        self.started_at = self.clock()
+        self.shell.start(settings.id, settings.options, rng, recovered)
+        self.members.follow()
+        self._bootstrap(recovered)
+
+    def _listen(self) -> None:
+        settings = self.settings
+        self.peer_port = _at_once(self.network.listen(settings.peer_endpoint), "listen.peers")
+        self.client_port: IListeningPort | None = None
+        if settings.client_endpoint:
+            self.client_port = _at_once(
+                self.listener.listen(settings.client_endpoint), "listen.clients"
+            )
+
+    def _bootstrap(self, recovered: Recovered) -> None:
+        """Found the cluster from the first members where nothing is stored yet [RULES M8]."""
+        empty = not (recovered.runs or recovered.snapshot or recovered.hard_state.current_term)
+        if empty and self.settings.first_members:
+            self.shell.post(ev.Bootstrap(Configuration(self.settings.first_members)))
+
+    def _abandon(self) -> None:
+        """Undo a start that failed."""
+        for name in ("network", "listener"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.stop()
+        storage = getattr(self, "storage", None)
+        if storage is not None:
+            storage.stop()
+        if self._directory is not None:
+            self._directory.release()
+
+    def stopService(self) -> Deferred[None]:
+        """Hand over the leadership, answer everybody, close everything; fires when done."""
+        if not self.running:
+            return self._stopping or succeed(None)
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._stopping = Deferred.fromCoroutine(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        server = self.shell.server
+        heirs = [peer for peer in server.configuration.voters if self.network.is_connected(peer)]
+        if self.shell.running and server.role is out.Role.LEADER and heirs:
+            try:
+                await self.transfer_leadership(None, STOP_SECONDS)
+            except RaftError as error:
+                _log.info("{id} stops without a successor: {error}", id=self.id, error=error)
+        await self._close()
+        self._end(None)
+
+    async def _close(self) -> None:
+        self.shell.stop()
+        self.forwarder.close()
+        for waiting in list(self._waiting):
+            self._end_waiting(waiting, NodeStopped())
+        await gatherResults([self.listener.stop(), self.network.stop(), self.storage.stop()])
+        if self._directory is not None:
+            self._directory.release()
+
+    def _failed(self, error: BaseException) -> None:
+        """The node is ill: stop serving and say why; the process may live on."""
+        self.failure = error
+        _log.critical("{id} stops serving: {error}", id=self.id, error=error)
+        self._stopping = Deferred.fromCoroutine(self._close())
+        self._stopping.addErrback(lambda failure: _log.failure("Closing failed", failure))
+        self._stopping.addCallback(lambda _: self._end(error))
+
+    def _end(self, error: BaseException | None) -> None:
+        if not self.ended.called:
+            self.ended.callback(error)
+
+    # The Deferred API.
+
+    @property
+    def id(self) -> str:
+        """The server's id."""
+        return self.settings.id
+
+    def write(self, command: object, timeout: float | None = None) -> Deferred[Value]:
+        """Replicate and apply `command`; fires with the machine's result.
+
+        It has then been saved by a majority and applied here. Writes are appended in the
+        order of the calls. Cancelling before the end of this reactor turn is definite:
+        nothing is appended. Later the outcome is unknown, and cancelling undoes nothing.
+
+        Raises (as failures):
+            NotLeader, ElectionInProgress, Overloaded, StorageFull, NotAppended: definitely
+                not applied.
+            Timeout: `appended` says whether the outcome is unknown. `timeout` is in
+                seconds, 3 by default.
+            OutcomeUnknown: the leadership was lost after the append.
+            CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
+        """
+        if not self.running or not self.shell.running:
+            return fail(self._not_running())
+        deadline = self.settings.timeout_seconds if timeout is None else timeout
+        if self.forwards:
+            return self._forward(command, deadline)
+        return self.writes.write(command, deadline)
+
+    def _forward(self, command: object, timeout_seconds: float) -> Deferred[Value]:
+        return self.writes.forward(
+            command,
+            lambda payload, answer: self.forwarder.write_batch(
+                self.leader_address(), [payload], timeout_seconds, answer
+            ),
+        )
+
+    @property
+    def forwards(self) -> bool:
+        """Whether writes go on to the leader: set so, and another server leads."""
+        leader = self.shell.server.leader_id
+        return self.settings.forward and leader is not None and leader != self.id
+
+    def read(self, query: object, timeout: float | None = None) -> Deferred[Value]:
+        """Answer `query` from applied state that a quorum has confirmed to be current.
+
+        Sees every write that was answered before this call, by any node. Always safe to
+        retry. A follower answers `NotLeader`, unless it is set to forward: then it asks
+        the leader how far it must be and answers itself.
+
+        Raises (as failures):
+            NotLeader, ElectionInProgress, Timeout: try again, elsewhere or later.
+            CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
+        """
+        if not self.running or not self.shell.running:
+            return fail(self._not_running())
+        deadline = self.settings.timeout_seconds if timeout is None else timeout
+        return self.reads.read(query, self.clock() + deadline, self.read_batch)
+
+    def read_batch(self, batch: ReadBatch) -> None:
+        """Take encoded queries; the clients' door uses it too."""
+        server = self.shell.server
+        if server.role is out.Role.LEADER or self.settings.forward:
+            self.shell.read(batch)
+        else:
+            batch.finish(self.shell.refusal(out.Refusal.NOT_LEADER))
+
+    def _not_running(self) -> RaftError:
+        return self.failure if isinstance(self.failure, RaftError) else NodeStopped()
+
+    def leader(self) -> str | None:
+        """Return the id of the leader this node knows, or None."""
+        return self.shell.server.leader_id if self.running else None
+
+    def leader_address(self) -> str | None:
+        """Return the leader's client address, where known."""
+        leader = self.leader()
+        member = self.shell.server.configuration.member(leader) if leader else None
+        return member.client_address or None if member else None
+
+    def when_leader(self, timeout: float = 10.0) -> Deferred[str]:
+        """Fire with the leader's id as soon as this node knows one."""
+        return self._wait(self.leader, timeout, "no leader was elected")
+
+    def status(self) -> dict[str, object]:
+        """Return what this node knows of itself and its cluster, as plain values."""
+        return status_of(self)
+
+    def entry(self, index: int) -> dict[str, object]:
+        """Return the committed entry at `index` as a dict of plain values.
+
+        Raises:
+            NotFound: it is compacted away, or not committed (yet).
+        """
+        server = self.shell.server
+        if not 0 < index <= server.commit_index:
+            raise NotFound(f"entry {index} is not committed; the last one is {server.commit_index}")
+        try:
+            _, records = self.shell.cache.slice(index, index + 1, 1)
+        except KeyError:
+            raise NotFound(f"entry {index} is compacted into a snapshot") from None
+        record = next(decode(records))
+        command = None
+        if record.kind == Kind.COMMAND:
+            command = self.codec.decode_trusted(record.payload)
+        return {
+            "index": record.index,
+            "term": record.term,
+            "time": record.time_us / 1_000_000,
+            "kind": Kind(record.kind).name.lower(),
+            "command": command,
+        }
+
+    def get_entry(self, index: int) -> Deferred[dict[str, object]]:
+        """Fire with `entry(index)`."""
+        try:
+            return succeed(self.entry(index))
+        except RaftError as error:
+            return fail(error)
+
+    def set_configuration(
+        self, members: Sequence[Member], timeout: float = 3.0
+    ) -> Deferred[None]:
+        """Found a cluster of `members` from this empty node, which mints its id.
+
+        Fires once the configuration is committed. Members that are empty join as soon as
+        the leader reaches them.
+
+        Raises (as failures):
+            BadConfiguration: this node belongs to a cluster already, or is no member.
+            Timeout: no majority of the members answered; it goes on trying.
+        """
+        try:
+            self.members.found(tuple(members))
+        except RaftError as error:
+            return fail(error)
+        server = self.shell.server
+        return self._wait(
+            lambda: server.commit_index >= server.log.configuration_index > 0,
+            timeout,
+            "no majority of the members answered yet; the node goes on trying",
+        ).addCallback(lambda _: None)
+
+    def transfer_leadership(
+        self, target: str | None = None, timeout: float = 3.0
+    ) -> Deferred[str]:
+        """Hand the leadership to `target` (or the best voter); fires with the new leader's id.
+
+        Raises (as failures):
+            NotLeader, ElectionInProgress: this node does not lead.
+            BadConfiguration: the target is no other voter.
+            Timeout: the target did not take over; this node may lead on.
+        """
+        server = self.shell.server
+        if server.role is not out.Role.LEADER:
+            return fail(self.shell.refusal(out.Refusal.NOT_LEADER))
+        voters = server.configuration.voters - {server.id}
+        if (target is None and not voters) or (target is not None and target not in voters):
+            return fail(self.shell.refusal(out.Refusal.NOT_A_VOTER))
+        self.shell.post(ev.TransferLeadership(target))
+        return self._wait(
+            lambda: server.leader_id if server.leader_id not in (None, server.id) else None,
+            timeout,
+            "the leadership was not taken over",
+        )
+
+    def take_snapshot(self) -> Deferred[int]:
+        """Take a snapshot now; fires with the index up to which the log may be compacted."""
+        return self.shell.snapshots.take()
+
+    # Observers, and callers who wait for a state.
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` with each change (`raft.core.outputs`) after it is carried out.
+
+        What it raises is logged and touches nothing. Returns what ends the observation.
+        """
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer) if observer in self._observers else None
+
+    def _changed(self, change: out.Change) -> None:
+        if isinstance(change, out.RoleChanged):
+            _log.info(
+                "{id} is {role} in term {term}, the leader is {leader}",
+                id=self.id,
+                role=change.role.value,
+                term=change.term,
+                leader=change.leader or "not known",
+            )
+        for observer in list(self._observers):
+            try:
+                observer(change)
+            except Exception:
+                _log.failure("An observer of {id} failed", id=self.id)
+
+    def _turned(self) -> None:
+        """A turn is over: write the answers, follow the members, wake who waits."""
+        if self.shell.running:
+            self.members.follow()
+        self.listener.flush()
+        for waiting in list(self._waiting):
+            result = waiting.done()
+            if result:
+                self._end_waiting(waiting, result)
+
+    def _wait(self, done: Callable[[], Any], timeout: float, otherwise: str) -> Deferred[Any]:
+        """Fire with what `done` returns, as soon as that is true."""
+        if result := done():
+            return succeed(result)
+        deferred: Deferred[Any] = Deferred(lambda _: self._forget(waiting))
+
+        def expire() -> None:
+            self._end_waiting(waiting, Timeout(appended=False, message=otherwise))
+
+        waiting: _Waiting = _Waiting(deferred, done, self.reactor.callLater(timeout, expire))
+        self._waiting.append(waiting)
+        return deferred
+
+    def _forget(self, waiting: _Waiting) -> None:
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+        if waiting.timer.active():
+            waiting.timer.cancel()
+
+    def _end_waiting(self, waiting: _Waiting, result: object) -> None:
+        self._forget(waiting)
+        if isinstance(result, RaftError):
+            waiting.deferred.errback(result)
+        else:
+            waiting.deferred.callback(result)
+
+    def take_cluster_id(self, cluster_id: str) -> None:
+        """Belong to `cluster_id` from here on, durably."""
+        if self._directory is None:
+            raise NodeStopped()
+        self._directory.set_cluster_id(cluster_id)
+        self.identity = Identity(cluster_id, self.id, self.identity.incarnation)
+        self.network.identity = self.listener.identity = self.identity
+
+
+def _at_once(listening: Deferred[IListeningPort], key: str) -> IListeningPort:
+    """Return the port of an endpoint that listens at once, as all of Twisted's own do."""
+    found: list[IListeningPort] = []
+    failed: list[Failure] = []
+    listening.addCallbacks(found.append, failed.append)
+    if failed:
+        raise BadConfiguration(f"{key}: {failed[0].getErrorMessage()}; choose another port")
+    if not found:
+        raise BadConfiguration(f"{key}: the endpoint does not listen at once")
+    return found[0]
