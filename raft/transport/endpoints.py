@@ -19,7 +19,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from raft.errors import BadConfiguration
 
 _SHORT = re.compile(r"^(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/]+)):(?P<port>\d+)$")
-_ENCRYPTED = frozenset({"tls", "ssl", "wrapTLS"})
+_ENCRYPTED = frozenset({"tls", "ssl"})
+_KINDS = _ENCRYPTED | {"tcp", "tcp6", "unix"}
 
 
 @frozen
@@ -62,7 +63,7 @@ def parse_dial(address: str) -> Address:
     Raises:
         BadConfiguration: it is none; the text says what would be.
     """
-    short = _SHORT.match(address)
+    short = _short(address)
     if short:
         host = short["v6"] or short["host"]
         text = f"tcp:host={endpoints.quoteStringArgument(host)}:port={short['port']}"
@@ -89,7 +90,7 @@ def parse_listen(address: str) -> Address:
     Raises:
         BadConfiguration: it is none; the text says what would be.
     """
-    short = _SHORT.match(address)
+    short = _short(address)
     if short:
         host = short["v6"] or short["host"]
         if host == "localhost":
@@ -161,6 +162,11 @@ def server_endpoint(reactor: Any, address: str) -> IStreamServerEndpoint:
     except (ValueError, TypeError) as error:
         raise _bad(address, str(error)) from error
     return found
+
+
+def _short(address: str) -> re.Match[str] | None:
+    found = _SHORT.match(address)
+    return None if found is None or found["host"] in _KINDS else found
 
 
 def _unix(address: str, words: list[str], named: dict[str, str]) -> Address:
