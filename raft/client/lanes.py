@@ -1,0 +1,406 @@
+"""Requests on their way: gathered by turn, sent as boxes, answered, retried or expired.
+
+A *batch* is what leaves as one box: the requests of one reactor turn with one deadline, up to
+a bound in bytes. A *lane* carries batches of one kind: waiting, then sent, then answered; or
+returned, when the answer says that they may be tried again. Nothing is kept for a single
+request but its Deferred and its bytes: deadlines, cancellers and answers belong to the batch.
+
+Writes keep their order. A batch that came back is sent again only after every batch behind
+it has been answered, and only if none of those may have reached the log: else it would take
+a later place than it was given, and its own error is the answer instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from raft.errors import (
+    NodeFailed,
+    NotAppended,
+    NotApplied,
+    OutcomeUnknown,
+    Overloaded,
+    RaftError,
+    Timeout,
+)
+from raft.transport.arguments import Result
+
+if TYPE_CHECKING:
+    from raft.client.links import Link
+
+BOX_BYTES: Final = 256 << 10
+"""A batch is closed above this; a single larger command still makes a batch of its own."""
+
+REQUEST_BYTES: Final = 64
+"""What a request counts for besides its bytes: it bounds the number of small ones as well."""
+
+ANSWER_SHARE: Final = 0.95
+"""The share of the time left that a node is given.
+
+The rest is for its answer: "too late, and not appended" is worth more than no answer.
+"""
+
+
+class Batch:
+    """The requests of one box; `number` grows in the order of issue, over all lanes.
+
+    Invariant: `requests` and `payloads` belong together, item by item, until `done`.
+    """
+
+    __slots__ = (
+        "deadline",
+        "done",
+        "error",
+        "lane",
+        "link",
+        "number",
+        "payloads",
+        "question",
+        "requests",
+        "size_bytes",
+        "timeout_seconds",
+    )
+
+    def __init__(self, lane: Lane, number: int, timeout_seconds: float, deadline: float) -> None:
+        """Start empty; `deadline` is in the client's seconds."""
+        self.lane = lane
+        self.number = number
+        self.timeout_seconds = timeout_seconds
+        self.deadline = deadline
+        self.requests: list[Deferred[Any]] = []
+        self.payloads: list[bytes] = []
+        self.size_bytes = 0
+        self.done = False
+        # Set while it is sent.
+        self.question: Deferred[list[Result]] | None = None
+        self.link: Link | None = None
+        # Why it came back, if it did.
+        self.error: RaftError | None = None
+
+    def cancel(self, request: Deferred[Any]) -> None:
+        """Drop a request that is not sent; of one that is, the answer will find nobody."""
+        if self.question is None and not self.done:
+            # Deferreds compare by identity.
+            place = self.requests.index(request)
+            del self.requests[place]
+            freed = len(self.payloads.pop(place)) + REQUEST_BYTES
+            self.size_bytes -= freed
+            self.lane.size_bytes -= freed
+
+    def take(self) -> list[Deferred[Any]]:
+        """Return the requests and forget them, with all that they hold."""
+        taken, self.requests, self.payloads = self.requests, [], []
+        self.lane.size_bytes -= self.size_bytes
+        self.size_bytes = 0
+        self.done = True
+        self.question = self.link = None
+        return taken
+
+    def keep(self, places: list[int]) -> None:
+        """Keep only the requests at `places`."""
+        before = self.size_bytes
+        self.requests = [self.requests[place] for place in places]
+        self.payloads = [self.payloads[place] for place in places]
+        self.size_bytes = sum(map(len, self.payloads)) + REQUEST_BYTES * len(places)
+        self.lane.size_bytes -= before - self.size_bytes
+
+
+def answer_all(requests: Iterable[Deferred[Any]], error: BaseException) -> None:
+    """Fail those of `requests` that nobody has cancelled."""
+    for request in requests:
+        if not request.called:
+            request.errback(Failure(error))
+
+
+@frozen
+class Hooks:
+    """What lanes need of their client.
+
+    Attributes:
+        begin: makes a batch with so many seconds to live, and sees to it that `send` is called.
+        refused: told of each batch that came back; `send` is called when it may be sent again.
+        delivered: called when a node has answered a batch, in whole or in part.
+        wake: asks for a `send` at the end of this turn.
+        seconds: the client's clock.
+        trouble: why there is no leader, where the client knows.
+    """
+
+    begin: Callable[[Lane, float], Batch]
+    refused: Callable[[RaftError, Link], None]
+    delivered: Callable[[], None]
+    wake: Callable[[], None]
+    seconds: Callable[[], float]
+    trouble: Callable[[], RaftError | None]
+
+
+class Lane:
+    """Requests of one kind; `limit_bytes` bounds all that have no answer yet."""
+
+    def __init__(self, limit_bytes: int, hooks: Hooks) -> None:
+        """Start empty."""
+        self.limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self.open: Batch | None = None
+        self.waiting: deque[Batch] = deque()
+        self.sent: dict[int, Batch] = {}
+        self.returned: dict[int, Batch] = {}
+        self.closed: RaftError | None = None
+        self._hooks = hooks
+        self._seconds = hooks.seconds
+
+    def add(self, payload: bytes, timeout_seconds: float) -> Deferred[Any]:
+        """Take an encoded request; the hot path."""
+        size = len(payload) + REQUEST_BYTES
+        if self.size_bytes + size > self.limit_bytes:
+            return fail(Overloaded(f"{self.size_bytes} bytes of requests have no answer yet"))
+        batch = self.open
+        if (
+            batch is None
+            or batch.size_bytes + size > BOX_BYTES
+            or batch.timeout_seconds != timeout_seconds
+        ):
+            if self.closed:
+                return fail(self.closed)
+            batch = self.open = self._hooks.begin(self, timeout_seconds)
+            self.waiting.append(batch)
+        request: Deferred[Any] = Deferred(batch.cancel)
+        batch.requests.append(request)
+        batch.payloads.append(payload)
+        batch.size_bytes += size
+        self.size_bytes += size
+        return request
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything waits for a connection."""
+        return bool(self.returned) or any(batch.requests for batch in self.waiting)
+
+    def send(self, link: Link) -> None:
+        """Send what waits, as far as `link` is usable and order allows."""
+        self._settle()
+        while self.waiting and link.usable and not self.returned:
+            batch = self.waiting.popleft()
+            if batch.done or not batch.requests:
+                batch.take()
+                continue
+            now = self._seconds()
+            if now >= batch.deadline:
+                self._time_out(batch, sent=False)
+                continue
+            milliseconds = max(1, int((batch.deadline - now) * 1000 * ANSWER_SHARE))
+            self.sent[batch.number] = batch
+            link.asked(now)
+            batch.link = link
+            question = batch.question = self._ask(link, batch.payloads, milliseconds)
+            question.addCallbacks(
+                self._answered, self._failed, (batch, link), {}, (batch, link), {}
+            )
+
+    def expire(self, batch: Batch) -> None:
+        """End a batch whose deadline has passed; what was sent gets no second chance."""
+        question, link = batch.question, batch.link
+        self.sent.pop(batch.number, None)
+        self.returned.pop(batch.number, None)
+        if batch is self.open:
+            self.open = None
+        self._time_out(batch, sent=question is not None)
+        if question is not None:
+            question.cancel()
+        if link is not None:
+            link.expired(self._seconds())
+        while self.waiting and self.waiting[0].done:
+            self.waiting.popleft()
+        self._released()
+
+    def close(self, error: RaftError) -> None:
+        """Refuse what comes, and end all that is there."""
+        self.closed = error
+        self.open = None
+        batches = [*self.sent.values(), *self.returned.values(), *self.waiting]
+        self.sent.clear()
+        self.returned.clear()
+        self.waiting.clear()
+        for batch in batches:
+            question = batch.question
+            requests = batch.take()
+            if question is None:
+                answer_all(requests, error)
+            else:
+                question.cancel()
+                answer_all(requests, self._cut_off(error))
+
+    def _answered(self, results: list[Result], batch: Batch, link: Link) -> None:
+        link.answered(self._seconds())
+        if batch.done:
+            return
+        del self.sent[batch.number]
+        if len(results) != len(batch.requests):
+            count = f"{len(results)} results for {len(batch.requests)} requests"
+            self._end(batch, OutcomeUnknown(f"the node answered {count}"))
+        else:
+            again = [place for place, result in enumerate(results) if isinstance(result, RaftError)]
+            if again:
+                again = self._repeatable(results, again)
+            if len(again) < len(results):
+                self._deliver(batch, results, again)
+            if again:
+                self._return(batch, results[again[0]], link)
+        self._released()
+
+    def _deliver(self, batch: Batch, results: list[Result], again: list[int]) -> None:
+        """Answer all requests but those at the places `again`, which stay in the batch."""
+        self._finished(batch)
+        self._hooks.delivered()
+        requests = batch.requests
+        if again:
+            kept = set(again)
+            batch.keep(again)
+            requests = [each for place, each in enumerate(requests) if place not in kept]
+            results = [each for place, each in enumerate(results) if place not in kept]
+        else:
+            batch.take()
+        for request, result in zip(requests, results, strict=True):
+            # Who cancelled has been told already.
+            if request.called:
+                continue
+            if isinstance(result, RaftError):
+                request.errback(Failure(result))
+            else:
+                request.callback(result)
+
+    def _failed(self, failure: Failure, batch: Batch, link: Link) -> None:
+        error: BaseException = failure.value  # type: ignore[assignment]
+        link.failed(failure, self._seconds())
+        if batch.done:
+            return
+        del self.sent[batch.number]
+        if isinstance(error, RaftError) and self._may_repeat(error):
+            self._return(batch, error, link)
+        else:
+            self._end(batch, error)
+        self._released()
+
+    def _return(self, batch: Batch, error: RaftError, link: Link) -> None:
+        batch.question = batch.link = None
+        # Cancelled after it was sent: nobody waits for it.
+        batch.keep([place for place, each in enumerate(batch.requests) if not each.called])
+        if self.closed:
+            answer_all(batch.take(), error)
+            return
+        batch.error = error
+        self.returned[batch.number] = batch
+        self._hooks.refused(error, link)
+
+    def _end(self, batch: Batch, error: BaseException) -> None:
+        if not (isinstance(error, Timeout) and not error.appended):
+            self._finished(batch)
+        answer_all(batch.take(), error)
+
+    def _time_out(self, batch: Batch, sent: bool) -> None:
+        if sent:
+            self._finished(batch)
+        cause = batch.error if sent else batch.error or self._hooks.trouble()
+        last = f"; what went wrong last: {cause}" if cause else ""
+        error = self._too_late(sent, f"{batch.timeout_seconds:g} s have passed{last}")
+        error.__cause__ = cause
+        answer_all(batch.take(), error)
+
+    def _released(self) -> None:
+        """Go on once nothing is sent any more that a returned batch must wait for."""
+        if self.returned and not self.sent:
+            self._hooks.wake()
+
+    def _settle(self) -> None:
+        """Put batches that came back in front of those that wait."""
+        for number in sorted(self.returned, reverse=True):
+            self.waiting.appendleft(self.returned.pop(number))
+
+    # What reads and writes do differently.
+
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+        raise NotImplementedError
+
+    def _may_repeat(self, error: RaftError) -> bool:
+        raise NotImplementedError
+
+    def _repeatable(self, results: list[Result], failed: list[int]) -> list[int]:
+        """Return those places of `failed` that may be tried again."""
+        raise NotImplementedError
+
+    def _finished(self, batch: Batch) -> None:
+        """Note that a batch may have had its effect."""
+
+    def _too_late(self, sent: bool, message: str) -> Timeout:
+        raise NotImplementedError
+
+    def _cut_off(self, error: RaftError) -> RaftError:
+        """Return what a sent request comes to when the client is closed."""
+        raise NotImplementedError
+
+
+class ReadLane(Lane):
+    """Queries: in any order, and repeated as often as there is time."""
+
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+        return link.connection.read_batch(payloads, timeout_ms)
+
+    def _may_repeat(self, error: RaftError) -> bool:
+        return isinstance(error, NotApplied | OutcomeUnknown | NodeFailed)
+
+    def _repeatable(self, results: list[Result], failed: list[int]) -> list[int]:
+        return [place for place in failed if self._may_repeat(results[place])]
+
+    def _too_late(self, sent: bool, message: str) -> Timeout:
+        return Timeout(False, message)
+
+    def _cut_off(self, error: RaftError) -> RaftError:
+        return error
+
+
+class WriteLane(Lane):
+    """Commands: in the order of issue, and repeated only while they are definitely not applied."""
+
+    newest_finished = -1
+    """The greatest number of a batch that may stand in the log."""
+
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+        return link.connection.write_batch(payloads, timeout_ms)
+
+    def _may_repeat(self, error: RaftError) -> bool:
+        return isinstance(error, NotApplied)
+
+    def _repeatable(self, results: list[Result], failed: list[int]) -> list[int]:
+        # Only the last ones: before a command that may stand in the log is no place left.
+        places: list[int] = []
+        expected = len(results) - 1
+        for place in reversed(failed):
+            if place != expected or not self._may_repeat(results[place]):
+                break
+            places.append(place)
+            expected -= 1
+        places.reverse()
+        return places
+
+    def _finished(self, batch: Batch) -> None:
+        self.newest_finished = max(self.newest_finished, batch.number)
+
+    def _too_late(self, sent: bool, message: str) -> Timeout:
+        outcome = "the outcome is unknown" if sent else "definitely not applied"
+        return Timeout(sent, f"{outcome}: {message}")
+
+    def _cut_off(self, error: RaftError) -> RaftError:
+        return OutcomeUnknown(str(error))
+
+    def _settle(self) -> None:
+        if self.sent:
+            return
+        for number in [number for number in self.returned if number < self.newest_finished]:
+            batch = self.returned.pop(number)
+            answer_all(batch.take(), batch.error or NotAppended())
+        super()._settle()
