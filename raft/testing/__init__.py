@@ -1,0 +1,1 @@
+"""Tools for tests, ours and applications': a simulator of cores with its monitors."""

@@ -34,6 +34,11 @@ class StoredSnapshot:
     configuration_index: int
     digest: int
 
+    @property
+    def mark(self) -> tuple[int, int, Configuration, int]:
+        """What the core must know of it to recover."""
+        return self.index, self.term, self.configuration, self.configuration_index
+
 
 @define(eq=False)
 class Records:

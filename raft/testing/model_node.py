@@ -22,7 +22,6 @@ from raft.core.events import (
     Received,
     Saved,
     SnapshotSaved,
-    SnapshotSent,
     Unreachable,
 )
 from raft.core.messages import (
@@ -42,9 +41,9 @@ from raft.core.outputs import (
     RoleChanged,
     Save,
     Send,
-    StartSnapshot,
 )
 from raft.core.server import Server
+from raft.testing.clock import LocalClock
 from raft.testing.disk import (
     NO_OP,
     Disk,
@@ -55,8 +54,9 @@ from raft.testing.disk import (
     configurations_among,
     summed_up,
 )
-from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
+from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
+from raft.testing.transfers import Transfers
 
 if TYPE_CHECKING:
     from raft.testing.faults import Faults
@@ -65,11 +65,8 @@ if TYPE_CHECKING:
     from raft.testing.workload import Workload
 
 NO_OP_BYTES = 40
-PAUSED_TICK_SECONDS = TIMEOUT_SECONDS / 10
 HEALED_SAVE_SECONDS = (0.0005, 0.005)
-MAX_IDLE_TICKS = 20
-SNAPSHOT_TRANSFER_SECONDS = 2 * TIMEOUT_SECONDS
-"""How long a transfer may take before the sender gives it up."""
+MAX_IDLE_RINGS = 20
 DIGEST_MASK = (1 << 61) - 1
 
 
@@ -88,8 +85,8 @@ class ModelNode:
     disk: Disk = field(factory=Disk)
     rng: random.Random = field(init=False)
     save_seconds: tuple[float, float] = field(init=False)
-    rate: float = 1.0
-    """How fast this node's clock runs."""
+    clock: LocalClock = field(init=False)
+    transfers: Transfers = field(init=False)
 
     up: bool = False
     epoch: int = 0
@@ -112,12 +109,7 @@ class ModelNode:
     waiting_reads: list[tuple[int, int]] = Factory(list)
     """(index, request) of the confirmed reads that wait for the machine."""
 
-    _offset: float = 0.0
-    _local: float = 0.0
-    _deadline: float = 0.0
-    _timer: int = 0
-    _armed: bool = False
-    _idle_ticks: int = 0
+    _idle_rings: int = 0
     _paused: bool = False
     _turn_due: bool = False
     _inbox: list[Event] = Factory(list)
@@ -126,8 +118,6 @@ class ModelNode:
     _arrivals: dict[int, tuple[int, list[Entry]]] = Factory(dict)
     _snapshots: dict[int, StoredSnapshot] = Factory(dict)
     """Snapshots that arrived whole, by their last index."""
-    _transfers: dict[str, tuple[int, int]] = Factory(dict)
-    """(sequence, index) of the snapshot under way to a peer."""
     _taking_snapshot: bool = False
     _snapshot_at: int = 0
     """The index of the newest snapshot, finished or not."""
@@ -138,31 +128,26 @@ class ModelNode:
         self.rng = random.Random(f"{self.swarm.seed}/{self.id}")
         self.save_seconds = self.swarm.save_seconds
         skew = self.swarm.clock_skew
-        self.rate = 1.0 + skew * self.rng.uniform(-1, 1)
+        rate = 1.0 + skew * self.rng.uniform(-1, 1)
+        self.clock = LocalClock(self.timeline, rate, self._ring)
+        self.transfers = Transfers(self, self.rng)
 
     # Life
 
     def start(self) -> None:
         """Recover from the disk and begin to serve; bootstrap where that is this node's part."""
         disk, snapshot = self.disk, self.disk.snapshot
-        self.up, self._armed = True, False
+        self.up = True
         self._paused = self._turn_due = self._saving = False
         self.records = disk.records.copy()
-        self._offset = self.rng.uniform(0.0, 1000.0) - self.timeline.now * self.rate
-        self._local = 0.0
+        self.clock.start(self.rng.uniform(0.0, 1000.0))
         self.server = self.server_class.recover(
             self.id,
             self.swarm.options,
             random.Random(self.rng.random()),
-            self.local_now(),
+            self.clock.now(),
             disk.hard_state,
-            snapshot
-            and (
-                snapshot.index,
-                snapshot.term,
-                snapshot.configuration,
-                snapshot.configuration_index,
-            ),
+            snapshot.mark if snapshot else None,
             self.records.first,
             self.records.prev_term,
             self.records.runs(),
@@ -195,7 +180,8 @@ class ModelNode:
         self._held.clear()
         self._arrivals.clear()
         self._snapshots.clear()
-        self._transfers.clear()
+        self.transfers.clear()
+        self.clock.stop()
         self._taking_snapshot = False
         self.waiting_reads.clear()
         self.role = Role.FOLLOWER
@@ -239,7 +225,7 @@ class ModelNode:
         elif type(message) is InstallSnapshot and isinstance(attachment, StoredSnapshot):
             self._snapshots[attachment.index] = attachment
         elif type(message) is InstallSnapshotResult and message.done:
-            self._end_transfer(self.epoch, sender, message.sequence, True)
+            self.transfers.end(sender, message.sequence, ok=True)
         self.hand(Received(sender, message))
 
     def unreachable(self, peer: str) -> None:
@@ -264,51 +250,22 @@ class ModelNode:
         events, self._inbox = self._inbox, []
         self.step(events)
 
-    # Time
-
-    def local_now(self) -> float:
-        """Return this node's monotonic time; it never goes back while the node is up."""
-        now = self._offset + self.timeline.now * self.rate
-        if now > self._local:
-            self._local = now
-        return self._local
-
-    def _arm(self, deadline: float) -> None:
-        later = deadline >= self._deadline
-        self._deadline = deadline
-        # A later deadline is looked at when the timer for the earlier one fires.
-        if not (later and self._armed):
-            self._set_timer((deadline - self._offset) / self.rate)
-
-    def _set_timer(self, moment: float) -> None:
-        self._armed = True
-        self._timer += 1
-        self.timeline.at(moment, self._tick, self.epoch, self._timer)
-
-    def _tick(self, epoch: int, timer: int) -> None:
-        if epoch != self.epoch or timer != self._timer:
-            return
-        moment = (self._deadline - self._offset) / self.rate
+    def _ring(self) -> None:
         if self._paused:
-            self._set_timer(self.timeline.now + PAUSED_TICK_SECONDS)
-        elif moment > self.timeline.now:
-            self._set_timer(moment)
-        else:
-            # Rounding must not leave the clock just below the deadline.
-            self._local = max(self.local_now(), self._deadline)
-            self._armed = False
-            events, self._inbox = self._inbox, []
-            self.step(events)
-            self._idle_ticks = self._idle_ticks + 1 if self._deadline <= self._local else 0
-            if self._idle_ticks > MAX_IDLE_TICKS:
-                self.monitors.violated("L1", f"{self.id} asks for the same deadline for ever")
+            return
+        events, self._inbox = self._inbox, []
+        self.step(events)
+        clock = self.clock
+        self._idle_rings = self._idle_rings + 1 if clock.deadline <= clock.now() else 0
+        if self._idle_rings > MAX_IDLE_RINGS:
+            self.monitors.violated("L1", f"{self.id} asks for the same deadline for ever")
 
     # The step
 
     def step(self, events: list[Event]) -> None:
         """Hand the core what happened and carry out what it answers, in order."""
         self.monitors.stepping(self, events)
-        outputs = self.server.step(events, self.local_now())
+        outputs = self.server.step(events, self.clock.now())
         if outputs.restore is not None:
             self._restore(outputs)
         elif outputs.save is not None:
@@ -331,7 +288,7 @@ class ModelNode:
         if outputs.apply_end > self.applied + 1:
             self._apply(outputs.apply_end)
         for start in outputs.start_snapshots:
-            self._start_snapshot(start)
+            self.transfers.begin(start)
         for change in outputs.changes:
             if type(change) is RoleChanged:
                 self.faults.role_changed(self, change)
@@ -349,7 +306,7 @@ class ModelNode:
         if every and self.applied >= self._snapshot_at + every and not self._taking_snapshot:
             self._take_snapshot()
         if self.up:
-            self._arm(outputs.next_deadline)
+            self.clock.arm(outputs.next_deadline)
         self.monitors.settled()
 
     # Saves
@@ -516,45 +473,6 @@ class ModelNode:
         self.restored_index = self._snapshot_at = snapshot.index
         self.workload.swallowed(self)
         self._save(save or Save(0), snapshot, restore.keep_log)
-
-    def _start_snapshot(self, start: StartSnapshot) -> None:
-        """Send the newest saved snapshot: one chunk that counts as contact, then the last."""
-        snapshot = self.disk.snapshot
-        if snapshot is None:
-            self.monitors.violated("N5", f"{self.id} is to send a snapshot and has none")
-        chunk = InstallSnapshot(
-            self.server.current_term,
-            snapshot.index,
-            snapshot.term,
-            snapshot.configuration,
-            snapshot.configuration_index,
-            start.sequence,
-        )
-        self._transfers[start.peer] = (start.sequence, snapshot.index)
-        self.network.send(self.id, start.peer, chunk, None)
-        last = evolve(chunk, done=True)
-        delay = self.rng.uniform(0.0, TIMEOUT_SECONDS / 2)
-        self.timeline.after(delay, self._send_last, self.epoch, start.peer, last, snapshot)
-        self.timeline.after(
-            SNAPSHOT_TRANSFER_SECONDS,
-            self._end_transfer,
-            self.epoch,
-            start.peer,
-            start.sequence,
-            False,
-        )
-
-    def _send_last(
-        self, epoch: int, peer: str, last: InstallSnapshot, snapshot: StoredSnapshot
-    ) -> None:
-        if epoch == self.epoch:
-            self.network.send(self.id, peer, last, snapshot)
-
-    def _end_transfer(self, epoch: int, peer: str, sequence: int, ok: bool) -> None:
-        transfer = self._transfers.get(peer)
-        if epoch == self.epoch and transfer and transfer[0] == sequence:
-            del self._transfers[peer]
-            self.hand(SnapshotSent(peer, transfer[1], ok))
 
     # Clients
 

@@ -316,9 +316,7 @@ class Monitors:
         if (server.current_term, server.voted_for) != (state.current_term, state.voted_for):
             self.violated("I3", f"{node.id} restarts in {server.current_term}, not {state}")
 
-    def restored(
-        self, node: ModelNode, snapshot: StoredSnapshot, restore: RestoreSnapshot
-    ) -> None:
+    def restored(self, node: ModelNode, snapshot: StoredSnapshot, restore: RestoreSnapshot) -> None:
         """Check that an installed snapshot is one of committed state [I20]."""
         self.installed += 1
         index = restore.index
@@ -366,9 +364,7 @@ class Monitors:
             self.votes.setdefault(key, candidate)
         durable = self.votes.get(key)
         if durable != candidate:
-            self.violated(
-                "I2", f"{node.id} votes for {candidate} in {term}, durable is {durable}"
-            )
+            self.violated("I2", f"{node.id} votes for {candidate} in {term}, durable is {durable}")
 
     def _acknowledged(self, node: ModelNode, term: int, index: int) -> None:
         """I11: what is acknowledged is durable, and is the leader's entry."""
@@ -381,7 +377,9 @@ class Monitors:
             return
         own = leader.records.term_at(index)
         if own is not None and not node.disk.holds(index, own):
-            self.violated("I11", f"{node.id} acknowledges {index}, which differs from {leader.id}'s")
+            self.violated(
+                "I11", f"{node.id} acknowledges {index}, which differs from {leader.id}'s"
+            )
 
     # The machine
 

@@ -34,6 +34,8 @@ LEADER_TIMEOUTS = 12
 SERVICE_TIMEOUTS = 4
 CONVERGENCE_TIMEOUTS = 60
 POLL_SECONDS = TIMEOUT_SECONDS / 10
+WRITE_AGAIN = ("refused", "superseded", "unknown")
+READ_AGAIN = ("refused", "lost", "unknown")
 BACKLOG_SECONDS = 0.03
 """What a message of entries may cost on the way to a follower, once the world is healed."""
 
@@ -128,8 +130,8 @@ class Simulation:
             raise self._failure(violation) from None
         except (RaftError, LookupError, TypeError, ValueError, AttributeError) as error:
             # The core stopped rather than be wrong, or stumbled: both are failures here.
-            violation = Violation("raised", f"{type(error).__name__}: {error}")
-            raise self._failure(violation) from error
+            raised = Violation("raised", f"{type(error).__name__}: {error}")
+            raise self._failure(raised) from error
         return self._report()
 
     def _failure(self, violation: Violation) -> Failure:
@@ -138,6 +140,7 @@ class Simulation:
 
     def _report(self) -> Report:
         monitors = self.monitors
+        digest = monitors.sha.hexdigest() if monitors.sha else f"{monitors.digest:x}"
         return Report(
             seed=self.swarm.seed,
             events=monitors.events,
@@ -150,7 +153,7 @@ class Simulation:
             done_reads=self.workload.done_reads,
             virtual_seconds=self.timeline.now,
             leader_seconds=self._leader_seconds,
-            digest=monitors.sha.hexdigest() if monitors.sha else f"{monitors.digest & (2**64 - 1):x}",
+            digest=digest,
         )
 
     # Phases
@@ -186,7 +189,9 @@ class Simulation:
         limit = LEADER_TIMEOUTS * TIMEOUT_SECONDS * (1 + self.swarm.clock_skew) + late
         while (leader := self._agreed_leader()) is None:
             if self.timeline.now - healed > limit:
-                self.monitors.violated("L1", f"no leader {limit:.1f} s after healing: {self._view()}")
+                self.monitors.violated(
+                    "L1", f"no leader {limit:.1f} s after healing: {self._view()}"
+                )
             self._run_for(POLL_SECONDS)
         self._leader_seconds = self.timeline.now - healed
         return leader
@@ -210,7 +215,7 @@ class Simulation:
         limit += self.swarm.delay_seconds[1]
         nodes = sorted(self.nodes)
         reader = self.nodes[nodes[self.swarm.seed % len(nodes)]]
-        requests = self.workload.requests
+        requests, term = self.workload.requests, leader.term
         write, read = self.workload.write(leader), self.workload.read(reader)
         while True:
             self._run_for(POLL_SECONDS)
@@ -219,9 +224,13 @@ class Simulation:
                 return
             if self.timeline.now - begun > limit:
                 self.monitors.violated("L2", f"write, read are {outcomes} after {limit:.1f} s")
-            if outcomes[0] in ("refused", "superseded"):
-                write = self.workload.write(self._agreed_leader() or leader)
-            if outcomes[1] in ("refused", "lost", "unknown"):
+            successor = self._agreed_leader()
+            if successor and (
+                outcomes[0] in WRITE_AGAIN or (not outcomes[0] and successor.term > term)
+            ):
+                # What a deposed leader had accepted may be gone, and nobody would say so.
+                write, term = self.workload.write(successor), successor.term
+            if outcomes[1] in READ_AGAIN:
                 read = self.workload.read(reader)
 
     def _steady(self, leader: ModelNode) -> None:
@@ -241,7 +250,9 @@ class Simulation:
         limit = CONVERGENCE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
         while len({(node.applied, node.records.end) for node in self.nodes.values()}) > 1:
             if self.timeline.now - begun > limit:
-                applied = {node.id: (node.applied, node.records.end) for node in self.nodes.values()}
+                applied = {
+                    node.id: (node.applied, node.records.end) for node in self.nodes.values()
+                }
                 self.monitors.violated("L3", f"applied, end differ after {limit:.1f} s: {applied}")
             self._run_for(POLL_SECONDS)
 

@@ -1,0 +1,68 @@
+"""A node's own monotonic clock: it starts anywhere, runs at its own rate, and rings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define
+
+from raft.testing.timeline import Timeline
+
+
+@define(eq=False)
+class LocalClock:
+    """Tells local seconds, and calls `ring` when a local deadline is reached."""
+
+    timeline: Timeline
+    rate: float
+    """Local seconds for each second of the timeline."""
+    ring: Callable[[], object]
+    deadline: float = 0.0
+    _offset: float = 0.0
+    _latest: float = 0.0
+    _armed: bool = False
+    _timer: int = 0
+    """Grows with every timer set: an older one that comes due is ignored."""
+
+    def start(self, reading: float) -> None:
+        """Begin a life in which the clock shows `reading` now."""
+        self._offset = reading - self.timeline.now * self.rate
+        self._latest = 0.0
+        self.stop()
+
+    def stop(self) -> None:
+        """Ring no more, until armed again."""
+        self._armed = False
+        self._timer += 1
+
+    def now(self) -> float:
+        """Return the local time; it never goes back."""
+        now = self._offset + self.timeline.now * self.rate
+        if now > self._latest:
+            self._latest = now
+        return self._latest
+
+    def arm(self, deadline: float) -> None:
+        """Ring at `deadline` instead of at the one before."""
+        later = deadline >= self.deadline
+        self.deadline = deadline
+        # A later deadline is looked at when the timer for the earlier one fires.
+        if not (later and self._armed):
+            self._set_timer((deadline - self._offset) / self.rate)
+
+    def _set_timer(self, moment: float) -> None:
+        self._armed = True
+        self._timer += 1
+        self.timeline.at(moment, self._fire, self._timer)
+
+    def _fire(self, timer: int) -> None:
+        if timer != self._timer:
+            return
+        moment = (self.deadline - self._offset) / self.rate
+        if moment > self.timeline.now:
+            self._set_timer(moment)
+            return
+        # Rounding must not leave the clock just below the deadline.
+        self._latest = max(self.now(), self.deadline)
+        self._armed = False
+        self.ring()
