@@ -79,7 +79,7 @@ class NodeTable:
     data_directory: Path = field(metadata=read_by(lambda value: Path(as_text(value))))
     """Absolute once read: a relative one starts at the file's directory."""
     machine: str = field(default="kv", metadata=read_by(_machine))
-    forward: bool = field(default=True, metadata=read_by(as_flag))
+    forward: bool = field(default=False, metadata=read_by(as_flag))
 
 
 @frozen

@@ -22,8 +22,13 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python import usage
 
-from raft.config import NodeConfig, read_config
+from raft.codec import Codec
+from raft.config import NodeConfig, load_machine, read_config
+from raft.core.server import Options as ServerOptions
 from raft.errors import BadConfiguration, RaftError
+from raft.node.shell import Bounds
+from raft.service import NodeSettings, RaftService
+from raft.transport.clients import ClientLimits
 
 FAILED_EXIT_CODE = 1
 
@@ -58,7 +63,14 @@ class NodeProcess(MultiService):
         self._config = config
         self._reactor = reactor
         self._daemonized = daemonized
-        make_node(config, reactor).setServiceParent(self)
+        self.node = make_node(config, reactor)
+        self.node.setServiceParent(self)
+        self.node.ended.addCallback(self._ended)
+
+    def _ended(self, error: BaseException | None) -> None:
+        """A node that stopped for a reason of its own takes its process with it."""
+        if error is not None:
+            fatal(self._reactor, f"{self._config.path}: {error}")
 
     def startService(self) -> None:
         """Start the node; let no traceback of a foreseen failure reach the operator."""
@@ -73,10 +85,48 @@ class NodeProcess(MultiService):
             fatal(self._reactor, f"{self._config.path}: {error}")
 
 
-def make_node(config: NodeConfig, reactor: Any) -> IService:
-    """Assemble the node that `config` describes; start and open nothing."""
-    del config, reactor
-    return cast(IService, MultiService())
+def settings_of(config: NodeConfig) -> NodeSettings:
+    """Return what `config` tells a node."""
+    timings, limits, listen = config.timings, config.limits, config.listen
+    return NodeSettings(
+        id=config.node.id,
+        data_directory=str(config.node.data_directory),
+        peer_endpoint=listen.peers,
+        client_endpoint=listen.clients,
+        first_members=config.first_configuration.members,
+        cluster_id=config.cluster_id or "",
+        forward=config.node.forward,
+        allow_plaintext=listen.allow_plaintext,
+        timeout_seconds=timings.request_timeout,
+        segment_size_bytes=limits.segment_bytes,
+        options=ServerOptions(
+            heartbeat_seconds=timings.heartbeat,
+            election_timeout_seconds=timings.election_timeout,
+            max_uncommitted_bytes=limits.uncommitted_bytes,
+        ),
+        bounds=Bounds(
+            queued_bytes=limits.uncommitted_bytes, snapshot_entries=limits.snapshot_entries
+        ),
+        client_limits=ClientLimits(
+            # A question holds at most one command of the largest size, and what is around it.
+            box_bytes=max(limits.command_bytes, 4 << 20) + (64 << 10),
+            timeout_seconds=timings.request_timeout,
+        ),
+    )
+
+
+def make_node(config: NodeConfig, reactor: Any, machine: object = None) -> RaftService:
+    """Assemble the node that `config` describes; start and open nothing.
+
+    `machine` stands in for the one that the file names: for applications that make theirs.
+
+    Raises:
+        BadConfiguration: the machine is none.
+    """
+    if machine is None:
+        machine = load_machine(config.node.machine)()
+    codec = Codec(limit_bytes=config.limits.command_bytes)
+    return RaftService(settings_of(config), machine, reactor=reactor, codec=codec)
 
 
 def makeService(options: Options) -> IService:

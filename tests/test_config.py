@@ -104,7 +104,7 @@ def test_what_the_file_says_is_there_and_the_rest_has_defaults() -> None:
     config = good()
     assert config.node.id == "n1"
     assert config.node.data_directory == Path.cwd() / "n1-data"
-    assert config.node.forward
+    assert not config.node.forward
     assert config.timings.heartbeat == 0.06
     assert config.timings.election_timeout == 0.3
     assert config.timings.request_timeout == 3.0

@@ -35,7 +35,7 @@ data_directory = "$id-data"
 # What is replicated: "kv", "echo", "stack", or a class of your own, "package.module:ClassName".
 machine = "$machine"
 # Whether this node passes writes on to the leader when it does not lead itself.
-# forward = true
+# forward = false
 
 [listen]
 # Endpoints that this node opens: for the other nodes, for clients, for a web page with metrics.
