@@ -16,7 +16,7 @@ class Echo:
     machine_name = "echo"
     machine_version = 1
 
-    def apply(self, command: Value, context: Context) -> Value:  # noqa: ARG002
+    def apply(self, command: Value, context: Context) -> Value:
         """Return the command."""
         return command
 

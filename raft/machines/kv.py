@@ -63,7 +63,7 @@ class KeyValueStore:
     def __init__(self) -> None:
         self._values = Overlaid()
 
-    def apply(self, command: Value, context: Context) -> Value:  # noqa: ARG002
+    def apply(self, command: Value, context: Context) -> Value:
         """Carry out a command; see the module."""
         # The one command that matters for speed comes before everything else.
         if type(command) is list and len(command) == 3 and command[0] == "set":
@@ -135,11 +135,13 @@ class KeyValueStore:
 
     def restore(self, chunks: Iterator[bytes]) -> None:
         """Replace everything; raise ValueError for what is no whole snapshot of a store."""
-        flat = chain.from_iterable(unpacked(chunks))
-        origin, count = next(flat, None), next(flat, None)
+        slices = unpacked(chunks)
+        origin, count, *first = next(slices, [None, None])
         if origin != _FORMAT:
             raise ValueError(f"expected a snapshot of format {_FORMAT!r}, not {origin!r}")
-        values = cast("dict[Key, object]", dict(zip(flat, flat, strict=False)))
+        values: dict[Key, object] = {}
+        for piece in chain((first,), slices):
+            values.update(zip(cast("list[Key]", piece[::2]), piece[1::2], strict=True))
         if len(values) != count:
             raise ValueError(f"the snapshot holds {len(values)} keys where it promises {count!r}")
         self._values = Overlaid(values)

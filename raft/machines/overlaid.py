@@ -15,7 +15,10 @@ from typing import Final
 from raft.machines.sorted_keys import Key, SortedKeys
 
 POUR_KEYS: Final = 2000
-"""How many keys the first slice pours back; each later one twice as many, so that it ends."""
+"""How many keys a slice pours back; more only where as many are written meanwhile."""
+
+# More keys than there can be.
+_ALL: Final = 1 << 62
 
 # What the overlay holds for a key that is deleted: it hides what lies below.
 _DELETED: Final = object()
@@ -126,12 +129,12 @@ class Overlaid:
         if reader == self._reader:
             self._reader = 0
 
-    def pour(self, reader: int, count: int) -> bool:
-        """Pour up to `count` keys back once the last view, `reader`, is done; False at the end."""
+    def pour(self, reader: int, count: int) -> int:
+        """Pour up to `count` keys back if the last view, `reader`, is done; return what is left."""
         if reader != self._readers or self._reader or self._overlay is None:
-            return False
+            return 0
         self._pour(count)
-        return self._overlay is not None
+        return 0 if self._overlay is None else len(self._overlay)
 
     def _pour(self, count: int) -> None:
         overlay, base = self._overlay, self._base
@@ -157,13 +160,15 @@ class View:
     Close it if it is given up. One that nobody holds any more closes itself.
     """
 
-    __slots__ = ("_chunks", "_count", "_owner", "_reader")
+    __slots__ = ("_chunks", "_count", "_left", "_owner", "_reader")
 
     def __init__(self, owner: Overlaid, reader: int, chunks: Iterator[bytes]) -> None:
         self._owner = owner
         self._reader = reader
         self._chunks: Iterator[bytes] | None = chunks
         self._count = POUR_KEYS
+        # How many keys the slice before left; at first there was none.
+        self._left = _ALL
 
     def __iter__(self) -> View:
         return self
@@ -174,17 +179,20 @@ class View:
                 return chunk
             self._chunks = None
             self._owner.release(self._reader)
-        count, self._count = self._count, 2 * self._count
-        if self._owner.pour(self._reader, count):
-            return b""
-        raise StopIteration
+        left = self._owner.pour(self._reader, self._count)
+        if not left:
+            raise StopIteration
+        if left > self._left - self._count // 2:
+            # Writing is nearly as fast as pouring: without larger slices it might not end.
+            self._count *= 2
+        self._left = left
+        return b""
 
     def close(self) -> None:
         """Give up reading; what was written meanwhile is poured back at once."""
         self._chunks = None
         self._owner.release(self._reader)
-        while self._owner.pour(self._reader, self._count):
-            self._count *= 2
+        self._owner.pour(self._reader, _ALL)
 
     def __del__(self) -> None:
         self.close()

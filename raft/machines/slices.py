@@ -15,7 +15,7 @@ import msgspec
 from raft.interfaces import Value
 
 SLICE_BYTES: Final = 256 * 1024
-"""Where a slice ends, unless its last value alone is longer."""
+"""Behind which size a slice ends."""
 
 SLICE_VALUES: Final = 4000
 """How many values a slice has at most: 2,000 keys with theirs, a fraction of a millisecond."""
@@ -26,7 +26,10 @@ _decode = msgspec.msgpack.Decoder(list[object]).decode
 
 
 def packed(values: Iterable[Value]) -> Iterator[bytes]:
-    """Yield `values` as slices, each at most about `SLICE_BYTES` and `SLICE_VALUES`."""
+    """Yield `values` as slices, each at most about `SLICE_BYTES` and `SLICE_VALUES`.
+
+    All but the last hold an even number of values, so that pairs stay together.
+    """
     piece: list[object] = []
     size = 0
     for value in values:
@@ -41,7 +44,7 @@ def packed(values: Iterable[Value]) -> Iterator[bytes]:
             piece.append(msgspec.Raw(content))
         else:
             piece.append(value)
-        if len(piece) >= SLICE_VALUES or size >= SLICE_BYTES:
+        if (size >= SLICE_BYTES or len(piece) >= SLICE_VALUES) and not len(piece) & 1:
             yield _slice(piece)
             piece, size = [], 0
     if piece:

@@ -42,7 +42,7 @@ class Stack:
         self._top: _Cell = None
         self._length = 0
 
-    def apply(self, command: Value, context: Context) -> Value:  # noqa: ARG002
+    def apply(self, command: Value, context: Context) -> Value:
         """Carry out `put` or `pop`; see the module."""
         match command:
             case ["put", value]:

@@ -230,10 +230,23 @@ def test_what_was_written_meanwhile_is_poured_back_in_slices(
             apply(store, "delete", f"key-{pauses:06}")
             assert query(store, "get", f"key-{pauses:06}") is None
             assert query(store, "get", "during") == pauses
-    assert pauses == 3
+    assert 10 <= pauses < 15
     assert query(store, "count") == 200 + 1 - pauses
     assert len(everything(store)) == 200 + 1 - pauses
     assert list(restored(store.snapshot()).snapshot())
+
+
+def test_pouring_ends_however_fast_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlaid, "POUR_KEYS", 10)
+    store = filled(10)
+    chunks = store.snapshot()
+    pauses = 0
+    for _ in chunks:
+        pauses += 1
+        for number in range(100):
+            apply(store, "set", f"{pauses}-{number}", number)
+    assert pauses < 10
+    assert len(everything(store)) == 10 + 100 * pauses
 
 
 def test_a_second_snapshot_waits_until_the_first_is_read_or_closed() -> None:
