@@ -153,7 +153,9 @@ class Recovery:
             self._opened.append(segment)
             segment.size_bytes = self.files.size(segment.fd)
             header = read_all(self.files, segment.fd, segments.HEADER.size, 0)
-            segment.id = segments.decode_header(header, path, number, self.incarnation)
+            segment.id = segments.decode_header(
+                header, path, number, self.incarnation, segment.size_bytes
+            )
 
     def _replay(self) -> Segment | None:
         """Replay all segments; return the newest one if it was prepared but never begun."""

@@ -11,8 +11,9 @@ in a block of its own of 512 bytes; little-endian:
     id           u64      random; repeated in each of its frames
     number       u64      as in the name; consecutive
     incarnation  u64      of the data directory
+    size         u64      in bytes, at least: a shorter file has lost its end
 
-These 40 bytes keep their place in all versions, so that an old program can name a new one.
+These 48 bytes keep their place in all versions, so that an old program can name a new one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from raft.storage.files import Files, sync, write_all
 
 FORMAT_VERSION = 1
 MAGIC = b"RAFTLOG\n"
-HEADER = struct.Struct("<8sIIQQQ")
+HEADER = struct.Struct("<8sIIQQQQ")
 HEADER_BLOCK_BYTES = 512
 TEMPORARY_NAME = "log-next.tmp"
 ZEROS = bytes(1 << 20)
@@ -66,15 +67,17 @@ def number_of(filename: str) -> int | None:
     return int(matched[1]) if matched else None
 
 
-def encode_header(segment_id: int, number: int, incarnation: int) -> bytes:
+def encode_header(segment_id: int, number: int, incarnation: int, size_bytes: int) -> bytes:
     """Return the header block's used part."""
-    ids = struct.pack("<QQQ", segment_id, number, incarnation)
+    ids = struct.pack("<QQQQ", segment_id, number, incarnation, size_bytes)
     versioned = MAGIC + FORMAT_VERSION.to_bytes(4, "little")
     return versioned + crc32(ids, crc32(versioned)).to_bytes(4, "little") + ids
 
 
-def decode_header(content: bytes, path: str, number: int, incarnation: int) -> int:
-    """Verify a segment's header and return the segment's id.
+def decode_header(
+    content: bytes, path: str, number: int, incarnation: int, size_bytes: int
+) -> int:
+    """Verify a segment's header, and its file's size, and return the segment's id.
 
     Raises:
         StorageDamaged: it is no header, or that of another segment or another data directory.
@@ -83,7 +86,7 @@ def decode_header(content: bytes, path: str, number: int, incarnation: int) -> i
     remedy = "restore the file, or remove this server and add it again with an empty directory"
     if len(content) < HEADER.size:
         raise StorageDamaged(path, 0, f"the segment is cut short within its header; {remedy}")
-    magic, version, checksum, segment_id, found_number, owner = HEADER.unpack_from(content)
+    magic, version, checksum, segment_id, found_number, owner, least = HEADER.unpack_from(content)
     if magic != MAGIC or crc32(content[16 : HEADER.size], crc32(content[:12])) != checksum:
         raise StorageDamaged(path, 0, f"the segment's header is damaged; {remedy}")
     if version > FORMAT_VERSION:
@@ -98,6 +101,10 @@ def decode_header(content: bytes, path: str, number: int, incarnation: int) -> i
     if incarnation and owner and owner != incarnation:
         raise StorageDamaged(
             path, 0, f"the segment belongs to another data directory ({owner:016x}); {remedy}"
+        )
+    if size_bytes < least:
+        raise StorageDamaged(
+            path, size_bytes, f"the segment is cut short: it had {least} bytes; {remedy}"
         )
     return int(segment_id)
 
@@ -123,7 +130,8 @@ def prepare(
             write_all(files, fd, [zeros], offset)
             sync(files, fd)
         segment_id = secrets.randbits(64) or 1
-        write_all(files, fd, [encode_header(segment_id, number, incarnation)], 0)
+        header = encode_header(segment_id, number, incarnation, size_bytes)
+        write_all(files, fd, [header], 0)
         sync(files, fd)
         files.rename(temporary, path)
         files.sync_directory(directory)
