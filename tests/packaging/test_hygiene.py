@@ -13,7 +13,7 @@ import pytest_twisted
 BAD = """
 import gc
 import pytest, pytest_twisted
-from hypothesis import given, settings, strategies
+from hypothesis import Phase, given, settings, strategies
 from twisted.internet.defer import Deferred, fail
 
 @pytest.mark.deadline(0.1)
@@ -26,7 +26,7 @@ def test_returns_what_never_fires():
     return Deferred()
 
 @pytest.mark.deadline(0.1)
-@settings(max_examples=1)
+@settings(max_examples=1, phases=[Phase.generate])
 @given(strategies.integers())
 @pytest_twisted.ensureDeferred
 async def test_example_waits_for_ever(number):

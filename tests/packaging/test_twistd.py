@@ -47,9 +47,14 @@ import sys
 sys.path.insert(0, {directory!r})
 from twisted.application.service import MultiService
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from raft import errors, tap
 
 class Failing(MultiService):
+    def __init__(self):
+        super().__init__()
+        self.ended = Deferred()
+
     def startService(self):
         {body}
 
@@ -112,10 +117,10 @@ async def test_a_wrong_file_ends_twistd_with_one_line(programs: Any, node: Path)
 
 @pytest_twisted.ensureDeferred
 async def test_a_good_file_runs_until_it_is_told_to_end(programs: Any, node: Path) -> None:
-    body = "print('started, by', reactor.seconds.__name__, flush=True)"
+    # Only within its loop has the reactor taken over the signals.
+    body = "reactor.callLater(0, print, 'runs by', reactor.seconds.__name__, flush=True)"
     program = programs.python("-c", driver(node.parent, body, "-n", "raft", "-c", "node.toml"))
-    await program.wrote("started, by monotonic")
-    await program.wrote("reactor class")
+    await program.wrote("runs by monotonic")
     program.transport.signalProcess("TERM")
     assert await program.ended == -15
     assert program.err == ""
