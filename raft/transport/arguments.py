@@ -21,6 +21,16 @@ from raft.transport.boxes import gather, spread
 NUMBER_END: Final = 1 << 63
 """Indexes, terms and sizes on the wire are below this."""
 
+_UNREADABLE: Final = (
+    # Besides its own errors msgspec lets these through: text that is not UTF-8 (ValueError),
+    # keys that cannot be keys (TypeError), timestamps out of range, and too much nesting.
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
 Result = Any
 """What one item of a batch came to: a plain value, or a `RaftError` that was not raised."""
 
@@ -89,7 +99,7 @@ def unpack_commands(packed: bytes) -> list[bytes]:
     """
     try:
         return _commands_decoder.decode(packed)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadValue(f"no array of byte strings: {error}") from error
 
 
@@ -134,7 +144,7 @@ def unpack_results(packed: bytes) -> list[Result]:
     """
     try:
         pairs = _results_decoder.decode(packed)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadValue(f"no array of results: {error}") from error
     return [value if not code else _error(code, value) for code, value in pairs]
 
@@ -176,7 +186,7 @@ def unpack_plain(packed: bytes) -> Any:
     """Return the plain value; raise `BadValue` where it is none."""
     try:
         return _plain_decode(packed)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadValue(f"no MessagePack: {error}") from error
 
 
@@ -209,7 +219,7 @@ def unpack_members(packed: bytes) -> tuple[Member, ...]:
     """
     try:
         forms = _members_decoder.decode(packed)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadValue(f"no array of members: {error}") from error
     return tuple(
         Member(m.id, m.incarnation, m.peer_address, m.client_address, m.voter) for m in forms
@@ -237,7 +247,7 @@ def unpack_configuration(packed: bytes) -> Configuration:
     """Return the configuration; raise `BadValue` where it is none."""
     try:
         rows, outgoing = _configuration_decoder.decode(packed)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise BadValue(f"no configuration: {error}") from error
     old_voters: frozenset[str] = frozenset(outgoing)
     return Configuration(tuple(Member(*row) for row in rows), old_voters)

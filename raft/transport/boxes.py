@@ -94,7 +94,7 @@ class BoxParser:
             if key_length == 0:
                 position += 2
                 if position - start > self.limit_bytes or len(fields) > self.limit_keys:
-                    self._refuse(position - start, len(fields))
+                    self._check(position - start, len(fields))
                 box, fields = fields, {}
                 start = position
                 if not self._stopped:
@@ -102,43 +102,36 @@ class BoxParser:
                 if self._stopped:
                     return
                 continue
-            value_at = position + key_length + 4
-            if value_at > end:
-                if key_length > KEY_BYTES:
-                    self._refuse_key(key_length)
-                self._needed = key_length + 4
-                break
-            stop = value_at + ((data[value_at - 2] << 8) | data[value_at - 1])
-            if stop > end:
-                if key_length > KEY_BYTES:
-                    self._refuse_key(key_length)
-                if stop - start > self.limit_bytes:
-                    self._refuse(stop - start, len(fields))
+            value_at = stop = position + key_length + 4
+            if value_at <= end:
+                stop += (data[value_at - 2] << 8) | data[value_at - 1]
+            if stop > end or key_length > KEY_BYTES:
+                self._check(stop - start, len(fields), key_length)
                 self._needed = stop - position
                 break
-            if key_length > KEY_BYTES:
-                self._refuse_key(key_length)
             fields[data[position + 2 : value_at - 2]] = data[value_at:stop]
             position = stop
         else:
             self._needed = 2
-        if position - start > self.limit_bytes or len(fields) > self.limit_keys:
-            self._refuse(position - start, len(fields))
+        self._check(position - start, len(fields))
         self._base = position - start
         self._fields = fields
         if position < end:
             pending += data[position:]
 
-    def _refuse(self, size_bytes: int, keys: int) -> None:
+    def _check(self, size_bytes: int, keys: int, key_length: int = 0) -> None:
+        """Raise `BadBox` where a box of at least this size is past the bounds."""
+        if key_length > KEY_BYTES:
+            reason = f"a key of {key_length} bytes, the limit is {KEY_BYTES}"
+        elif size_bytes > self.limit_bytes or keys > self.limit_keys:
+            reason = (
+                f"a box of {size_bytes} bytes or more with {keys} keys or more, the limits are "
+                f"{self.limit_bytes} bytes and {self.limit_keys} keys"
+            )
+        else:
+            return
         self._stopped = True
-        raise BadBox(
-            f"a box of {size_bytes} bytes or more with {keys} keys or more, the limits are "
-            f"{self.limit_bytes} bytes and {self.limit_keys} keys"
-        )
-
-    def _refuse_key(self, key_length: int) -> None:
-        self._stopped = True
-        raise BadBox(f"a key of {key_length} bytes, the limit is {KEY_BYTES}")
+        raise BadBox(reason)
 
 
 def pair(key: bytes, value: bytes) -> bytes:

@@ -75,7 +75,7 @@ class Hello(Question):
     The first command on a connection between servers, in the direction of the dial; a client
     may leave it out. `role` is `peer` or `client`. `cluster_id` may be empty on a server that
     belongs to no cluster yet, and on a client that does not care. `target` is the id of the
-    server meant, or empty.
+    server meant, or empty. `address` is where the speaker can be dialled, or empty.
     """
 
     arguments: ClassVar = [
@@ -85,6 +85,7 @@ class Hello(Question):
         (b"incarnation", _UNICODE),
         (b"role", _UNICODE),
         (b"target", _OPTIONAL_UNICODE),
+        (b"address", _OPTIONAL_UNICODE),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),

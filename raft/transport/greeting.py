@@ -22,18 +22,23 @@ NAME_BYTES: Final = 255
 
 @frozen
 class Identity:
-    """Who this server is; `cluster_id` is empty until it belongs to a cluster."""
+    """Who this server is; `cluster_id` is empty until it belongs to a cluster.
+
+    `address` is where peers dial it: a server that knows no members yet answers there.
+    """
 
     cluster_id: str
     server_id: str
     incarnation: str
+    address: str = ""
 
 
 @frozen
 class Greeting:
     """What the other side said of itself in its handshake, before it is believed.
 
-    `role` is `peer` or `client`. `target` is whom it meant to reach, or empty.
+    `role` is `peer` or `client`. `target` is whom it meant to reach, or empty. `address` is
+    where it can be dialled, or empty.
     """
 
     version: int
@@ -42,6 +47,7 @@ class Greeting:
     incarnation: str
     role: str = "peer"
     target: str = ""
+    address: str = ""
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -53,6 +59,7 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
             *_names(identity),
             (b"role", role.encode()),
             (b"target", target.encode()),
+            (b"address", identity.address.encode()),
         ]
     )
 
@@ -100,6 +107,7 @@ def read_greeting(box: Box, target: str = "") -> Greeting:
         _text(box, b"incarnation"),
         _text(box, b"role") if b"role" in box else "peer",
         _text(box, b"target") if b"target" in box else target,
+        _text(box, b"address") if b"address" in box else "",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +66,7 @@ class Fast:
 
 def chunks(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 @given(st.lists(boxes, max_size=5), st.lists(st.integers(0, 1 << 20), max_size=12))
@@ -140,12 +142,10 @@ def test_a_flood_without_an_end_is_refused_within_the_limit() -> None:
     """sc-N10, SECURITY 13: 262 MB of an unterminated box cost no more than the limit."""
     parser = BoxParser(1 << 20, 1 << 16)
     chunk = encode_box([(b"%d" % number, b"x" * 60000) for number in range(4)])[:-2]
-    fed = 0
+    for _ in range((1 << 20) // len(chunk)):
+        parser.feed(chunk, lambda box: None)
     with pytest.raises(BadBox, match="limits are 1048576 bytes"):
-        for _ in range(262_000_000 // len(chunk)):
-            parser.feed(chunk, lambda box: None)
-            fed += len(chunk)
-    assert fed <= 1 << 20
+        parser.feed(chunk, lambda box: None)
 
 
 def test_65536_keys_are_refused() -> None:

@@ -6,9 +6,10 @@ library's own codec is used on the stock side.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
+import pytest
 import pytest_twisted
 from twisted.internet import endpoints, protocol
 from twisted.protocols import amp
@@ -48,7 +49,7 @@ class NotLeading(Exception):
 
 
 class Hello(amp.Command):
-    arguments = [
+    arguments: ClassVar = [
         (b"version", amp.Integer()),
         (b"cluster_id", amp.Unicode()),
         (b"server_id", amp.Unicode()),
@@ -56,33 +57,33 @@ class Hello(amp.Command):
         (b"role", amp.Unicode()),
         (b"target", amp.Unicode(optional=True)),
     ]
-    response = [
+    response: ClassVar = [
         (b"version", amp.Integer()),
         (b"cluster_id", amp.Unicode()),
         (b"server_id", amp.Unicode()),
         (b"incarnation", amp.Unicode()),
     ]
-    errors = {errors.PeerRefused: b"PEER_REFUSED"}
+    errors: ClassVar = {errors.PeerRefused: b"PEER_REFUSED"}
 
 
 class Write(amp.Command):
-    arguments = [(b"commands", Numbered()), (b"timeout_ms", amp.Integer(optional=True))]
-    response = [(b"results", Numbered())]
-    errors = {NotLeading: b"NOT_LEADER"}
+    arguments: ClassVar = [(b"commands", Numbered()), (b"timeout_ms", amp.Integer(optional=True))]
+    response: ClassVar = [(b"results", Numbered())]
+    errors: ClassVar = {NotLeading: b"NOT_LEADER"}
 
 
 class Read(amp.Command):
-    arguments = [(b"queries", Numbered()), (b"consistency", amp.Unicode(optional=True))]
-    response = [(b"results", Numbered())]
+    arguments: ClassVar = [(b"queries", Numbered()), (b"consistency", amp.Unicode(optional=True))]
+    response: ClassVar = [(b"results", Numbered())]
 
 
 class Status(amp.Command):
-    response = [(b"status", Numbered())]
+    response: ClassVar = [(b"status", Numbered())]
 
 
 class AppendEntries(amp.Command):
     requiresAnswer = False
-    arguments = [
+    arguments: ClassVar = [
         (b"term", amp.Integer()),
         (b"prev_log_index", amp.Integer()),
         (b"prev_log_term", amp.Integer()),
@@ -95,7 +96,7 @@ class AppendEntries(amp.Command):
 
 class AppendFragment(amp.Command):
     requiresAnswer = False
-    arguments = [
+    arguments: ClassVar = [
         (b"term", amp.Integer()),
         (b"sequence", amp.Integer()),
         (b"offset_bytes", amp.Integer()),
@@ -105,7 +106,7 @@ class AppendFragment(amp.Command):
 
 class AppendEntriesResult(amp.Command):
     requiresAnswer = False
-    arguments = [
+    arguments: ClassVar = [
         (b"term", amp.Integer()),
         (b"success", amp.Boolean()),
         (b"match_index", amp.Integer()),
@@ -119,7 +120,7 @@ class AppendEntriesResult(amp.Command):
 
 class InstallSnapshot(amp.Command):
     requiresAnswer = False
-    arguments = [
+    arguments: ClassVar = [
         (b"term", amp.Integer()),
         (b"last_included_index", amp.Integer()),
         (b"last_included_term", amp.Integer()),
@@ -137,7 +138,7 @@ class InstallSnapshot(amp.Command):
 
 class TimeoutNow(amp.Command):
     requiresAnswer = False
-    arguments = [(b"term", amp.Integer())]
+    arguments: ClassVar = [(b"term", amp.Integer())]
 
 
 class StockServer(amp.AMP):  # type: ignore[misc]
@@ -249,12 +250,9 @@ async def test_a_stock_client_writes_and_reads_without_a_greeting(until: Any) ->
         ["COMMAND_FAILED", {"exception": "KeyError", "message": "KeyError"}],
     ]
     assert decode((await client.callRemote(Status))["status"]) == {"term": 3}
-    try:
+    with pytest.raises(NotLeading) as caught:
         await client.callRemote(Write, commands=encode([encode("elsewhere")]))
-    except NotLeading as caught:
-        assert msgspec.json.decode(str(caught))["address"] == "10.0.0.3:7001"
-    else:
-        raise AssertionError("the error was not answered")
+    assert msgspec.json.decode(str(caught.value))["address"] == "10.0.0.3:7001"
     names = {"version": 1, "cluster_id": "cluster", "server_id": "", "incarnation": ""}
     answer = await client.callRemote(Hello, role="client", **names)
     assert answer["server_id"] == "a"
@@ -272,12 +270,9 @@ async def test_a_client_of_ours_writes_to_a_stock_server() -> None:
     assert client.greeting.server_id == "b"
     assert await client.write_batch([encode(1), encode("x" * 200_000)], 1000) == [1, "x" * 200_000]
     made[0].error = NotLeading('{"leader": "c", "address": "10.0.0.3:7001"}')
-    try:
+    with pytest.raises(errors.NotLeader) as caught:
         await client.write_batch([encode(1)], 1000)
-    except errors.NotLeader as caught:
-        assert (caught.leader, caught.address) == ("c", "10.0.0.3:7001")
-    else:
-        raise AssertionError("the error was not answered")
+    assert (caught.value.leader, caught.value.address) == ("c", "10.0.0.3:7001")
     client.close()
     await client.lost
     await port.stopListening()

@@ -1,0 +1,100 @@
+"""Hostile bytes against whole connections, in memory: no exception, no message, one end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.testing import StringTransport
+
+from raft.core import messages as m
+from raft.core.configuration import Configuration, Member
+from raft.transport import wire
+from raft.transport.boxes import Box, BoxParser, encode_box
+from raft.transport.connection import Counters
+from raft.transport.greeting import Identity, encode_greeting
+from raft.transport.incoming import Desk, Incoming
+
+IDENTITY = Identity("cluster", "a", "i-a")
+HELLO = encode_greeting(Identity("cluster", "b", "i-b"), "peer", "a", b"1")
+VALID = [
+    wire.encode(m.AppendEntries(3, 7, 2, m.Entries(8), 5, 1), b"records"),
+    wire.encode(m.AppendEntriesResult(3, False, 7, 1, 9, 5, 2, 0.3)),
+    wire.encode(
+        m.InstallSnapshot(3, 7, 2, Configuration((Member("a"),)), 1, 4),
+        b"",
+        wire.SnapshotChunk.of(0, b"chunk", 5, b"meta"),
+    ),
+    wire.encode(m.RequestVote(3, 7, 2)),
+    wire.encode(m.ReadIndexResult(3, 7, None)),
+    wire.encode_fragment(m.AppendEntries(3, 7, 2, m.Entries(8), 5, 1), 0, b"piece"),
+]
+
+
+def connection(received: list[Any]) -> tuple[Incoming, StringTransport]:
+    desk = Desk(
+        identity=lambda: IDENTITY,
+        judge=lambda greeting: None,
+        greeted=lambda incoming: None,
+        receive=lambda *parts: received.append(parts),
+        contact=lambda sender, term: None,
+        message_bytes=1 << 20,
+    )
+    incoming = Incoming(desk, Counters())
+    transport = StringTransport()
+    incoming.makeConnection(transport)
+    return incoming, transport
+
+
+def boxes_of(data: bytes) -> Box:
+    found: list[Box] = []
+    BoxParser().feed(data, found.append)
+    return found[0]
+
+
+mutations = st.builds(
+    lambda data, drop, change, value: encode_box(
+        [
+            (key, value if number == change else old)
+            for number, (key, old) in enumerate(boxes_of(data).items())
+            if number != drop
+        ]
+        or [(b"k", b"v")]
+    ),
+    st.sampled_from(VALID),
+    st.integers(0, 14),
+    st.integers(0, 14),
+    st.one_of(
+        st.binary(max_size=30),
+        st.sampled_from([b"-1", b"9" * 30, b"nan", b"\x91" * 3000, b"True", b"\xff\xfe", b""]),
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(st.booleans(), st.lists(mutations | st.binary(max_size=50) | st.sampled_from(VALID)))
+def test_an_incoming_connection_survives_anything(greets: bool, parts: list[bytes]) -> None:
+    """sc-N11, SECURITY 17: it ends, or delivers messages of the closed union, nothing else."""
+    received: list[Any] = []
+    incoming, transport = connection(received)
+    for part in [HELLO, *parts] if greets else parts:
+        if transport.disconnected:
+            break
+        incoming.dataReceived(part)
+    if not greets:
+        assert received == []
+    for sender, message, records, _chunk in received:
+        assert sender == "b"
+        assert isinstance(message, m.Message)
+        assert isinstance(records, bytes)
+    assert incoming.counters.malformed == int(transport.disconnected)
+
+
+def test_nothing_of_a_chunk_is_believed_after_its_malformed_box() -> None:
+    received: list[Any] = []
+    incoming, transport = connection(received)
+    bad = encode_box([(b"_command", b"TimeoutNow"), (b"term", b"x")])
+    incoming.dataReceived(HELLO + VALID[0] + bad + VALID[3])
+    assert len(received) == 1
+    assert transport.disconnected
