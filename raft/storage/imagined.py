@@ -5,7 +5,8 @@ the list of all that was done to it, and can let any single call fail. `crash_st
 what a disk may hold after power was lost at some point: each write that was not synced may
 be there or not, whole or in part; each change of a directory likewise.
 
-It has one directory: paths differ in their last component only.
+After a failed sync the program still sees what it wrote, but no later sync brings it to the
+disk: the pages pass for clean. It has one directory: paths differ in their last component only.
 """
 
 from __future__ import annotations
@@ -159,8 +160,14 @@ class ImaginedDisk:
 
     def fdatasync(self, fd: int) -> None:
         """See `Files.fdatasync`."""
-        self._ask("fdatasync")
         self._content(fd)
+        try:
+            self._ask("fdatasync")
+        except InterruptedError:
+            raise
+        except OSError:
+            self._record(Operation("forget", self._open[fd]))
+            raise
         self._record(Operation("sync", self._open[fd]))
 
     def rename(self, old: str, new: str) -> None:
@@ -233,6 +240,8 @@ def _settle(
     durable: _State, writes: list[Operation], renames: list[Operation], operation: Operation
 ) -> tuple[list[Operation], list[Operation]]:
     """Take one operation into account; return the writes and names still unsettled."""
+    if operation.kind == "forget":
+        return [write for write in writes if write.file != operation.file], renames
     if operation.kind == "sync":
         for write in writes:
             if write.file == operation.file:

@@ -74,9 +74,7 @@ def encode_header(segment_id: int, number: int, incarnation: int, size_bytes: in
     return versioned + crc32(ids, crc32(versioned)).to_bytes(4, "little") + ids
 
 
-def decode_header(
-    content: bytes, path: str, number: int, incarnation: int, size_bytes: int
-) -> int:
+def decode_header(content: bytes, path: str, number: int, incarnation: int, size_bytes: int) -> int:
     """Verify a segment's header, and its file's size, and return the segment's id.
 
     Raises:

@@ -131,11 +131,11 @@ class LogWriter:
             return
         if not save.keep_log:
             mark = Mark(save.index, save.term, save.index + 1, save.index)
-        elif before is None:
-            mark = Mark(save.index, save.term, save.keep_from, 0)
         else:
-            previous = before.index if before.index < save.index else before.previous
-            mark = Mark(save.index, save.term, save.keep_from, previous)
+            previous = 0
+            if before is not None:
+                previous = before.index if before.index < save.index else before.previous
+            mark = Mark(save.index, save.term, max(save.keep_from, 1), previous)
         if save.keep_log and save.index >= self.ledger.next_index:
             raise InvariantViolated(
                 f"the mark of snapshot {save.index} keeps a log that ends at "

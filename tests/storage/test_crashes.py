@@ -314,7 +314,9 @@ def recovered(disk: ImaginedDisk):
             after, body = store.read(index, end, 700)
             offset = 0
             for number in range(index, after):
-                stop = offset + HEADER_BYTES + int.from_bytes(body[offset + 4 : offset + 8], "little")
+                stop = (
+                    offset + HEADER_BYTES + int.from_bytes(body[offset + 4 : offset + 8], "little")
+                )
                 entries.append((number, body[offset:stop]))
                 offset = stop
             assert offset == len(body)

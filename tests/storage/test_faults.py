@@ -156,6 +156,29 @@ def test_the_first_failed_call_ends_all_acknowledgements(call, code):
             break
 
 
+@pytest.mark.parametrize("failing", range(8, 16))
+def test_what_recovery_found_is_on_the_disk_and_not_only_in_the_page_cache(failing):
+    """D3, sc-F7: after a failed sync the cache shows bytes that no later sync will write."""
+    disk = ImaginedDisk()
+    made = []
+
+    def fault(name, number):
+        made.append(name)
+        if name == "fdatasync" and made.count(name) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk.fault = fault
+    under_test = Direct(disk)
+    for save in saves():
+        under_test.save(save)
+        if under_test.failed:
+            break
+    under_test.stop()
+    found = reopened(disk)
+    for _, files in disk.crash_states(len(disk.operations)):
+        assert reopened(ImaginedDisk.holding(files)) == found
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_short_and_interrupted_calls_are_finished(seed):
     """sc-F9: a short write is gone on with, an interrupted call repeated."""
