@@ -1,0 +1,74 @@
+"""Raft for Twisted: a part of your state that survives the loss of a machine.
+
+The public names; nothing else is promised. Three doors, each complete on its own:
+
+- run it: `twistd raft --config node.toml` (`raft.tap`);
+- embed it: `RaftService` with an `IStateMachine`, or the nine functions by node name;
+- call it: `RaftClient`, or any AMP client with `raft.transport.commands`.
+
+Names are imported when they are first used, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raft.api import (
+        get_entry,
+        leader,
+        read,
+        set_configuration,
+        start_node,
+        status,
+        stop_node,
+        test_cluster,
+        write,
+    )
+    from raft.client import RaftClient
+    from raft.core.configuration import Configuration, Member
+    from raft.errors import CommandError, RaftError
+    from raft.interfaces import Context, IStateMachine, Value
+    from raft.service import NodeSettings, RaftService
+
+__all__ = [
+    "CommandError",
+    "Configuration",
+    "Context",
+    "IStateMachine",
+    "Member",
+    "NodeSettings",
+    "RaftClient",
+    "RaftError",
+    "RaftService",
+    "Value",
+    "get_entry",
+    "leader",
+    "read",
+    "set_configuration",
+    "start_node",
+    "status",
+    "stop_node",
+    "test_cluster",
+    "write",
+]
+
+_ROOMS = {
+    "raft.client": ("RaftClient",),
+    "raft.core.configuration": ("Configuration", "Member"),
+    "raft.errors": ("CommandError", "RaftError"),
+    "raft.interfaces": ("Context", "IStateMachine", "Value"),
+    "raft.service": ("NodeSettings", "RaftService"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'raft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF.get(name, "raft.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
@@ -69,6 +70,8 @@ class NodeSettings:
         data_directory: where its log, snapshots and identity live.
         peer_endpoint: listens for other servers, an endpoint string (port 0 chooses one).
         client_endpoint: listens for clients, or empty: then only this process can call.
+        peer_address: where other servers dial this one; found out where it is empty and
+            the endpoint names a host.
         first_members: the first configuration, the same on every first member; empty for a
             node that waits for `set_configuration` or for a leader.
         cluster_id: of the cluster that `first_members` found; required with them.
@@ -81,6 +84,7 @@ class NodeSettings:
     data_directory: str
     peer_endpoint: str
     client_endpoint: str = ""
+    peer_address: str = ""
     first_members: tuple[Member, ...] = ()
     cluster_id: str = ""
     forward: bool = False
@@ -195,7 +199,9 @@ class RaftService(Service):
 
     def _start(self, directory: DataDirectory) -> None:
         settings, found = self.settings, directory.identity
-        self.identity = Identity(found.cluster_id, found.server_id, found.incarnation)
+        self.identity = Identity(
+            found.cluster_id, found.server_id, found.incarnation, settings.peer_address
+        )
         self.storage = self._make_storage(settings, found.incarnation)
         recovered = self.storage.recover()
         if recovered.snapshot is not None:
@@ -238,11 +244,16 @@ class RaftService(Service):
     def _listen(self) -> None:
         settings = self.settings
         self.peer_port = _at_once(self.network.listen(settings.peer_endpoint), "listen.peers")
+        if not settings.peer_address:
+            self._found_address(address_of(self.peer_port))
         self.client_port: IListeningPort | None = None
         if settings.client_endpoint:
             self.client_port = _at_once(
                 self.listener.listen(settings.client_endpoint), "listen.clients"
             )
+
+    def _found_address(self, address: str) -> None:
+        self.identity = self.network.identity = evolve(self.identity, address=address)
 
     def _bootstrap(self, recovered: Recovered) -> None:
         """Found the cluster from the first members where nothing is stored yet [RULES M8]."""
@@ -538,8 +549,16 @@ class RaftService(Service):
         if self._directory is None:
             raise NodeStopped()
         self._directory.set_cluster_id(cluster_id)
-        self.identity = Identity(cluster_id, self.id, self.identity.incarnation)
+        self.identity = evolve(self.identity, cluster_id=cluster_id)
         self.network.identity = self.listener.identity = self.identity
+
+
+def address_of(port: IListeningPort) -> str:
+    """Return an address that dials `port`, or nothing where it listens everywhere."""
+    host: Any = port.getHost()
+    if isinstance(host, UNIXAddress):
+        return f"unix:{(host.name or b'').decode()}"
+    return "" if host.host in ("0.0.0.0", "::") else f"tcp:{host.host}:{host.port}"  # noqa: S104
 
 
 def _at_once(listening: Deferred[IListeningPort], key: str) -> IListeningPort:

@@ -64,7 +64,7 @@ class NodeProcess(MultiService):
         self._reactor = reactor
         self._daemonized = daemonized
         self.node = make_node(config, reactor)
-        self.node.setServiceParent(self)
+        self.node.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.node.ended.addCallback(self._ended)
 
     def _ended(self, error: BaseException | None) -> None:
@@ -93,6 +93,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
         data_directory=str(config.node.data_directory),
         peer_endpoint=listen.peers,
         client_endpoint=listen.clients,
+        peer_address=config.advertise.peers,
         first_members=config.first_configuration.members,
         cluster_id=config.cluster_id or "",
         forward=config.node.forward,

@@ -32,6 +32,8 @@ class Members:
     node: RaftService
     heard: dict[str, str] = Factory(dict)
     """Server id -> incarnation, as each said in its greeting."""
+    strangers: dict[str, str] = Factory(dict)
+    """Server id -> address of those who dialled this node while it knows no members."""
     clusters: dict[str, str] = Factory(dict)
     """Server id -> cluster id, for a node that belongs to no cluster yet."""
     _followed: Configuration | None = None
@@ -48,6 +50,10 @@ class Members:
         self.heard[greeting.server_id] = greeting.incarnation
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
+        if greeting.address and not self.node.shell.server.configuration.members:
+            # Whoever founds or grows a cluster speaks first; the answer needs a way back.
+            self.strangers[greeting.server_id] = greeting.address
+            self._followed = None
         self.node.shell.schedule()
         return None
 
@@ -58,9 +64,8 @@ class Members:
         if configuration is not self._followed:
             self._followed = configuration
             self._check_self(configuration)
-            node.network.set_peers(
-                {m.id: m.peer_address for m in configuration.members if m.peer_address}
-            )
+            members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
+            node.network.set_peers(members or self.strangers)
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
         if self._unpinned and membership.may_change(server):

@@ -1,0 +1,285 @@
+"""The nine functions: nodes of this process by name, and nodes elsewhere by address.
+
+A *peer* is the name of a node that was started in this process, or a pair
+`(name, endpoint)` of a node elsewhere, where the endpoint is its client address:
+
+    yield start_node("a", config)
+    yield set_configuration("a", [("a", "tcp:10.0.0.1:7001"), ...])
+    yield write("a", ["set", "k", 1])
+
+Every function that waits returns a Deferred. `leader` and `status` look at a node of this
+process and answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
+
+from raft.codec import PLAIN
+from raft.core.configuration import Member
+from raft.errors import BadConfiguration, NoSuchNode, RaftError
+from raft.interfaces import Value
+from raft.machines.kv import KeyValueStore
+from raft.service import NodeSettings, RaftService, address_of
+from raft.transport.arguments import pack_members, unpack_plain
+from raft.transport.calls import ClientConnection, dial
+from raft.transport.commands import GetEntry, SetConfiguration
+
+Peer = str | tuple[str, str]
+"""The name of a node in this process, or (name, client endpoint) of one elsewhere."""
+
+TIMEOUT_SECONDS = 3.0
+
+_nodes: dict[str, RaftService] = {}
+"""The nodes of this process that `start_node` started: the one module-level state there is."""
+
+
+def start_node(
+    name: str, config: NodeSettings | RaftService, machine: object = None
+) -> Deferred[RaftService]:
+    """Start a node in this process under `name`; fires with it once it listens.
+
+    Args:
+        name: what the other functions call it; its `config.id` where settings are given.
+        config: the node's settings, or a `RaftService` that is not started yet.
+        machine: what is replicated, for settings; the key-value store by default.
+
+    Raises (as failures):
+        BadConfiguration: the name is taken, or the settings are wrong.
+        RaftError: the data directory cannot be used.
+    """
+    if name in _nodes:
+        return fail(BadConfiguration(f"a node named {name!r} runs in this process already"))
+
+    def start() -> RaftService:
+        node = config
+        if isinstance(node, NodeSettings):
+            node = RaftService(node, KeyValueStore() if machine is None else machine)
+        node.startService()
+        _nodes[name] = node
+        node.ended.addCallback(lambda ended: _forget(name, node, ended))
+        return node
+
+    return maybeDeferred(start)
+
+
+def _forget(name: str, node: RaftService, ended: object) -> object:
+    if _nodes.get(name) is node:
+        del _nodes[name]
+    return ended
+
+
+def stop_node(name: str) -> Deferred[None]:
+    """Stop the node `name` of this process; fires when its files and ports are closed.
+
+    Raises (as failures):
+        NoSuchNode: no node of that name runs in this process.
+    """
+    return _with_node(name, lambda node: node.stopService())
+
+
+def write(peer: Peer, command: object, timeout: float = TIMEOUT_SECONDS) -> Deferred[Value]:
+    """Replicate and apply `command`; fires with its result once it is committed and applied.
+
+    `timeout` is in seconds. Fails as `RaftService.write` does: a node that does not lead
+    answers `NotLeader` with the leader's id and address.
+    """
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.write(command, timeout))
+    milliseconds = int(timeout * 1000)
+    return Deferred.fromCoroutine(
+        _batch_of_one(peer, timeout, command, lambda to, one: to.write_batch([one], milliseconds))
+    )
+
+
+def read(peer: Peer, query: object, timeout: float = TIMEOUT_SECONDS) -> Deferred[Value]:
+    """Answer `query` from applied state that a quorum has confirmed; see `RaftService.read`."""
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.read(query, timeout))
+    milliseconds = int(timeout * 1000)
+    return Deferred.fromCoroutine(
+        _batch_of_one(peer, timeout, query, lambda to, one: to.read_batch([one], milliseconds))
+    )
+
+
+def leader(name: str) -> Peer | None:
+    """Return the leader that the node `name` of this process knows, or None.
+
+    A peer that the other functions take: (id, client endpoint), or the id alone where it
+    listens for no clients.
+
+    Raises:
+        NoSuchNode: no node of that name runs in this process.
+    """
+    node = _node(name)
+    found = node.leader()
+    if found is None:
+        return None
+    address = node.leader_address()
+    return (found, address) if address else found
+
+
+def status(name: str) -> dict[str, object]:
+    """Return what the node `name` of this process knows of itself and its cluster.
+
+    Raises:
+        NoSuchNode: no node of that name runs in this process.
+    """
+    return _node(name).status()
+
+
+def set_configuration(
+    peer: Peer, members: Sequence[Member | Mapping[str, Any]], timeout: float = TIMEOUT_SECONDS
+) -> Deferred[None]:
+    """Let an empty node found a cluster of `members`; fires once a majority has agreed.
+
+    A member is a `Member`, or a mapping with `id`, `peer_address` and `client_address`.
+
+    Raises (as failures):
+        BadConfiguration: the node belongs to a cluster already, or is not among the members.
+        Timeout: no majority answered yet.
+    """
+    try:
+        checked = tuple(_member(member) for member in members)
+    except (TypeError, ValueError) as error:
+        return fail(BadConfiguration(f"members: {error}"))
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.set_configuration(checked, timeout))
+    return Deferred.fromCoroutine(
+        _elsewhere(
+            peer,
+            timeout,
+            lambda to: to.call(
+                SetConfiguration,
+                timeout,
+                members=pack_members(checked),
+                timeout_ms=int(timeout * 1000),
+            ),
+        )
+    ).addCallback(lambda _: None)
+
+
+def get_entry(peer: Peer, index: int) -> Deferred[dict[str, Any]]:
+    """Fire with the committed log entry at `index` as a dict: index, term, time, kind, command.
+
+    Raises (as failures):
+        NotFound: it is not committed yet, or compacted away.
+    """
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.get_entry(index))
+    return Deferred.fromCoroutine(
+        _elsewhere(peer, TIMEOUT_SECONDS, lambda to: to.call(GetEntry, index=index))
+    ).addCallback(lambda answer: unpack_plain(answer["entry"]))
+
+
+def test_cluster(
+    machine: Callable[[], object] = KeyValueStore, size: int = 3
+) -> Deferred[tuple[str, ...]]:
+    """Start three nodes in this process, over real sockets, with data in a temporary directory.
+
+    Fires with their names once they have a leader. Stop each with `stop_node`; the data
+    goes with the last one.
+    """
+    return Deferred.fromCoroutine(_start_cluster(machine, size))
+
+
+# pytest collects functions by their name; this one is no test.
+test_cluster.__test__ = False  # type: ignore[attr-defined]
+
+
+async def _start_cluster(machine: Callable[[], object], size: int) -> tuple[str, ...]:
+    directory = tempfile.mkdtemp(prefix="raft-test-cluster-")
+    prefix = os.path.basename(directory).removeprefix("raft-test-cluster-")
+    names = tuple(f"{prefix}-{number}" for number in range(1, size + 1))
+    nodes = []
+    try:
+        for name in names:
+            settings = NodeSettings(
+                id=name,
+                data_directory=os.path.join(directory, name),
+                peer_endpoint="tcp:0:interface=127.0.0.1",
+                client_endpoint="tcp:0:interface=127.0.0.1",
+            )
+            nodes.append(await start_node(name, settings, machine()))
+        members = [
+            Member(
+                node.id,
+                node.identity.incarnation,
+                address_of(node.peer_port),
+                address_of(node.client_port) if node.client_port else "",
+            )
+            for node in nodes
+        ]
+        await set_configuration(names[0], members, timeout=10.0)
+        await gatherResults([node.when_leader() for node in nodes])
+    except BaseException:
+        await gatherResults([node.stopService() for node in nodes])
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    ended = gatherResults([_ended(node) for node in nodes])
+    ended.addCallback(lambda _: shutil.rmtree(directory, ignore_errors=True))
+    return names
+
+
+def _ended(node: RaftService) -> Deferred[None]:
+    waiting: Deferred[None] = Deferred()
+
+    def pass_on(result: object) -> object:
+        waiting.callback(None)
+        return result
+
+    node.ended.addBoth(pass_on)
+    return waiting
+
+
+def _member(member: Member | Mapping[str, Any]) -> Member:
+    return member if isinstance(member, Member) else evolve(Member(""), **member)
+
+
+def _node(name: str) -> RaftService:
+    node = _nodes.get(name)
+    if node is None:
+        raise NoSuchNode(f"{name!r}; running are {sorted(_nodes) or 'none'}")
+    return node
+
+
+def _with_node(name: str, call: Callable[[RaftService], Any]) -> Deferred[Any]:
+    node = _nodes.get(name)
+    if node is None:
+        return fail(NoSuchNode(f"{name!r}; running are {sorted(_nodes) or 'none'}"))
+    return call(node) or succeed(None)
+
+
+async def _elsewhere(
+    peer: tuple[str, str], timeout: float, ask: Callable[[ClientConnection], Deferred[Any]]
+) -> Any:
+    """Ask one node elsewhere, over a connection of this call's own; follow nothing."""
+    from twisted.internet import reactor
+
+    _, address = peer
+    connection = await dial(reactor, address, timeout)
+    try:
+        return await ask(connection)
+    finally:
+        connection.close()
+
+
+async def _batch_of_one(
+    peer: tuple[str, str],
+    timeout: float,
+    value: object,
+    ask: Callable[[ClientConnection, bytes], Deferred[Any]],
+) -> Value:
+    payload = PLAIN.encode(value)
+    (result,) = await _elsewhere(peer, timeout, lambda connection: ask(connection, payload))
+    if isinstance(result, RaftError):
+        raise result
+    answer: Value = result
+    return answer
