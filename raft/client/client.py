@@ -118,7 +118,7 @@ class RaftClient:
         self._encode = codec.encode
         chance = chance or random.Random()
         dial = dial or partial(dial_node, reactor, cluster_id=cluster_id)
-        silence = self._connect_seconds
+        silence = self._timeout_seconds
         self._links = Links(reactor, dial, allow_plaintext, silence, self._link_lost)
         self._search = Search(
             reactor, self._seconds, self._links, addresses, chance, self._connect_seconds

@@ -84,9 +84,13 @@ class Link:
     def expired(self, now: float) -> None:
         """Close a connection on which a question expired after a long silence."""
         silent_seconds = now - self._waiting_since
-        if self.usable and silent_seconds >= self.silence_seconds:
+        if silent_seconds >= self.silence_seconds:
+            self._abandon(f"no answer for {silent_seconds:.1f} s")
+
+    def _abandon(self, reason: str) -> None:
+        if self.usable:
             # Closing in good order would wait for bytes to leave that nobody takes.
-            self.connection.abandon(f"no answer for {silent_seconds:.1f} s")
+            self.connection.abandon(reason)
 
     def call(
         self, now: Callable[[], float], command: type[Question], timeout: float, **arguments: Any
@@ -98,6 +102,9 @@ class Link:
             self._count(self._heard(failure, now()))
             if failure.check(Timeout):
                 self.expired(now())
+                # Where nothing else is asked, a node that cannot answer this is not worth keeping.
+                if not self.busy:
+                    self._abandon("no answer to a question")
             return failure
 
         def answered(answer: dict[str, Any]) -> dict[str, Any]:
