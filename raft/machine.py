@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from hashlib import sha256
+from inspect import iscoroutinefunction
 
 from attrs import define, field
 from zope.interface.exceptions import (
@@ -63,6 +64,11 @@ def verified_machine(machine: object) -> IStateMachine:
         # Several faults at once come as one exception that lists them.
         faults = "; ".join(_fault(each) for each in getattr(error, "exceptions", (error,)))
         raise BadConfiguration(f"{name} {faults}") from error
+    for method in IStateMachine:
+        if iscoroutinefunction(getattr(machine, method)):
+            raise BadConfiguration(
+                f"{name} has an async {_method(method)}; it must answer when it returns"
+            )
     return IStateMachine(machine)
 
 

@@ -38,6 +38,10 @@ from raft.storage.records import (
     encode_configuration,
 )
 
+GOLDEN_CONTENT = (
+    "52414654534e415001003100000084ab7265636f7264735f637263cea2809970ac6f7574636f6d65735f"
+    "63726300a473656564c400a873656374696f6e73901100000096a46b76203102a16b01c4016b92c0a176"
+)
 CONFIGURATION = Configuration((Member("a"), Member("b"), Member("c")))
 
 
@@ -208,6 +212,27 @@ def test_chance_is_the_same_on_every_server_and_another_in_each_command_and_clus
     assert draws(b"two")[0] != first
     assert first[1] != first[2]
     assert first[1].version == 4
+
+
+def test_a_leaders_no_op_brings_the_seed_and_a_snapshot_keeps_it() -> None:
+    def drawn(*replicas: Replica) -> list[str]:
+        uuids: list[str] = []
+        for replica in replicas:
+            replica.machine.deeds["draw"] = lambda context: uuids.append(str(context.uuid()))  # type: ignore[attr-defined]
+            apply_all(replica, commands(replica.last_applied + 1, "draw", term=9))
+        return uuids
+
+    def seeded(seed: bytes) -> Replica:
+        replica = Replica(Notebook())
+        apply_all(replica, encode(1, 1, 0, Kind.NO_OP, seed) + no_op(2, term=2))
+        return replica
+
+    one, same, other = drawn(seeded(b"one"), seeded(b"one"), seeded(b"other"))
+    assert one == same != other
+    original, copy = seeded(b"one"), Replica(Notebook())
+    meta, chunks = original.snapshot()
+    copy.restore(meta, chunks)
+    assert drawn(original, copy) == [one, one]
 
 
 def test_the_drawn_numbers_are_part_of_the_contract() -> None:
@@ -468,6 +493,18 @@ def test_a_snapshot_says_all_of_itself_and_restores_it() -> None:
         assert copy.last_time_us == 11
 
 
+def test_a_snapshots_content_is_laid_out_as_documented() -> None:
+    """A golden snapshot: what one release wrote, all later ones read."""
+    replica = Replica(KeyValueStore())
+    apply_all(replica, commands(1, ["set", "k", 1], ["set", b"k", [None, "v"]], time_us=7))
+    meta, chunks = replica.snapshot()
+    content = b"".join(chunks)
+    assert content.hex() == GOLDEN_CONTENT
+    copy = Replica(KeyValueStore())
+    copy.restore(meta, [bytes.fromhex(GOLDEN_CONTENT)])
+    assert copy.query(PLAIN.encode(["get", b"k"])) == ("", PLAIN.encode([None, "v"]))
+
+
 def test_long_chunks_are_cut_and_pauses_passed_on() -> None:
     class Long(Notebook):
         def snapshot(self) -> Iterable[bytes]:
@@ -627,3 +664,12 @@ def test_every_missing_method_is_named() -> None:
     assert "Half lacks the method snapshot()" in text or "; lacks the method snapshot()" in text
     assert "lacks the method restore(chunks)" in text
     assert "unusable query(query)" in text
+
+
+def test_an_async_method_is_refused_at_the_start_and_not_at_the_first_command() -> None:
+    class Patient(Notebook):
+        async def apply(self, command: Value, context: Context) -> Value:  # type: ignore[override]
+            return command
+
+    with pytest.raises(BadConfiguration, match=r"Patient has an async apply\(command, context\)"):
+        Replica(Patient())
