@@ -45,6 +45,7 @@ from raft.settings import (
     refuse_unknown,
     shown,
 )
+from raft.transport.endpoints import parse_dial, parse_listen
 
 FILE_BYTES = 1 << 20
 HEARTBEATS_IN_TIMEOUT = 2
@@ -340,21 +341,24 @@ def _check_together(config: NodeConfig) -> None:
             f"{nearest(config.node.id, ids)}; add it to [[members]], or leave out all members "
             "for a node that will be added to a running cluster"
         )
-    if listen.peers == listen.clients and addresses.derived(listen.peers):
+    if listen.peers == listen.clients and (
+        parse_listen(listen.peers).port or "unix" in listen.peers
+    ):
         raise ValueError(f"listen.clients: the same as listen.peers, {listen.peers!r}")
     if not listen.allow_plaintext:
         _refuse_plaintext(config)
 
 
 def _refuse_plaintext(config: NodeConfig) -> None:
-    opened = [(f"listen.{key}", getattr(config.listen, key)) for key in ("peers", "clients")]
-    opened.append(("listen.http", config.listen.http or "unix:none"))
-    opened += [
-        (f"members[{place}].peers", member.peers)
-        for place, member in enumerate(config.members, start=1)
-    ]
-    for key, endpoint in opened:
-        if addresses.is_plaintext(endpoint) and not addresses.stays_here(endpoint):
+    listen = config.listen
+    opened = [("listen.peers", listen.peers), ("listen.clients", listen.clients)]
+    if listen.http:
+        opened.append(("listen.http", listen.http))
+    used = [(key, endpoint, parse_listen(endpoint)) for key, endpoint in opened]
+    for place, member in enumerate(config.members, start=1):
+        used.append((f"members[{place}].peers", member.peers, parse_dial(member.peers)))
+    for key, endpoint, address in used:
+        if not address.is_encrypted and not address.is_private:
             raise ValueError(
                 f"{key}: {endpoint!r} would carry plaintext beyond this machine, readable and "
                 "writable by anyone on the way; use 127.0.0.1 (for [listen], "

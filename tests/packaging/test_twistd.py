@@ -22,10 +22,6 @@ data_directory = "n1-data"
 machine = "machines_for_twistd:Machine"
 
 [listen]
-peers = "unix:peers.sock"
-clients = "unix:clients.sock"
-
-[advertise]
 peers = "unix:/nowhere/peers.sock"
 clients = "unix:/nowhere/clients.sock"
 """
