@@ -45,13 +45,31 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "raft.envelope": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
     "raft.machine": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
-    "raft.client": (
-        "raft.client",
+    "raft.node": (
+        *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
+        *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         "raft.transport",
-        "raft.errors",
-        "raft.codec",
-        "raft.interfaces",
     ),
+    "raft.service": (
+        *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
+        *("raft.replica", "raft.envelope", "raft.machine", "raft.storage", "raft.transport"),
+    ),
+    "raft.config": (
+        *("raft.settings", "raft.addresses", "raft.transport.endpoints"),
+        *("raft.core.configuration", "raft.interfaces", "raft.errors"),
+    ),
+    "raft.settings": ("raft.addresses", "raft.errors"),
+    "raft.addresses": ("raft.transport.endpoints", "raft.errors"),
+    "raft.client": (
+        *("raft.client", "raft.transport", "raft.interfaces", "raft.errors", "raft.codec"),
+    ),
+}
+
+# What is imported by none but those under the same name: the top, and what is for tests.
+TOPS: dict[str, tuple[str, ...]] = {
+    "raft.tap": ("raft.tap", "raft.cli"),
+    "raft.cli": ("raft.cli",),
+    "raft.testing": ("raft.testing",),
 }
 
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})
@@ -85,14 +103,31 @@ def sources() -> list[Source]:
     return found
 
 
-def imports(source: Source) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of each import: `from a import b` gives a.b."""
-    for node in ast.walk(source.tree):
+def imports(source: Source, types_too: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of each import: `from a import b` gives a.b.
+
+    Without `types_too`, what stands under `if TYPE_CHECKING` is left out: it never runs.
+    """
+    tree = source.tree
+    never_run = set() if types_too else set(only_for_types(tree))
+    for node in ast.walk(tree):
+        if node in never_run:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def only_for_types(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKING:
+            for statement in node.body:
+                yield from ast.walk(statement)
+
+
+TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def within(name: str, packages: tuple[str, ...]) -> bool:
@@ -101,11 +136,14 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
 
 def directions(source: Source) -> Iterator[str]:
     rooms = [room for room in DIRECTIONS if within(source.module, (room,))]
-    for line, name in imports(source):
+    for line, name in imports(source, types_too=False):
         if name.startswith("."):
             yield f"{source.module}:{line}: the relative import {name}"
         elif rooms and within(name, ("raft",)) and not within(name, DIRECTIONS[max(rooms)]):
             yield f"{source.module}:{line}: imports {name}"
+        for top, importers in TOPS.items():
+            if within(name, (top,)) and not within(source.module, importers):
+                yield f"{source.module}:{line}: imports {name}, which nothing stands upon"
 
 
 def purity(source: Source) -> Iterator[str]:
@@ -238,6 +276,10 @@ BROKEN: list[tuple[Checker, str, str]] = [
     (directions, "raft.replica", "from raft.storage import wal"),
     (directions, "raft.client", "from raft.core.server import Server"),
     (directions, "raft.service", "from . import errors"),
+    (directions, "raft.service", "from raft import tap"),
+    (directions, "raft.node.shell", "from raft.service import RaftService"),
+    (directions, "raft.node.shell", "if TYPING:\n    from raft.service import RaftService"),
+    (directions, "raft.api", "from raft.testing.simulator import Simulator"),
     (purity, "raft.core.server", "import time"),
     (purity, "raft.core.server", "import logging"),
     (purity, "raft.core.server", "import threading"),
@@ -250,6 +292,7 @@ BROKEN: list[tuple[Checker, str, str]] = [
     (purity, "raft.core.server", "x = hash('x')"),
     (purity, "raft.core.server", "async def f(): ..."),
     (purity, "raft.core.server", "def f():\n    global x\n    x = 1"),
+    (purity, "raft.core.server", "if TYPE_CHECKING:\n    import time"),
     (purity, "raft.errors", "import datetime"),
     (no_asserts, "raft.service", "def f(x):\n    assert x"),
     (no_code_from_outside, "raft.service", "import pickle"),
@@ -278,6 +321,7 @@ FINE: list[tuple[Checker, str, str]] = [
     (directions, "raft.transport.peers", "from raft.storage.records import Record"),
     (directions, "raft.service", "from raft.storage import wal"),
     (directions, "raft.errorsome", "import raft.config"),
+    (directions, "raft.node.desk", "if TYPE_CHECKING:\n    from raft.service import RaftService"),
     (purity, "raft.core.server", "import random\ndef f(r: random.Random): return r.random()"),
     (purity, "raft.core.server", "from random import Random"),
     (purity, "raft.service", "import time"),
