@@ -145,7 +145,7 @@ def client_endpoint(
         return endpoints.UNIXClientEndpoint(reactor, parsed.path, timeout=timeout_seconds)
     try:
         found: IStreamClientEndpoint = endpoints.clientFromString(reactor, parsed.text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, OSError) as error:
         raise _bad(address, str(error)) from error
     return found
 
@@ -159,7 +159,7 @@ def server_endpoint(reactor: Any, address: str) -> IStreamServerEndpoint:
     parsed = parse_listen(address)
     try:
         found: IStreamServerEndpoint = endpoints.serverFromString(reactor, parsed.text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, OSError) as error:
         raise _bad(address, str(error)) from error
     return found
 

@@ -18,6 +18,8 @@ from raft.transport.wire import BadMessage
 
 NAME_BYTES: Final = 255
 """The longest id in a greeting, encoded."""
+ADDRESS_BYTES: Final = 512
+"""The longest address in a greeting, encoded."""
 
 
 @frozen
@@ -107,16 +109,16 @@ def read_greeting(box: Box, target: str = "") -> Greeting:
         _text(box, b"incarnation"),
         _text(box, b"role") if b"role" in box else "peer",
         _text(box, b"target") if b"target" in box else target,
-        _text(box, b"address") if b"address" in box else "",
+        _text(box, b"address", ADDRESS_BYTES) if b"address" in box else "",
     )
 
 
-def _text(box: Box, key: bytes) -> str:
+def _text(box: Box, key: bytes, limit_bytes: int = NAME_BYTES) -> str:
     value = box.get(key)
     if value is None:
         raise BadMessage(f"Hello lacks {key.decode()}")
-    if len(value) > NAME_BYTES:
-        raise BadMessage(f"Hello: {key.decode()} has {len(value)} bytes, {NAME_BYTES} are allowed")
+    if len(value) > limit_bytes:
+        raise BadMessage(f"Hello: {key.decode()} has {len(value)} bytes, {limit_bytes} are allowed")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
