@@ -233,11 +233,11 @@ def init(
         parse_config(text, path)
     directory.mkdir(parents=True, exist_ok=True)
     for path, text in zip(paths, texts, strict=True):
-        _write(path, text)
+        write_file(path, text)
     _explain(directory, starts)
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Write a new file that others may read and none but its owner may change."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
