@@ -20,7 +20,7 @@ from raft.core.outputs import HardState
 from raft.errors import RaftError, StorageFull
 from raft.interfaces import SnapshotMeta
 from raft.storage.imagined import ImaginedDisk
-from raft.storage.records import HEADER_BYTES, encode
+from raft.storage.records import decode, encode
 from raft.storage.recovery import Recovery
 from raft.storage.snapshots import SnapshotFiles
 from raft.storage.wal import WriteAheadLog
@@ -176,6 +176,19 @@ def compaction(script):
         script.tidy()
 
 
+def compaction_of_many_segments(script):
+    script.vote(1)
+    for _ in range(7):
+        script.append(4, 700)
+    script.take_snapshot(24, 1)
+    script.mark(24, 1, keep_from=20)
+    script.take_snapshot(26, 1)
+    script.mark(26, 1, keep_from=25)
+    script.tidy()
+    assert script.writer.ledger.first > 16
+    script.append(1, 30)
+
+
 def installs(script):
     script.vote(1)
     script.append(10, 300)
@@ -291,6 +304,7 @@ SCENARIOS = [
     conflicts,
     votes,
     compaction,
+    compaction_of_many_segments,
     installs,
     reopens,
     truncates_into_an_older_segment,
@@ -298,6 +312,10 @@ SCENARIOS = [
     full_disk,
     abandoned_snapshots,
 ]
+
+
+def encoded(record):
+    return encode(record.index, record.term, record.time_us, record.kind, record.payload)
 
 
 def recovered(disk: ImaginedDisk):
@@ -312,14 +330,8 @@ def recovered(disk: ImaginedDisk):
         index = found.first_index
         while index < end:
             after, body = store.read(index, end, 700)
-            offset = 0
-            for number in range(index, after):
-                stop = (
-                    offset + HEADER_BYTES + int.from_bytes(body[offset + 4 : offset + 8], "little")
-                )
-                entries.append((number, body[offset:stop]))
-                offset = stop
-            assert offset == len(body)
+            entries += [(record.index, encoded(record)) for record in decode(body)]
+            assert entries[-1][0] == after - 1
             index = after
         assert sum(run.size_bytes for run in found.runs) == sum(len(r) for _, r in entries)
         with pytest.raises(KeyError):

@@ -1,0 +1,209 @@
+"""The formats on disk, byte for byte: what was written once is read for ever.
+
+The golden files are never written by a test. A change of format is a new version with
+golden files of its own, beside these.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import struct
+from zlib import crc32
+
+import pytest
+
+from raft.core.configuration import Configuration, Member
+from raft.core.outputs import HardState
+from raft.errors import BadConfiguration, StorageDamaged
+from raft.interfaces import SnapshotMeta
+from raft.storage import frames, marks, segments, snapshots
+from raft.storage.directory import Identity, decode_identity, encode_identity
+from raft.storage.imagined import ImaginedDisk
+from raft.storage.records import (
+    HEADER_BYTES,
+    BadRecord,
+    Kind,
+    decode,
+    encode,
+    encode_commands,
+    encode_configuration,
+    summarise,
+)
+from raft.storage.recovery import Recovery
+from raft.storage.snapshots import SnapshotFiles
+from raft.storage.wal import WriteAheadLog
+from raft.storage.writer import MarkSave
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SEGMENT_BYTES = 4096
+INCARNATION = 0x0123456789ABCDEF
+SEGMENT_ID = 0x1122334455667788
+CONFIGURATION = Configuration(
+    (
+        Member("a", "00000000000000aa", "tcp:a:1", "tcp:a:2"),
+        Member("b", "", "tcp:b:1", "tcp:b:2", voter=False),
+    ),
+    frozenset({"a", "c"}),
+)
+META = SnapshotMeta(4, 2, CONFIGURATION, 2, 1_500_000, "kv", 3)
+IDENTITY = Identity("server-a", "0123456789abcdef", "cluster-ü")
+SEGMENT_NAME = "log-00000000000000000001.wal"
+SNAPSHOT_NAME = "snapshot-00000000000000000004-00000000000000000002.snap"
+
+
+def golden_records():
+    return (
+        encode(1, 1, 0, Kind.NO_OP, b"")
+        + encode(2, 1, 1_000_000, Kind.CONFIGURATION, encode_configuration(CONFIGURATION))
+        + encode_commands(3, 2, 1_500_000, [b"command", b"", b"\x00\xff" * 10])
+    )
+
+
+def golden_files(monkeypatch):
+    """Write a small log and a snapshot, with the one random number fixed."""
+    monkeypatch.setattr("raft.storage.segments.secrets.randbits", lambda bits: SEGMENT_ID)
+    disk = ImaginedDisk()
+    writer = Recovery(disk, "/imagined", SEGMENT_BYTES, INCARNATION).run()
+    records = golden_records()
+    ends = [0]
+    for record in decode(records):
+        ends.append(ends[-1] + HEADER_BYTES + len(record.payload))
+    writer.write([(1, HardState(1, "a"), None, 1, 3, records[: ends[2]])])
+    writer.write([(2, HardState(2, None), None, 3, 6, records[ends[2] :])])
+    made = SnapshotFiles(disk, "/imagined", INCARNATION, lambda error: None)
+    snapshot = made.create(META)
+    snapshot.write(b"first chunk")
+    snapshot.write(b"second")
+    snapshot.commit()
+    writer.write_mark(MarkSave(3, 4, 2, True, 3))
+    writer.write([(4, HardState(3, "b"), 5, 5, 6, encode(5, 3, 2_000_000, Kind.NO_OP, b""))])
+    writer.seal()
+    writer.close()
+    files = disk.contents()
+    return {
+        "records-v1.bin": records,
+        "segment-v1.bin": files[SEGMENT_NAME].rstrip(b"\x00"),
+        "snapshot-v1.bin": files[SNAPSHOT_NAME],
+        "identity-v1.json": encode_identity(IDENTITY),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["records-v1.bin", "segment-v1.bin", "snapshot-v1.bin", "identity-v1.json"]
+)
+def test_today_s_bytes_are_those_of_version_1(monkeypatch, name):
+    assert golden_files(monkeypatch)[name] == (GOLDEN / name).read_bytes()
+
+
+def test_version_1_is_read():
+    """sc-U7: the whole directory, from golden bytes alone."""
+    segment = (GOLDEN / "segment-v1.bin").read_bytes().ljust(SEGMENT_BYTES, b"\x00")
+    disk = ImaginedDisk.holding(
+        {SEGMENT_NAME: segment, SNAPSHOT_NAME: (GOLDEN / "snapshot-v1.bin").read_bytes()}
+    )
+    store = WriteAheadLog("/imagined", disk, SEGMENT_BYTES, f"{INCARNATION:016x}")
+    found = store.recover()
+    assert found.hard_state == HardState(3, "b")
+    assert found.snapshot == META
+    assert found.configurations == ((2, CONFIGURATION),)
+    assert [(run.end, run.term) for run in found.runs] == [(3, 1), (5, 2), (6, 3)]
+    assert b"".join(store.open_snapshot(4)[1]) == b"first chunksecond"
+    assert store.read(5, 6, 100)[1] == encode(5, 3, 2_000_000, Kind.NO_OP, b"")
+    store.stop()
+    assert decode_identity((GOLDEN / "identity-v1.json").read_bytes(), "identity") == IDENTITY
+    assert (
+        b"".join(
+            encode(r.index, r.term, r.time_us, r.kind, r.payload)
+            for r in decode((GOLDEN / "records-v1.bin").read_bytes())
+        )
+        == (GOLDEN / "records-v1.bin").read_bytes()
+    )
+
+
+def test_a_frame_is_what_the_reference_says():
+    """Taken apart by hand, not by the code that made it."""
+    header, checksum = frames.encode_header(SEGMENT_ID, 7, 0xABCD, [b"body", b"!"])
+    assert header[:4] == b"\xf5RFr"
+    assert struct.unpack("<IIIQQ", header[4:]) == (checksum, 0xABCD, 5, SEGMENT_ID, 7)
+    assert checksum == crc32(header[8:] + b"body!")
+    found = frames.find(memoryview(header + b"body!"), 0, SEGMENT_ID)
+    assert found == (7, 0xABCD, checksum, 32, 37)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", bytes(31), bytes(4096), b"\xf5RFr" + bytes(100), b"\xff" * 64]
+)
+def test_what_is_no_frame_is_none(content):
+    """D1: a page of zeros above all."""
+    assert frames.find(memoryview(content), 0, SEGMENT_ID) is None
+
+
+def test_a_payload_cannot_pass_for_a_frame():
+    """A frame of another segment, within a torn frame, is no successor."""
+    header, _ = frames.encode_header(SEGMENT_ID + 1, 99, 0, [b"x"])
+    assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 1) is None
+    header, _ = frames.encode_header(SEGMENT_ID, 99, 0, [b"x"])
+    assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 1) == 4
+    assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 100) is None
+
+
+def versioned(magic, version, rest):
+    head = magic + version.to_bytes(4, "little")
+    return head + crc32(rest, crc32(head)).to_bytes(4, "little") + rest
+
+
+def test_a_newer_segment_is_refused_by_its_number():
+    """sc-F27."""
+    header = versioned(segments.MAGIC, 2, struct.pack("<QQQQ", 1, 1, 0, 0))
+    with pytest.raises(BadConfiguration, match="log format 2, this program knows up to 1"):
+        segments.decode_header(header, "path", 1, 0, 4096)
+
+
+def test_a_newer_snapshot_is_refused_by_its_number():
+    disk = ImaginedDisk.holding(
+        {SNAPSHOT_NAME: versioned(snapshots.MAGIC, 2, struct.pack("<QI", 0, 0))}
+    )
+    files = SnapshotFiles(disk, "/imagined", 0, lambda error: None)
+    files.load()
+    with pytest.raises(BadConfiguration, match="snapshot format 2, this program knows up to 1"):
+        files.open(4)
+
+
+def test_a_snapshot_of_another_directory_is_refused():
+    """sc-F25."""
+    disk = ImaginedDisk.holding({SNAPSHOT_NAME: (GOLDEN / "snapshot-v1.bin").read_bytes()})
+    files = SnapshotFiles(disk, "/imagined", INCARNATION + 1, lambda error: None)
+    files.load()
+    with pytest.raises(StorageDamaged, match="another data directory"):
+        files.open(4)
+
+
+@pytest.mark.parametrize("hard_state", [HardState(), HardState(5, ""), HardState(7, "server-ü")])
+def test_a_hard_state_comes_back(hard_state):
+    (record,) = decode(marks.encode_hard_state(hard_state))
+    assert marks.decode_hard_state(record) == hard_state
+
+
+def test_a_mark_comes_back():
+    mark = marks.Mark(5, 2, 4, 3)
+    (record,) = decode(marks.encode_mark(mark, marks.How.DISCARD_LOG))
+    assert marks.decode_mark(record) == (mark, marks.How.DISCARD_LOG)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x09" + bytes(16), bytes(18)])
+def test_what_is_no_mark_is_refused(payload):
+    (record,) = decode(encode(5, 2, 0, Kind.SNAPSHOT, payload))
+    with pytest.raises(BadRecord):
+        marks.decode_mark(record)
+
+
+@pytest.mark.parametrize("kind", [128, 129, 130, 131])
+def test_local_kinds_do_not_travel(kind):
+    with pytest.raises(BadRecord, match="does not travel"):
+        summarise(encode(1, 1, 0, kind, b""))
+
+
+def test_what_is_no_meta_is_refused():
+    with pytest.raises(BadRecord):
+        snapshots.decode_meta(b"\xc1")
+    assert snapshots.decode_meta(snapshots.encode_meta(META)) == META
