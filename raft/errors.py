@@ -186,6 +186,10 @@ class BadConfiguration(Refused):
 
     code = "BAD_CONFIGURATION"
 
+    def __str__(self) -> str:
+        """Return the given text alone: it says all that the class's sentence does, and more."""
+        return ": ".join(str(arg) for arg in self.args) or super().__str__()
+
 
 class PeerRefused(Refused):
     """The other side belongs to another cluster, server or protocol version."""

@@ -63,6 +63,7 @@ class NodeProcess(MultiService):
         self._config = config
         self._reactor = reactor
         self._daemonized = daemonized
+        self._failed = False
         self.node = make_node(config, reactor)
         self.node.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.node.ended.addCallback(self._ended)
@@ -70,7 +71,7 @@ class NodeProcess(MultiService):
     def _ended(self, error: BaseException | None) -> None:
         """A node that stopped for a reason of its own takes its process with it."""
         if error is not None:
-            fatal(self._reactor, f"{self._config.path}: {error}")
+            self._fail(error)
 
     def startService(self) -> None:
         """Start the node; let no traceback of a foreseen failure reach the operator."""
@@ -80,8 +81,16 @@ class NodeProcess(MultiService):
             super().startService()  # type: ignore[no-untyped-call]
         except (RaftError, OSError) as error:
             if self._daemonized:
-                # twistd carries it through a pipe to its parent, which prints it and exits 1.
-                raise
+                _log.critical("The node does not start: {reason}", reason=str(error))
+                # twistd carries the class and about 80 characters of the text through a pipe to
+                # its parent, which prints them and exits with 1: so both are kept short.
+                raise RuntimeError(str(error)) from None
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the process, once: a node that cannot start may tell it in two ways."""
+        if not self._failed:
+            self._failed = True
             fatal(self._reactor, f"{self._config.path}: {error}")
 
 
@@ -138,7 +147,7 @@ def makeService(options: Options) -> IService:
     try:
         config = read_config(options["config"])
     except BadConfiguration as error:
-        refuse(": ".join(str(part) for part in error.args))
+        refuse(str(error))
     use_monotonic_time(reactor)
     # `twist` has no such option and never leaves its terminal.
     parent: Any = options.parent or {}

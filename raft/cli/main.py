@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from raft.errors import BadConfiguration, InvariantViolated, RaftError
+from raft.errors import InvariantViolated, RaftError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -82,17 +82,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _told(f"{error.format_message()} (see {where} --help)", error.exit_code)
     except click.ClickException as error:
         return _told(error.format_message(), error.exit_code)
-    except BadConfiguration as error:
-        # Its text is a whole sentence already: file, key, value, remedy.
-        return _told(": ".join(str(part) for part in error.args), FAILED)
-    except RaftError as error:
-        return _told(str(error), FAILED)
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough; what is still buffered would
         # raise once more when the interpreter flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
+    except (RaftError, OSError) as error:
         return _told(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _told("interrupted", INTERRUPTED)

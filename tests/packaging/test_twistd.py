@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -68,6 +70,15 @@ def node(tmp_path: Path) -> Path:
     path.write_text(NODE)
     path.chmod(0o600)
     return path
+
+
+@pytest.fixture
+def running(node: Path) -> Iterator[Path]:
+    """A file with sockets that can be opened: their paths must be short."""
+    with TemporaryDirectory(prefix="raft") as sockets:
+        text = NODE.replace("/nowhere", sockets).replace("n1-data", "d")
+        node.write_text(text.replace("machines_for_twistd:Machine", "echo"))
+        yield node
 
 
 def driver(directory: Path, body: str, *arguments: str) -> str:
@@ -159,6 +170,44 @@ async def test_the_parent_of_a_daemon_hears_of_its_failure(programs: Any, node: 
     assert await program.ended == 1
     assert "Address already in use" in program.err
     assert not (node.parent / "twistd.pid").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_nodes_cannot_share_a_data_directory(programs: Any, running: Path) -> None:
+    """D: the second is told who has it, on its terminal and as a daemon."""
+    first = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
+    await first.wrote("clients.sock'")
+    second = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
+    assert await second.ended == 1
+    expected = f"{running.parent / 'd'} is in use by process {first.transport.pid}: "
+    assert second.err.startswith(f"raft: node.toml: {expected}")
+    assert second.err.count("\n") == 1
+    daemon = programs.twistd("--pidfile=d.pid", "--logfile=d.log", "raft", "-c", "node.toml")
+    assert await daemon.ended == 1
+    assert "is in use by process" in daemon.err
+    assert expected in (running.parent / "d.log").read_text()
+    assert not (running.parent / "d.pid").exists()
+    first.transport.signalProcess("TERM")
+    assert await first.ended == -15
+    assert first.err == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_in_use_ends_the_node_and_names_its_key(
+    programs: Any, running: Path
+) -> None:
+    first = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
+    await first.wrote("clients.sock'")
+    other = running.with_name("other.toml")
+    other.write_text(running.read_text().replace('"d"', '"e"'))
+    other.chmod(0o600)
+    second = programs.twistd("-n", "--pidfile=", "raft", "-c", "other.toml")
+    assert await second.ended == 1
+    (line,) = second.err.splitlines()
+    assert line.startswith("raft: other.toml: listen.peers: ")
+    assert "Traceback" not in second.out
+    first.transport.signalProcess("TERM")
+    assert await first.ended == -15
 
 
 def test_the_clock_of_a_reactor_with_delayed_calls_is_left_alone() -> None:
