@@ -45,11 +45,22 @@ class BoxParser:
         limit_bytes: the largest box accepted, with all its lengths and its end.
         limit_keys: the greatest number of keys in one box.
 
+        finished: how many boxes were delivered so far.
+
     Both limits may be changed at any time, also from within `received`; they hold from
     the next box on.
     """
 
-    __slots__ = ("_base", "_fields", "_needed", "_pending", "_stopped", "limit_bytes", "limit_keys")
+    __slots__ = (
+        "_base",
+        "_fields",
+        "_needed",
+        "_pending",
+        "_stopped",
+        "finished",
+        "limit_bytes",
+        "limit_keys",
+    )
 
     def __init__(self, limit_bytes: int = BOX_BYTES, limit_keys: int = BOX_KEYS) -> None:
         """Start with an empty stream."""
@@ -62,6 +73,7 @@ class BoxParser:
         self._fields: Box = {}
         self._base = 0
         self._stopped = False
+        self.finished = 0
 
     @property
     def unfinished(self) -> bool:
@@ -98,6 +110,7 @@ class BoxParser:
                 box, fields = fields, {}
                 start = position
                 if not self._stopped:
+                    self.finished += 1
                     received(box)
                 if self._stopped:
                     return

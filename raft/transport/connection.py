@@ -71,7 +71,7 @@ class BoxConnection(Protocol):
         self._queue: deque[bytes] = deque()
         self._ending = ""
         self._ticks_silent = self._ticks_unfinished = self._ticks_paused = 0
-        self._boxes = self._boxes_at_tick = 0
+        self._finished_at_tick = 0
 
     # -- What subclasses give --------------------------------------------------------------
 
@@ -111,14 +111,10 @@ class BoxConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Parse, and close what does not parse."""
         try:
-            self.parser.feed(data, self._box_received)
+            self.parser.feed(data, self.box_received)
         except (BadBox, BadMessage) as error:
             self.counters.malformed += 1
             self.abandon(f"malformed: {error}")
-
-    def _box_received(self, box: Box) -> None:
-        self._boxes += 1
-        self.box_received(box)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell who waits for it."""
@@ -218,9 +214,9 @@ class BoxConnection(Protocol):
         if not self.is_open:
             return
         self._ticks_silent += 1
-        finished = self._boxes != self._boxes_at_tick
-        self._boxes_at_tick = self._boxes
-        unfinished = self.parser.unfinished and not finished
+        parser = self.parser
+        unfinished = parser.unfinished and parser.finished == self._finished_at_tick
+        self._finished_at_tick = parser.finished
         self._ticks_unfinished = self._ticks_unfinished + 1 if unfinished else 0
         self._ticks_paused = self._ticks_paused + 1 if self.is_paused else 0
         if not self.is_greeted and self._ticks_silent > greet_ticks:

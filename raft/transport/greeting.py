@@ -91,10 +91,8 @@ def _names(identity: Identity) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def read_greeting(box: Box, target: str = "") -> Greeting:
+def read_greeting(box: Box) -> Greeting:
     """Return the greeting in a `Hello` or in the answer to one.
-
-    `target` is what the greeting means to reach where it does not say so.
 
     Raises:
         BadMessage: a key is missing or unreadable.
@@ -108,7 +106,7 @@ def read_greeting(box: Box, target: str = "") -> Greeting:
         _text(box, b"server_id"),
         _text(box, b"incarnation"),
         _text(box, b"role") if b"role" in box else "peer",
-        _text(box, b"target") if b"target" in box else target,
+        _text(box, b"target") if b"target" in box else "",
         _text(box, b"address", ADDRESS_BYTES) if b"address" in box else "",
     )
 
@@ -120,9 +118,13 @@ def _text(box: Box, key: bytes, limit_bytes: int = NAME_BYTES) -> str:
     if len(value) > limit_bytes:
         raise BadMessage(f"Hello: {key.decode()} has {len(value)} bytes, {limit_bytes} are allowed")
     try:
-        return value.decode("utf-8")
+        text = value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadMessage(f"Hello: {key.decode()} is not UTF-8") from error
+    if not text.isprintable():
+        # It goes into logs and status pages: a newline there would forge lines.
+        raise BadMessage(f"Hello: {key.decode()} is {text!r}: it must be printable")
+    return text
 
 
 def objection(identity: Identity, greeting: Greeting, role: str, expected: str = "") -> str | None:

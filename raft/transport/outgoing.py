@@ -91,7 +91,9 @@ class Outgoing(BoxConnection):
         if self.is_greeted:
             raise wire.BadMessage("a box on a connection that only sends")
         if b"_error" in box:
-            self._refuse(box.get(b"_error_description", b"")[:500].decode("utf-8", "replace"))
+            self._refuse(
+                f"refused by the other side: {box.get(b'_error_description', b'')[:500]!r}"
+            )
             return
         if box.get(b"_answer") != b"1":
             raise wire.BadMessage("something else than the answer to the greeting")
@@ -243,6 +245,12 @@ class Link:
         """The handshake is done: the next failure is the first again."""
         self._backoff.failures = 0
         self._told = ""
+
+    def hurry(self) -> None:
+        """Dial at once if the next dial is only waited for: the peer is known to be up."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self.start()
 
     def _connected(self, _: object) -> None:
         self._attempt = None

@@ -295,6 +295,10 @@ class PeerNetwork:
             if other is not connection and other.sender == connection.sender:
                 other.finish("the same server has dialled again")
                 other._abort()
+        # Who dials us is up: a cluster that starts need not sit out its back-offs.
+        link = self._links.get(connection.sender)
+        if link is not None:
+            link.hurry()
 
     def _incoming_lost(self, text: str, connection: Incoming) -> str:
         self._incoming.pop(connection, None)

@@ -253,7 +253,9 @@ class ClientServer(BoxConnection):
     def _began(self, size_bytes: int) -> None:
         self._in_flight += 1
         self._in_flight_bytes += size_bytes
-        self._regulate()
+        limits = self._limits
+        if self._in_flight >= limits.in_flight or self._in_flight_bytes >= limits.in_flight_bytes:
+            self._regulate()
 
     def _ended(self, size_bytes: int) -> None:
         self._in_flight -= 1

@@ -164,6 +164,20 @@ async def test_a_name_that_does_not_resolve_is_tried_again(nodes: Any, until: An
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_peer_that_dials_is_dialled_at_once(nodes: Any, until: Any) -> None:
+    """A cluster that starts need not sit out its back-offs."""
+    a = await nodes("a", evolve(LIMITS, redial_seconds=3600.0))
+    b = await nodes("b")
+    a.network.set_peers({"b": "unix:/nowhere/at/all"})
+    (link,) = a.network._links.values()
+    link._backoff.first_seconds = 3600.0
+    await until(lambda: link._backoff.failures)
+    link.address = b.address
+    b.network.set_peers({"a": a.address})
+    await until(lambda: a.network.is_connected("b"))
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_new_connection_of_a_server_ends_its_old_one(nodes: Any, until: Any) -> None:
     """sc-N16: late bytes of an old connection never mix with the new one's."""
     b = await nodes("b")
@@ -264,6 +278,11 @@ def hello(server_id: str = "x") -> bytes:
         encode_box([(b"_command", b"Hello"), (b"_ask", b"1")]),
         encode_box([(b"%d" % number, b"") for number in range(65)]),
         encode_box([(b"_command", b"Hello"), (b"filler", b"x" * 5000)]),
+        encode_greeting(Identity("cluster", "x\nforged", "i"), "peer", "b", b"1"),
+        encode_greeting(Identity("cluster", "x" * 256, "i"), "peer", "b", b"1"),
+        encode_greeting(IDENTITY, "peer", "b", b"1").replace(
+            b"cluster\0", b"\xff\xff\xff\xff\xff\xff\xff\0"
+        ),
         b"\0\0",
         hello() + b"\xff\xff",
         hello() + encode_box([(b"_command", b"Nonsense")]),
@@ -302,6 +321,7 @@ async def test_a_flood_before_the_handshake_is_cut_at_4_kib(nodes: Any, until: A
     assert b.network.counters.malformed == 1
 
 
+LIMITS = PeerLimits()
 QUICK = PeerLimits(
     redial_seconds=0.1,
     handshake_seconds=0.1,
