@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python import usage
 
@@ -84,6 +85,14 @@ def running(node: Path) -> Iterator[Path]:
 def driver(directory: Path, body: str, *arguments: str) -> str:
     """Return a program that runs twistd with a node whose start is `body`."""
     return DRIVER.format(directory=str(directory), body=body, arguments=arguments)
+
+
+async def gone(path: Path) -> None:
+    """Wait until the file is gone: the parent may end before its daemon has cleaned up."""
+    from twisted.internet import reactor
+
+    while path.exists():
+        await deferLater(reactor, 0.01)  # type: ignore[arg-type]
 
 
 @pytest_twisted.ensureDeferred
@@ -169,12 +178,12 @@ async def test_the_parent_of_a_daemon_hears_of_its_failure(programs: Any, node: 
     program = programs.python("-c", driver(node.parent, body, "raft", "-c", "node.toml"))
     assert await program.ended == 1
     assert "Address already in use" in program.err
-    assert not (node.parent / "twistd.pid").exists()
+    await gone(node.parent / "twistd.pid")
 
 
 @pytest_twisted.ensureDeferred
 async def test_two_nodes_cannot_share_a_data_directory(programs: Any, running: Path) -> None:
-    """D: the second is told who has it, on its terminal and as a daemon."""
+    """The second is told who has it, on its terminal and as a daemon."""
     first = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
     await first.wrote("clients.sock'")
     second = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
@@ -186,7 +195,7 @@ async def test_two_nodes_cannot_share_a_data_directory(programs: Any, running: P
     assert await daemon.ended == 1
     assert "is in use by process" in daemon.err
     assert expected in (running.parent / "d.log").read_text()
-    assert not (running.parent / "d.pid").exists()
+    await gone(running.parent / "d.pid")
     first.transport.signalProcess("TERM")
     assert await first.ended == -15
     assert first.err == ""
