@@ -9,9 +9,12 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
 
 from attrs import define, field
+from twisted.logger import Logger
 
 from raft.storage.snapshots import SnapshotFiles
 from raft.storage.writer import LogWriter, MarkSave, Save
+
+_log = Logger(namespace="raft.storage")
 
 MOST_DRAINED = 4096
 RETRY_SECONDS = 1.0
@@ -65,7 +68,7 @@ class WriterThread:
         drained = self._drain()
         if drained:
             saves: list[Save] = []
-            ticket = 0
+            ticket: int | None = None
             marked = False
             for queued in drained:
                 if type(queued) is tuple:
@@ -80,7 +83,7 @@ class WriterThread:
                 elif isinstance(queued, BaseException):
                     raise queued
             self.writer.write(saves)
-            if ticket:
+            if ticket is not None:
                 self.saved(ticket)
             if marked and self.writer.ledger.mark is not None:
                 self.snapshots.retain(self.writer.ledger.mark.previous, NEWEST_POSSIBLE)
@@ -109,6 +112,16 @@ class WriterThread:
         if self.writer.full and now < self._retry_at and not self.writer.ledger.removable:
             self._untidy = False
             return
+        was_full = self.writer.full
         self._untidy = self.writer.tidy()
         if self.writer.full:
             self._retry_at = now + RETRY_SECONDS
+        if self.writer.full and not was_full:
+            _log.warn(
+                "{path}: no room for the next segment of {size} bytes; new commands are refused "
+                "until there is some",
+                path=self.writer.directory,
+                size=self.writer.segment_size_bytes,
+            )
+        elif was_full and not self.writer.full:
+            _log.info("{path}: there is room again", path=self.writer.directory)

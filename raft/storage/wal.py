@@ -58,6 +58,7 @@ class WriteAheadLog:
     _saved: Callable[[int], None] = field(init=False)
     _failed: Callable[[BaseException], None] = field(init=False)
     _waiting: list[Deferred[None]] = field(factory=list, init=False)
+    _stopping: bool = field(default=False, init=False)
     _closed: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
     """Whether nothing may be called back any more: stopped, or poisoned."""
@@ -177,7 +178,7 @@ class WriteAheadLog:
     def read(self, start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:
         """Return (end, records) of saved entries from `start`; KeyError where it is not there."""
         writer = self._writer
-        if writer is None or not writer.ledger.segments:
+        if writer is None or self._stopping:
             raise KeyError(start)
         for _, cut in self._cuts:
             end = min(end, cut)
@@ -200,14 +201,15 @@ class WriteAheadLog:
 
     def stop(self) -> Deferred[None]:
         """Finish what is queued and close all files; from now on nothing is called back."""
-        self._ended = True
+        first = not self._stopping
+        self._ended = self._stopping = True
         if self._thread is None and self._writer is not None:
             self._writer.close()
         if self._thread is None or self._closed:
             return succeed(None)
         stopped: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(stopped)
-        if len(self._waiting) == 1:
+        if first:
             self._queue.put(None)
         return stopped
 
