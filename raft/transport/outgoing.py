@@ -1,7 +1,8 @@
 """The connection this server dials to one peer, and what waits to be sent over it.
 
-Records too large for one box are cut into fragments, written one at a time as the
-transport drains. Everything else overtakes them, heartbeats too. A heartbeat that
+Records too large for one box are cut into fragments. They and the chunks of snapshots are
+the bulk, written piece by piece as the transport drains: everything else overtakes it,
+heartbeats too. A heartbeat that
 builds on the records still under way would be refused, and make the leader
 start again: it is sent with the previous entry of those records instead, which is as true
 and which the follower has.
@@ -77,7 +78,8 @@ class Outgoing(BoxConnection):
         self._greeted = greeted
         self._limit_bytes = queue_bytes
         self._ordered: deque[_Ordered] = deque()
-        self._ordered_bytes = 0
+        self._chunks: deque[bytes] = deque()
+        self._bulk_bytes = 0
 
     def connectionMade(self) -> None:
         """Say who we are and whom we want."""
@@ -113,12 +115,16 @@ class Outgoing(BoxConnection):
     def send(self, message: Message, records: bytes, chunk: wire.SnapshotChunk | None) -> bool:
         """Queue `message`; False where the bound of the queue is passed."""
         size_bytes = len(records) + (len(chunk.chunk) if chunk is not None else 0)
-        waiting = self.queued_bytes + self._ordered_bytes
+        waiting = self.queued_bytes + self._bulk_bytes
         # One message always fits into an empty queue, however large it is.
         if waiting and waiting + size_bytes + BOX_OVERHEAD_BYTES > self._limit_bytes:
             return False
         if type(message) is AppendEntries and (self._ordered or len(records) > WHOLE_BYTES):
             self._send_ordered(message, records)
+        elif chunk is not None:
+            box = wire.encode(message, records, chunk)
+            self._chunks.append(box)
+            self._bulk_bytes += len(box)
         else:
             self.post(wire.encode(message, records, chunk))
         return True
@@ -126,13 +132,13 @@ class Outgoing(BoxConnection):
     def _send_ordered(self, message: AppendEntries, records: bytes) -> None:
         if self._ordered and message.term != self._ordered[0].message.term:
             # The receiver will refuse the older term's records, however many arrive.
+            self._bulk_bytes -= sum(len(each.records) - each.offset for each in self._ordered)
             self._ordered.clear()
-            self._ordered_bytes = 0
         if not self._ordered and len(records) <= WHOLE_BYTES:
             self.post(wire.encode_append(message, records))
         elif records:
             self._ordered.append(_Ordered(message, records))
-            self._ordered_bytes += len(records)
+            self._bulk_bytes += len(records)
         else:
             self.post(wire.encode_append(self._clipped(message), b""))
 
@@ -145,28 +151,34 @@ class Outgoing(BoxConnection):
         )
 
     def flush(self) -> None:
-        """Write the queue, then fragments as long as the transport takes them."""
+        """Write the queue, then the bulk, piece by piece, as long as the transport takes it."""
         super().flush()
-        while self._ordered and not self.is_paused and self.is_open:
-            self.transport.write(self._next_piece())
+        while (self._ordered or self._chunks) and not self.is_paused and self.is_open:
+            self.transport.write(self._next_fragment() if self._ordered else self._next_chunk())
 
-    def _next_piece(self) -> bytes:
+    def _next_chunk(self) -> bytes:
+        box = self._chunks.popleft()
+        self._bulk_bytes -= len(box)
+        return box
+
+    def _next_fragment(self) -> bytes:
         first = self._ordered[0]
         rest = len(first.records) - first.offset
         if rest <= FRAGMENT_BYTES or (not first.offset and rest <= WHOLE_BYTES):
             self._ordered.popleft()
-            self._ordered_bytes -= rest
+            self._bulk_bytes -= rest
             return wire.encode_append(first.message, first.records[first.offset :], first.offset)
         piece = first.records[first.offset : first.offset + FRAGMENT_BYTES]
         box = wire.encode_fragment(first.message, first.offset, piece)
         first.offset += len(piece)
-        self._ordered_bytes -= len(piece)
+        self._bulk_bytes -= len(piece)
         return box
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget what waits."""
         self._ordered.clear()
-        self._ordered_bytes = 0
+        self._chunks.clear()
+        self._bulk_bytes = 0
         super().connectionLost(reason)
 
 

@@ -181,6 +181,18 @@ def test_nothing_is_delivered_after_stop() -> None:
     assert len(seen) == 1
 
 
+def test_nothing_is_judged_after_stop() -> None:
+    parser = BoxParser()
+    parser.feed(encode_box([(b"a", b"1")]) + b"\xff\xff", lambda box: parser.stop())
+
+
+def test_a_box_that_announces_too_much_is_refused_before_it_arrives() -> None:
+    """SECURITY 13: the announced length counts, not only what came."""
+    parser = BoxParser(4096)
+    with pytest.raises(BadBox, match="a box of 65542 bytes or more"):
+        parser.feed(b"\0\3key\xff\xff", lambda box: None)
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 4 * PIECE_BYTES), st.binary(min_size=1, max_size=20))
 def test_a_large_value_comes_back_from_its_numbered_keys(size: int, key: bytes) -> None:

@@ -63,8 +63,8 @@ async def test_every_message_arrives_with_its_sender(nodes: Any, until: Any) -> 
     await until(lambda: len(b.received) == len(EVERY_MESSAGE) + 2 and a.received)
     assert b.received == [
         *[("a", message, b"", None) for message in EVERY_MESSAGE],
-        ("a", snapshot, b"", chunk),
         ("a", append(2), b"r" * 200_000, None),
+        ("a", snapshot, b"", chunk),
     ]
     assert a.received == [("b", m.TimeoutNow(9), b"", None)]
 
@@ -291,6 +291,9 @@ def hello(server_id: str = "x") -> bytes:
         hello() + encode_box([(b"_command", b"TimeoutNow"), (b"term", b"5"), (b"_ask", b"1")]),
         hello() + encode_box([(b"%d" % number, b"") for number in range(300)]),
         hello() + wire.encode_fragment(append(1), 10, b"out of order"),
+        hello()
+        + wire.encode_fragment(append(1), 0, b"x")
+        + wire.encode_fragment(append(2), 1, b"y"),
         hello() + wire.encode_append(append(1), b"rest", 10),
         hello() + wire.encode_fragment(append(1), 0, b"x") + wire.encode_append(append(2), b"", 1),
     ],
@@ -457,6 +460,27 @@ def test_a_heartbeat_waits_for_one_fragment_at_most() -> None:
     assert [box[b"_command"] for box in written(transport)] == [b"AppendEntries", b"AppendFragment"]
 
 
+def test_a_heartbeat_waits_for_one_chunk_of_a_snapshot_at_most() -> None:
+    """sc-N18: a snapshot in flight must not starve heartbeats."""
+    transport = Wide()
+    connection = outgoing(transport)
+    snapshot = m.InstallSnapshot(3, 9, 3, Configuration(), 1, 5)
+    for number in range(4):
+        chunk = wire.SnapshotChunk.of(number * 200_000, bytes(200_000))
+        assert connection.send(snapshot, b"", chunk)
+    connection.flush()
+    assert [box[b"offset_bytes"] for box in written(transport)] == [b"0"]
+    assert connection.send(append(2), b"", None)
+    connection.resumeProducing()
+    assert [box[b"_command"] for box in written(transport)] == [
+        b"AppendEntries",
+        b"InstallSnapshot",
+    ]
+    connection.resumeProducing()
+    connection.resumeProducing()
+    assert [box[b"offset_bytes"] for box in written(transport)] == [b"400000", b"600000"]
+
+
 def test_records_of_an_older_term_make_way_for_a_newer_one() -> None:
     transport = Wide()
     connection = outgoing(transport)
@@ -472,6 +496,12 @@ def test_the_bound_of_the_queue_counts_what_waits_in_fragments() -> None:
     assert connection.send(append(1), bytes(4 << 20), None)
     assert not connection.send(append(2), bytes(2 << 20), None)
     assert connection.send(append(3), b"", None)
+    # A newer term drops the older one's records, and with them what they took.
+    assert connection.send(append(1, term=4), b"", None)
+    assert connection.send(append(2, term=4), bytes(4 << 20), None)
+    snapshot, chunk = m.InstallSnapshot(4, 9, 3, Configuration(), 1, 5), bytes(900_000)
+    assert connection.send(snapshot, b"", wire.SnapshotChunk.of(0, chunk))
+    assert not connection.send(snapshot, b"", wire.SnapshotChunk.of(0, chunk))
 
 
 def test_waits_between_dials_grow_are_jittered_and_capped() -> None:
