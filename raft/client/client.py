@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from raft.client.checks import MemberLike, checked_setting, checked_timeout, packed_members
 from raft.client.deadlines import Deadlines
 from raft.client.lanes import Batch, Hooks, Lane, ReadLane, WriteLane
 from raft.client.links import Dial, Link, Links
@@ -33,22 +33,13 @@ from raft.errors import (
 )
 from raft.interfaces import Value
 from raft.transport import commands
-from raft.transport.arguments import BadValue, pack_members, pack_plain, unpack_members
 from raft.transport.calls import dial as dial_node
 from raft.transport.endpoints import require_private
 
 Answer = TypeVar("Answer")
 
-MemberLike = Mapping[str, object] | attrs.AttrsInstance
-"""A `raft.core.configuration.Member`, or a mapping of its fields of which only `id` is required."""
-
-MEMBER_KEYS: Final = frozenset({"id", "incarnation", "peer_address", "client_address", "voter"})
-
 LIMIT_BYTES: Final = 16 << 20
 """How much may be without an answer, of writes and of reads each, before `Overloaded`."""
-
-LONGEST_SECONDS: Final = 86_400.0
-"""The longest time-out, which is also the longest that a node takes."""
 
 
 class RaftClient:
@@ -113,15 +104,18 @@ class RaftClient:
         # A real reactor's seconds are wall time, which may jump.
         real = IReactorCore.providedBy(reactor)
         self._seconds: Callable[[], float] = time.monotonic if real else reactor.seconds
-        self._timeout_seconds = _positive("timeout_seconds", timeout_seconds)
-        self._connect_seconds = _positive("connect_timeout_seconds", connect_timeout_seconds)
+        self._timeout_seconds = checked_setting("timeout_seconds", timeout_seconds)
+        self._connect_seconds = checked_setting("connect_timeout_seconds", connect_timeout_seconds)
         self._encode = codec.encode
-        chance = chance or random.Random()
         dial = dial or partial(dial_node, reactor, cluster_id=cluster_id)
-        silence = self._timeout_seconds
-        self._links = Links(reactor, dial, allow_plaintext, silence, self._link_lost)
+        self._links = Links(reactor, dial, allow_plaintext, self._timeout_seconds, self._link_lost)
         self._search = Search(
-            reactor, self._seconds, self._links, addresses, chance, self._connect_seconds
+            reactor,
+            self._seconds,
+            self._links,
+            addresses,
+            chance or random.Random(),
+            self._connect_seconds,
         )
         self._backoff = self._search.backoff
         self._numbers = count()
@@ -134,8 +128,7 @@ class RaftClient:
             seconds=self._seconds,
             trouble=lambda: self._search.trouble,
         )
-        self._writes = WriteLane(limit_bytes, hooks)
-        self._reads = ReadLane(limit_bytes, hooks)
+        self._writes, self._reads = WriteLane(limit_bytes, hooks), ReadLane(limit_bytes, hooks)
         self._turn: Any = None
         self._pause: Any = None
         self._is_seeking = False
@@ -160,7 +153,7 @@ class RaftClient:
         """
         try:
             payload = self._encode(command)
-            seconds = self._timeout_seconds if timeout is None else _timeout(timeout)
+            seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
         except RaftError as error:
             return fail(error)
         return self._writes.add(payload, seconds)
@@ -175,7 +168,7 @@ class RaftClient:
         """
         try:
             payload = self._encode(query)
-            seconds = self._timeout_seconds if timeout is None else _timeout(timeout)
+            seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
         except RaftError as error:
             return fail(error)
         return self._reads.add(payload, seconds)
@@ -240,7 +233,7 @@ class RaftClient:
             OutcomeUnknown, Timeout: the change may be under way; ask `status`.
         """
         try:
-            packed = _packed(members)
+            packed = packed_members(members)
         except BadConfiguration as error:
             return fail(error)
 
@@ -381,7 +374,7 @@ class RaftClient:
     ) -> Deferred[Answer]:
         """Begin a question that is no batch; `work` is given the seconds that remain."""
         try:
-            seconds = self._timeout_seconds if timeout is None else _timeout(timeout)
+            seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
         except BadCommand as error:
             return fail(error)
         if self._closed is not None:
@@ -404,33 +397,3 @@ class RaftClient:
             return result
 
         return task.addBoth(ended)
-
-
-def _timeout(seconds: float) -> float:
-    if isinstance(seconds, int | float) and 0 < seconds <= LONGEST_SECONDS:
-        return seconds
-    raise BadCommand(
-        f"timeout is {seconds!r}; give a number of seconds above 0, at most {LONGEST_SECONDS:g}"
-    )
-
-
-def _positive(name: str, seconds: float) -> float:
-    try:
-        return _timeout(seconds)
-    except BadCommand as error:
-        raise BadConfiguration(f"{name}: {error.args[0]}") from error
-
-
-def _packed(members: Iterable[MemberLike]) -> bytes:
-    """Return members as the wire has them, checked."""
-    maps = [dict(each) if isinstance(each, Mapping) else attrs.asdict(each) for each in members]
-    for fields in maps:
-        unknown = sorted(set(fields) - MEMBER_KEYS, key=str)
-        if unknown:
-            raise BadConfiguration(
-                f"a member has the unknown key {unknown[0]!r}; known are {sorted(MEMBER_KEYS)}"
-            )
-    try:
-        return pack_members(unpack_members(pack_plain(maps)))
-    except (BadValue, TypeError) as error:
-        raise BadConfiguration(f"members: {error}; give each at least an id") from error
