@@ -7,7 +7,7 @@ from twisted.internet.task import react
 from raft import RaftClient, RaftError
 
 
-async def main(reactor: object, *endpoints: str) -> None:
+async def main(_reactor: object, *endpoints: str) -> None:
     client = RaftClient(endpoints)
     try:
         await client.write(["set", "greeting", "hello"])

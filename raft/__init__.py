@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from raft.core.configuration import Configuration, Member
     from raft.errors import CommandError, RaftError
     from raft.interfaces import Context, IStateMachine, Value
-    from raft.service import NodeSettings, RaftService
+    from raft.node.settings import NodeSettings
+    from raft.service import RaftService
 
 __all__ = [
     "CommandError",
@@ -59,7 +60,8 @@ _ROOMS = {
     "raft.core.configuration": ("Configuration", "Member"),
     "raft.errors": ("CommandError", "RaftError"),
     "raft.interfaces": ("Context", "IStateMachine", "Value"),
-    "raft.service": ("NodeSettings", "RaftService"),
+    "raft.node.settings": ("NodeSettings",),
+    "raft.service": ("RaftService",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

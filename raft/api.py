@@ -27,7 +27,8 @@ from raft.core.configuration import Member
 from raft.errors import BadConfiguration, NoSuchNode, RaftError
 from raft.interfaces import Value
 from raft.machines.kv import KeyValueStore
-from raft.service import NodeSettings, RaftService, address_of
+from raft.node.settings import NodeSettings
+from raft.service import RaftService, address_of
 from raft.transport.arguments import pack_members, unpack_plain
 from raft.transport.calls import ClientConnection, dial
 from raft.transport.commands import GetEntry, SetConfiguration
@@ -180,7 +181,8 @@ def get_entry(peer: Peer, index: int) -> Deferred[dict[str, Any]]:
 
 
 def test_cluster(
-    machine: Callable[[], object] = KeyValueStore, size: int = 3
+    machine: Callable[[], object] = KeyValueStore,  # noqa: PT028 -- No test, whatever its name.
+    size: int = 3,  # noqa: PT028
 ) -> Deferred[tuple[str, ...]]:
     """Start three nodes in this process, over real sockets, with data in a temporary directory.
 
@@ -190,7 +192,7 @@ def test_cluster(
     return Deferred.fromCoroutine(_start_cluster(machine, size))
 
 
-# pytest collects functions by their name; this one is no test.
+# pytest collects functions by their name; this is none of its.
 test_cluster.__test__ = False  # type: ignore[attr-defined]
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
@@ -30,13 +30,11 @@ from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration, Member
-from raft.core.server import Options
 from raft.errors import (
     BadConfiguration,
     NodeStopped,
     NotFound,
     RaftError,
-    Timeout,
 )
 from raft.interfaces import IStorage, Recovered, Value
 from raft.node.calls import LocalReads, LocalWrites
@@ -44,13 +42,15 @@ from raft.node.desk import ClientDesk
 from raft.node.forwarding import Forwarder
 from raft.node.membership import Members
 from raft.node.reads import ReadBatch
-from raft.node.shell import Bounds, Shell
+from raft.node.settings import NodeSettings
+from raft.node.shell import Shell
 from raft.node.status import status_of
+from raft.node.waiters import Waiters
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
 from raft.storage.records import Kind, decode
-from raft.storage.wal import SEGMENT_SIZE_BYTES, WriteAheadLog
-from raft.transport.clients import ClientLimits, ClientListener
+from raft.storage.wal import WriteAheadLog
+from raft.transport.clients import ClientListener
 from raft.transport.endpoints import require_private
 from raft.transport.greeting import Identity
 from raft.transport.peers import PeerNetwork
@@ -59,41 +59,6 @@ _log = Logger()
 
 STOP_SECONDS = 1.0
 """How long a stop waits for the leadership to be handed over."""
-
-
-@frozen
-class NodeSettings:
-    """What one node is told; times in seconds, sizes in bytes.
-
-    Attributes:
-        id: the server's id within its cluster.
-        data_directory: where its log, snapshots and identity live.
-        peer_endpoint: listens for other servers, an endpoint string (port 0 chooses one).
-        client_endpoint: listens for clients, or empty: then only this process can call.
-        peer_address: where other servers dial this one; found out where it is empty and
-            the endpoint names a host.
-        first_members: the first configuration, the same on every first member; empty for a
-            node that waits for `set_configuration` or for a leader.
-        cluster_id: of the cluster that `first_members` found; required with them.
-        forward: pass clients' writes on to the leader instead of naming it.
-        allow_plaintext: listen without TLS on more than loopback and Unix sockets.
-        timeout_seconds: of `write` and `read` where a call names none.
-    """
-
-    id: str
-    data_directory: str
-    peer_endpoint: str
-    client_endpoint: str = ""
-    peer_address: str = ""
-    first_members: tuple[Member, ...] = ()
-    cluster_id: str = ""
-    forward: bool = False
-    allow_plaintext: bool = False
-    timeout_seconds: float = 3.0
-    segment_size_bytes: int = SEGMENT_SIZE_BYTES
-    options: Options = Options()
-    bounds: Bounds = Bounds()
-    client_limits: ClientLimits = ClientLimits()
 
 
 Observer = Callable[[out.Change], object]
@@ -106,15 +71,6 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
         segment_size_bytes=settings.segment_size_bytes,
         incarnation=incarnation,
     )
-
-
-@frozen
-class _Waiting:
-    """A caller who waits until `done` says so of the node."""
-
-    deferred: Deferred[Any]
-    done: Callable[[], Any]
-    timer: Any = None
 
 
 class RaftService(Service):
@@ -165,7 +121,7 @@ class RaftService(Service):
         self._make_storage = make_storage
         self._directory: DataDirectory | None = None
         self._observers: list[Observer] = []
-        self._waiting: list[_Waiting] = []
+        self._waiters = Waiters(reactor)
         self._stopping: Deferred[None] | None = None
         for endpoint in filter(None, (settings.peer_endpoint, settings.client_endpoint)):
             require_private(endpoint, settings.allow_plaintext, listen=True)
@@ -212,7 +168,6 @@ class RaftService(Service):
             self.reactor,
             self.identity,
             lambda *arrived: self.shell.receive(*arrived),
-            connected=lambda peer: None,
             disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
             contact=lambda sender, term: self.shell.contact(sender, term),
             accept=self.members.judge,
@@ -295,8 +250,7 @@ class RaftService(Service):
     async def _close(self) -> None:
         self.shell.stop()
         self.forwarder.close()
-        for waiting in list(self._waiting):
-            self._end_waiting(waiting, NodeStopped())
+        self._waiters.fail_all(NodeStopped())
         await gatherResults([self.listener.stop(), self.network.stop(), self.storage.stop()])
         if self._directory is not None:
             self._directory.release()
@@ -395,7 +349,7 @@ class RaftService(Service):
 
     def when_leader(self, timeout: float = 10.0) -> Deferred[str]:
         """Fire with the leader's id as soon as this node knows one."""
-        return self._wait(self.leader, timeout, "no leader was elected")
+        return self._waiters.wait(self.leader, timeout, "no leader was elected")
 
     def status(self) -> dict[str, object]:
         """Return what this node knows of itself and its cluster, as plain values."""
@@ -433,9 +387,7 @@ class RaftService(Service):
         except RaftError as error:
             return fail(error)
 
-    def set_configuration(
-        self, members: Sequence[Member], timeout: float = 3.0
-    ) -> Deferred[None]:
+    def set_configuration(self, members: Sequence[Member], timeout: float = 3.0) -> Deferred[None]:
         """Found a cluster of `members` from this empty node, which mints its id.
 
         Fires once the configuration is committed. Members that are empty join as soon as
@@ -450,15 +402,13 @@ class RaftService(Service):
         except RaftError as error:
             return fail(error)
         server = self.shell.server
-        return self._wait(
+        return self._waiters.wait(
             lambda: server.commit_index >= server.log.configuration_index > 0,
             timeout,
             "no majority of the members answered yet; the node goes on trying",
         ).addCallback(lambda _: None)
 
-    def transfer_leadership(
-        self, target: str | None = None, timeout: float = 3.0
-    ) -> Deferred[str]:
+    def transfer_leadership(self, target: str | None = None, timeout: float = 3.0) -> Deferred[str]:
         """Hand the leadership to `target` (or the best voter); fires with the new leader's id.
 
         Raises (as failures):
@@ -473,7 +423,7 @@ class RaftService(Service):
         if (target is None and not voters) or (target is not None and target not in voters):
             return fail(self.shell.refusal(out.Refusal.NOT_A_VOTER))
         self.shell.post(ev.TransferLeadership(target))
-        return self._wait(
+        return self._waiters.wait(
             lambda: server.leader_id if server.leader_id not in (None, server.id) else None,
             timeout,
             "the leadership was not taken over",
@@ -513,36 +463,7 @@ class RaftService(Service):
         if self.shell.running:
             self.members.follow()
         self.listener.flush()
-        for waiting in list(self._waiting):
-            result = waiting.done()
-            if result:
-                self._end_waiting(waiting, result)
-
-    def _wait(self, done: Callable[[], Any], timeout: float, otherwise: str) -> Deferred[Any]:
-        """Fire with what `done` returns, as soon as that is true."""
-        if result := done():
-            return succeed(result)
-        deferred: Deferred[Any] = Deferred(lambda _: self._forget(waiting))
-
-        def expire() -> None:
-            self._end_waiting(waiting, Timeout(appended=False, message=otherwise))
-
-        waiting: _Waiting = _Waiting(deferred, done, self.reactor.callLater(timeout, expire))
-        self._waiting.append(waiting)
-        return deferred
-
-    def _forget(self, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
-        if waiting.timer.active():
-            waiting.timer.cancel()
-
-    def _end_waiting(self, waiting: _Waiting, result: object) -> None:
-        self._forget(waiting)
-        if isinstance(result, RaftError):
-            waiting.deferred.errback(result)
-        else:
-            waiting.deferred.callback(result)
+        self._waiters.look()
 
     def take_cluster_id(self, cluster_id: str) -> None:
         """Belong to `cluster_id` from here on, durably."""

@@ -26,8 +26,9 @@ from raft.codec import Codec
 from raft.config import NodeConfig, load_machine, read_config
 from raft.core.server import Options as ServerOptions
 from raft.errors import BadConfiguration, RaftError
-from raft.node.shell import Bounds
-from raft.service import NodeSettings, RaftService
+from raft.node.bounds import Bounds
+from raft.node.settings import NodeSettings
+from raft.service import RaftService
 from raft.transport.clients import ClientLimits
 
 FAILED_EXIT_CODE = 1

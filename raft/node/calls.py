@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, fail
 
 from raft.codec import Codec
-from raft.errors import NotAppended, OutcomeUnknown, RaftError, from_wire
+from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, from_wire
 from raft.interfaces import Answer, Value
 from raft.node.reads import ReadBatch
 from raft.node.shell import Shell
@@ -32,7 +32,7 @@ class LocalWrites:
     codec: Codec
     _open: Batch | None = None
     _open_for: float = 0.0
-    _waiting: list[Deferred[Value]] = []
+    _waiting: list[Deferred[Value]] = Factory(list)
 
     def write(self, command: object, timeout_seconds: float) -> Deferred[Value]:
         """Queue `command`; fires with its result."""
@@ -43,6 +43,8 @@ class LocalWrites:
         batch = self._open
         if batch is None or batch.taken or self._open_for != timeout_seconds:
             batch = self._begin(timeout_seconds)
+        elif not self.shell.has_room(len(payload)):
+            return fail(Overloaded("commands wait for more bytes than the bound allows"))
         payloads, waiting = batch.payloads, self._waiting
         deferred: Deferred[Value] = Deferred(partial(_cancel, batch, payloads, waiting))
         payloads.append(payload)

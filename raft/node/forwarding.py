@@ -15,7 +15,6 @@ from raft.interfaces import Answer
 from raft.transport.arguments import pack_results
 from raft.transport.calls import ClientConnection, dial
 
-
 HOP_SECONDS = 0.05
 """What each hop takes off the time-out: two nodes that each think the other leads end soon."""
 

@@ -38,6 +38,8 @@ class Members:
     """Server id -> cluster id, for a node that belongs to no cluster yet."""
     _followed: Configuration | None = None
     _unpinned: bool = False
+    _asked: tuple[int, Configuration | None] = (0, None)
+    """In which term, and of which configuration, the core was last asked to pin."""
 
     def judge(self, greeting: Greeting) -> str | None:
         """Return why a server is not let in, or None [RULES M7, M9]."""
@@ -69,11 +71,17 @@ class Members:
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
         if self._unpinned and membership.may_change(server):
-            self._unpinned = False
-            node.shell.post(ev.PinIncarnations(tuple(sorted(self.heard.items()))))
+            self._pin()
         leader = server.leader_id
         if leader and not node.identity.cluster_id and self.clusters.get(leader):
             node.take_cluster_id(self.clusters[leader])
+
+    def _pin(self) -> None:
+        server = self.node.shell.server
+        asking = (server.current_term, server.configuration)
+        if self._asked != asking:
+            self._asked = asking
+            self.node.shell.post(ev.PinIncarnations(tuple(sorted(self.heard.items()))))
 
     def _has_unpinned(self) -> bool:
         configuration = self.node.shell.server.configuration

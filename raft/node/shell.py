@@ -10,14 +10,14 @@ node: a server that cannot go on in order must not go on at all.
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
-from attrs import Factory, define, evolve, frozen
+from attrs import Factory, define, evolve, field
 from twisted.logger import Logger
 
 from raft.core import events as ev
@@ -37,20 +37,15 @@ from raft.errors import (
     StorageFull,
 )
 from raft.interfaces import IStorage, Recovered
+from raft.node.alarm import Alarm
+from raft.node.bounds import Bounds
 from raft.node.reads import ReadBatch, Reads
-from raft.node.records import RecordCache, offset_of
+from raft.node.records import RecordCache
+from raft.node.scribe import Scribe
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes
 from raft.replica import Replica
-from raft.storage.records import (
-    BadRecord,
-    Kind,
-    decode,
-    encode,
-    encode_commands,
-    encode_configuration,
-    summarise,
-)
+from raft.storage.records import BadRecord, decode
 from raft.transport.wire import SnapshotChunk
 
 _log = Logger()
@@ -59,15 +54,17 @@ APPLY_SECONDS = 0.005
 """How long one turn may apply entries: a million of them must not look like a dead leader."""
 
 APPLY_BYTES = 256 * 1024
-LATE_SECONDS = 0.05
-"""A timer this late means that the process stalled: sockets are read before deadlines count."""
 
 
 class Network(Protocol):
     """What the shell asks of the transport (`raft.transport.peers.PeerNetwork` has more)."""
 
     def send(
-        self, peer: str, message: ms.Message, records: bytes = b"", chunk: SnapshotChunk | None = None
+        self,
+        peer: str,
+        message: ms.Message,
+        records: bytes = b"",
+        chunk: SnapshotChunk | None = None,
     ) -> bool:
         """Send, or drop and return False."""
 
@@ -76,25 +73,6 @@ class Network(Protocol):
 
     def is_connected(self, peer: str) -> bool:
         """Tell whether messages to `peer` can be sent."""
-
-
-@frozen
-class Bounds:
-    """What may queue up inside one node, in bytes, and when it takes snapshots.
-
-    Attributes:
-        queued_bytes: commands that wait for their turn.
-        cache_bytes: records kept in memory once they are applied and saved.
-        unapplied_bytes: committed records the machine has not taken yet.
-        snapshot_entries: a snapshot is taken after so many entries; 0 for never.
-        trailing_entries: entries a snapshot leaves in the log for those nearly there.
-    """
-
-    queued_bytes: int = 64 << 20
-    cache_bytes: int = 64 << 20
-    unapplied_bytes: int = 256 << 20
-    snapshot_entries: int = 100_000
-    trailing_entries: int = 10_000
 
 
 @define(eq=False)
@@ -124,8 +102,6 @@ class Shell:
     entry_count: int = 0
     bad_record_count: int = 0
     _events: list[ev.Event] = Factory(list)
-    _arrivals: dict[int, tuple[int, int, bytes]] = Factory(dict)
-    """Number -> (start, end, records) of entries that arrived in this turn."""
     _number: int = 0
     _held: deque[out.Send] = Factory(deque)
     _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
@@ -134,14 +110,10 @@ class Shell:
     _saved_ticket: int = 0
     _apply_end: int = 1
     _turn_call: Any = None
-    _wake_call: Any = None
-    _wake_at: float = math.inf
-    _deadline: float = math.inf
-    _time_base: tuple[int, float] = (0, 0.0)
-    """(cluster time in microseconds, monotonic seconds) when this server began to lead."""
-    _log_time_us: int = 0
-    cache: RecordCache = Factory(lambda: RecordCache(0, lambda *_: (0, b"")))
-    snapshots: Snapshots = None  # type: ignore[assignment]  # Set by `start`.
+    cache: RecordCache = field(init=False)
+    scribe: Scribe = field(init=False)
+    snapshots: Snapshots = field(init=False)
+    _alarm: Alarm = field(init=False)
 
     # Beginning and end.
 
@@ -165,7 +137,9 @@ class Shell:
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)
         self._apply_end = self.server.apply_end
-        self._log_time_us = max(found.last_time_us, meta.time_us if meta else 0)
+        time_us = max(found.last_time_us, meta.time_us if meta else 0)
+        self.scribe = Scribe(self.clock, partial(secrets.token_bytes, 16), time_us)
+        self._alarm = Alarm(self.reactor, self.clock, self._ring)
         self.snapshots = Snapshots(self, self.bounds.snapshot_entries, rng)
         self.running = True
         self.storage.start(self.reactor.callFromThread, self._storage_saved, self.fail)
@@ -176,9 +150,10 @@ class Shell:
         if not self.running:
             return
         self.running = False
-        for call in (self._turn_call, self._wake_call):
-            if call is not None and call.active():
-                call.cancel()
+        self._alarm.cancel()
+        if self._turn_call is not None:
+            self._turn_call.cancel()
+            self._turn_call = None
         self.snapshots.stop()
         self.writes.fail_all(NodeStopped(), OutcomeUnknown("the node stopped"))
         self.reads.fail_all(NodeStopped())
@@ -212,6 +187,11 @@ class Shell:
             self.writes.queue(batch)
             self.schedule()
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Tell whether a batch that is queued already may grow by so many bytes, and count them."""
+        self.writes.queued_bytes += size_bytes
+        return self.writes.queued_bytes <= self.bounds.queued_bytes
+
     def read(self, batch: ReadBatch) -> None:
         """Take queries for the next step."""
         if not self.running:
@@ -231,7 +211,9 @@ class Shell:
                 message = self._summed_up(message, records)
             except BadRecord as error:
                 self.bad_record_count += 1
-                _log.warn("Dropped a bad AppendEntries of {sender}: {error}", sender=sender, error=error)
+                _log.warn(
+                    "Dropped a bad AppendEntries of {sender}: {error}", sender=sender, error=error
+                )
                 return
         elif isinstance(message, ms.InstallSnapshot) and chunk is not None:
             received = self.snapshots.receive(sender, message, chunk)
@@ -250,16 +232,10 @@ class Shell:
 
     def _summed_up(self, message: ms.AppendEntries, records: bytes) -> ms.AppendEntries:
         """Return the message with what the core must know of `records`; raise `BadRecord`."""
-        start = message.prev_log_index + 1
         if not records or self.storage.full or self._behind():
             # Without room the entries are as good as lost; the leader is heard all the same.
-            return evolve(message, entries=ms.Entries(start))
-        self._number += 1
-        entries = summarise(records, self._number, start)
-        if entries.start != start or entries.runs[-1].term > message.term:
-            raise BadRecord(0, f"entries from {entries.start} where {start} must follow")
-        self._arrivals[self._number] = (start, entries.end, records)
-        return evolve(message, entries=entries)
+            return evolve(message, entries=ms.Entries(message.prev_log_index + 1))
+        return self.scribe.arrived(message, records)
 
     def _behind(self) -> bool:
         log = self.server.log
@@ -287,8 +263,10 @@ class Shell:
         now = self.clock()
         try:
             self._step(now)
+        except RaftError as error:
+            self.fail(error)
         except Exception as error:
-            _log.failure("The node stops")
+            _log.failure("The node stops: this is a bug")
             self.fail(error)
 
     def _step(self, now: float) -> None:
@@ -301,7 +279,7 @@ class Shell:
         events, self._events = self._events, []
         outputs = self.server.step(events, now)
         self._carry_out(outputs)
-        self._arrivals.clear()
+        self.scribe.forget_arrivals()
         self._arm(outputs.next_deadline, now)
 
     def _propose(self) -> None:
@@ -322,34 +300,14 @@ class Shell:
             self._events.append(ev.Propose(self._number, len(batch.payloads), batch.size_bytes))
 
     def _arm(self, core_deadline: float, now: float) -> None:
-        """Keep one timer; one that would fire too early is left alone and looks again."""
         deadline = core_deadline
         for waiting in (self.writes.next_deadline, self.reads.next_deadline):
             if waiting is not None and waiting < deadline:
                 deadline = waiting
-        self._deadline = deadline
-        if deadline >= self._wake_at and self._wake_call is not None:
-            return
-        if self._wake_call is not None:
-            self._wake_call.cancel()
-            self._wake_call = None
-        if deadline < math.inf:
-            self._wake_at = deadline
-            self._wake_call = self.reactor.callLater(max(0.0, deadline - now), self._wake, False)
+        self._alarm.set(deadline, now)
 
-    def _wake(self, drained: bool) -> None:
-        self._wake_call = None
-        now = self.clock()
-        late = now - self._wake_at
-        self._wake_at = math.inf
-        if now < self._deadline:
-            self._arm(self._deadline, now)
-        elif late > LATE_SECONDS and not drained:
-            # The process stalled. What has arrived meanwhile is read first: it may be
-            # the leader's heartbeat.
-            self._wake_at = now
-            self._wake_call = self.reactor.callLater(0, self._wake, True)
-        elif self._turn_call is None:
+    def _ring(self) -> None:
+        if self._turn_call is None:
             self._turn()
 
     # Carrying out, in the order of the fields of Outputs.
@@ -357,6 +315,8 @@ class Shell:
     def _carry_out(self, outputs: out.Outputs) -> None:
         if outputs.restore is not None:
             self._restore(outputs.restore)
+        if outputs.changes:
+            self._keep_time()
         if outputs.save is not None:
             self._save(outputs.save)
         while self._held and self._held[0].after <= self.server.saved_ticket:
@@ -382,7 +342,7 @@ class Shell:
         self.writes.swallowed(restore.index)
         meta, chunks = self.storage.open_snapshot(restore.index)
         self.replica.restore(meta, chunks)
-        self._log_time_us = max(self._log_time_us, meta.time_us)
+        self.scribe.log_time_us = max(self.scribe.log_time_us, meta.time_us)
         if not restore.keep_log:
             self.cache.restart_after(restore.index)
         self._queue_mark(restore.index, restore.term, restore.keep_log, restore.index + 1, None)
@@ -421,34 +381,10 @@ class Shell:
         )
 
     def _records_of(self, entry: out.Append) -> bytes:
-        """Encode an entry of this leader, or take what arrived: the one encoding there is."""
-        if isinstance(entry, out.Replicated):
-            first, end, records = self._arrivals[entry.arrival]
-            begin = offset_of(records, first, entry.start) if entry.start > first else 0
-            stop = offset_of(records, first, entry.end) if entry.end < end else len(records)
-            return records[begin:stop]
-        time_us = self._now_us()
+        payloads: list[bytes] = []
         if isinstance(entry, out.Proposed):
             payloads = self.writes.proposed[entry.request].payloads
-            return encode_commands(
-                entry.start, entry.term, time_us, payloads[: entry.end - entry.start]
-            )
-        if isinstance(entry, out.NoOp):
-            return encode(entry.index, entry.term, time_us, Kind.NO_OP, secrets.token_bytes(16))
-        payload = encode_configuration(entry.configuration)
-        return encode(entry.index, entry.term, time_us, Kind.CONFIGURATION, payload)
-
-    def _now_us(self) -> int:
-        """Return the cluster's time: it goes on from the log's, by this leader's clock.
-
-        Who does not lead lets it stand: the first entry must be the same on all founders.
-        """
-        if self.server.role is not out.Role.LEADER:
-            return self._log_time_us
-        base_us, since = self._time_base
-        now_us = base_us + int((self.clock() - since) * 1_000_000)
-        self._log_time_us = max(self._log_time_us, now_us)
-        return self._log_time_us
+        return self.scribe.records_of(entry, payloads)
 
     def _send(self, send: out.Send) -> None:
         message, records = send.message, b""
@@ -515,12 +451,9 @@ class Shell:
 
     def _note(self, change: out.Change) -> None:
         if isinstance(change, out.RoleChanged):
-            now = self.clock()
-            if change.role is out.Role.LEADER:
-                self._time_base = (self._last_log_time_us(), now)
-            elif self.writes.appended:
+            if change.role is not out.Role.LEADER:
                 grace = 4 * self.server.options.election_timeout_seconds
-                self.writes.give_up_by(now + grace)
+                self.writes.give_up_by(self.clock() + grace)
             self.snapshots.role_changed(change)
         elif isinstance(change, out.Quarantined):
             _log.error(
@@ -530,14 +463,19 @@ class Shell:
                 match=change.match_index,
             )
 
-    def _last_log_time_us(self) -> int:
-        """Return the time of the last entry of the log, or a later one seen."""
-        last = self.server.log.last_index
-        try:
-            _, records = self.cache.slice(last, last + 1, 1)
-        except KeyError:
-            return self._log_time_us
-        return max(self._log_time_us, next(decode(records)).time_us)
+    def _keep_time(self) -> None:
+        """Let cluster time run on this leader's clock, from the last entry before its own."""
+        if self.server.role is not out.Role.LEADER:
+            self.scribe.stop_leading()
+        elif not self.scribe.leads:
+            last, time_us = self.cache.end - 1, 0
+            try:
+                _, records = self.cache.slice(last, last + 1, 1)
+                time_us = next(decode(records)).time_us
+            except KeyError:
+                # The log is empty behind a snapshot, whose time is known.
+                pass
+            self.scribe.lead_from(time_us)
 
     # The machine.
 

@@ -106,11 +106,13 @@ class Snapshots:
 
     def take(self) -> Deferred[int]:
         """Take a snapshot of what is applied; fires with its index once the log is marked."""
-        if self.taking is None:
-            self.taking = Deferred.fromCoroutine(self._take())
-            self.taking.addBoth(self._taken)
         waiting: Deferred[int] = Deferred()
-        self.taking.addCallbacks(*_passing_to(waiting))
+        if self.taking is not None:
+            self.taking.addCallbacks(*_passing_to(waiting))
+            return waiting
+        taking = self.taking = Deferred.fromCoroutine(self._take())
+        taking.addCallbacks(*_passing_to(waiting))
+        taking.addBoth(self._taken)
         return waiting
 
     def _taken(self, result: object) -> object:
@@ -247,12 +249,18 @@ class Snapshots:
             return evolve(message, done=False)
         if message.last_included_index <= self.shell.server.commit_index:
             return evolve(message, done=True)
-        incoming = self._incoming_for(sender, message, chunk)
-        if incoming is None or incoming.finished:
+        try:
+            incoming = self._incoming_for(sender, message, chunk)
+            if incoming is None or incoming.finished:
+                return evolve(message, done=False)
+            if chunk.offset_bytes == incoming.offset_bytes and chunk.chunk:
+                incoming.writer.write(chunk.chunk)
+                incoming.offset_bytes += len(chunk.chunk)
+        except (RaftError, msgspec.MsgspecError) as error:
+            # The leader goes on trying; this server serves what it has.
+            _log.warn("A snapshot of {sender} was dropped: {error}", sender=sender, error=error)
+            self._drop_incoming()
             return evolve(message, done=False)
-        if chunk.offset_bytes == incoming.offset_bytes and chunk.chunk:
-            incoming.writer.write(chunk.chunk)
-            incoming.offset_bytes += len(chunk.chunk)
         if message.done and chunk.total_bytes == incoming.offset_bytes:
             incoming.finished = True
             self._in_thread(incoming.writer.commit).addCallbacks(

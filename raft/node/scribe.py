@@ -1,0 +1,104 @@
+"""The one place where entries become records, and where arrived records are looked at.
+
+A leader's entries are encoded here, once. What arrives from a leader is verified here,
+once, and summed up for the core while the bytes wait beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import Factory, define, evolve
+
+from raft.core import messages as ms
+from raft.core import outputs as out
+from raft.node.records import offset_of
+from raft.storage.records import (
+    BadRecord,
+    Kind,
+    encode,
+    encode_commands,
+    encode_configuration,
+    summarise,
+)
+
+
+@define(eq=False)
+class Scribe:
+    """Encodes and verifies records; keeps the cluster's time while this server leads.
+
+    Attributes:
+        seed: makes what a leader's no-op carries, 16 random bytes.
+        log_time_us: the cluster's time as of the last entry that was written here.
+    """
+
+    clock: Callable[[], float]
+    seed: Callable[[], bytes]
+    log_time_us: int = 0
+    _led_since: tuple[int, float] | None = None
+    """(cluster time in microseconds, monotonic seconds) when this server began to lead."""
+    _number: int = 0
+    _arrivals: dict[int, tuple[int, int, bytes]] = Factory(dict)
+    """Number -> (start, end, records) of entries that arrived in this turn."""
+
+    def arrived(self, message: ms.AppendEntries, records: bytes) -> ms.AppendEntries:
+        """Return `message` with what the core must know of `records`.
+
+        Raises:
+            BadRecord: they are damaged, do not follow prev_log_index, or are of a later term.
+        """
+        start = message.prev_log_index + 1
+        self._number += 1
+        entries = summarise(records, self._number, start)
+        if entries.start != start:
+            raise BadRecord(0, f"entries from {entries.start} where {start} must follow")
+        if entries.runs and entries.runs[-1].term > message.term:
+            raise BadRecord(0, f"entries of term {entries.runs[-1].term} from term {message.term}")
+        self._arrivals[self._number] = (start, entries.end, records)
+        return evolve(message, entries=entries)
+
+    def forget_arrivals(self) -> None:
+        """The turn is over: what the core wanted of the arrived records it has taken."""
+        self._arrivals.clear()
+
+    @property
+    def leads(self) -> bool:
+        """Whether cluster time runs on this server's clock."""
+        return self._led_since is not None
+
+    def lead_from(self, time_us: int) -> None:
+        """Begin to lead: cluster time goes on from `time_us` by this server's clock."""
+        self.log_time_us = max(self.log_time_us, time_us)
+        self._led_since = (self.log_time_us, self.clock())
+
+    def stop_leading(self) -> None:
+        """Cluster time stands still here until a leader's entries arrive."""
+        self._led_since = None
+
+    def records_of(self, entry: out.Append, payloads: list[bytes]) -> bytes:
+        """Return the records of `entry`; `payloads` are its commands, where it is Proposed."""
+        if isinstance(entry, out.Replicated):
+            first, end, records = self._arrivals[entry.arrival]
+            begin = offset_of(records, first, entry.start) if entry.start > first else 0
+            stop = offset_of(records, first, entry.end) if entry.end < end else len(records)
+            return records[begin:stop]
+        time_us = self._now_us()
+        if isinstance(entry, out.Proposed):
+            return encode_commands(
+                entry.start, entry.term, time_us, payloads[: entry.end - entry.start]
+            )
+        if isinstance(entry, out.NoOp):
+            return encode(entry.index, entry.term, time_us, Kind.NO_OP, self.seed())
+        payload = encode_configuration(entry.configuration)
+        return encode(entry.index, entry.term, time_us, Kind.CONFIGURATION, payload)
+
+    def _now_us(self) -> int:
+        """Return the cluster's time.
+
+        Who does not lead lets it stand: the first entry must be the same on all founders.
+        """
+        if self._led_since is not None:
+            base_us, since = self._led_since
+            now_us = base_us + int((self.clock() - since) * 1_000_000)
+            self.log_time_us = max(self.log_time_us, now_us)
+        return self.log_time_us

@@ -1,0 +1,46 @@
+"""What one node is told, whoever tells it: a file, an application, a test."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from raft.core.configuration import Member
+from raft.core.server import Options
+from raft.node.bounds import Bounds
+from raft.storage.wal import SEGMENT_SIZE_BYTES
+from raft.transport.clients import ClientLimits
+
+
+@frozen
+class NodeSettings:
+    """What one node is told; times in seconds, sizes in bytes.
+
+    Attributes:
+        id: the server's id within its cluster.
+        data_directory: where its log, snapshots and identity live.
+        peer_endpoint: listens for other servers, an endpoint string (port 0 chooses one).
+        client_endpoint: listens for clients, or empty: then only this process can call.
+        peer_address: where other servers dial this one; found out where it is empty and
+            the endpoint names a host.
+        first_members: the first configuration, the same on every first member; empty for a
+            node that waits for `set_configuration` or for a leader.
+        cluster_id: of the cluster that `first_members` found; required with them.
+        forward: pass clients' writes on to the leader instead of naming it.
+        allow_plaintext: listen without TLS on more than loopback and Unix sockets.
+        timeout_seconds: of `write` and `read` where a call names none.
+    """
+
+    id: str
+    data_directory: str
+    peer_endpoint: str
+    client_endpoint: str = ""
+    peer_address: str = ""
+    first_members: tuple[Member, ...] = ()
+    cluster_id: str = ""
+    forward: bool = False
+    allow_plaintext: bool = False
+    timeout_seconds: float = 3.0
+    segment_size_bytes: int = SEGMENT_SIZE_BYTES
+    options: Options = Options()
+    bounds: Bounds = Bounds()
+    client_limits: ClientLimits = ClientLimits()
