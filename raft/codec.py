@@ -159,11 +159,8 @@ def _refuse_extension(code: int, _: object) -> object:
 
 
 def _reason(what: str, error: BaseException) -> str:
-    # The interpreter's texts for these two quote the value, which does not belong in logs.
     if isinstance(error, RecursionError):
         return f"{what}: too deeply nested, or it contains itself"
-    if isinstance(error, UnicodeError):
-        return f"{what}: a str that is no valid UTF-8"
     return f"{what}: {error}"
 
 

@@ -177,6 +177,16 @@ def test_the_scan_steps_over_values_of_every_form(inside: object) -> None:
         assert is_deeper(payload, DEPTH_LIMIT) == (depth_of(value) > DEPTH_LIMIT)
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 300, 66_000])
+def test_the_scan_sees_the_last_value_of_lists_and_dicts_of_every_length(count: int) -> None:
+    deep = nested(3, "x")
+    for value in ([0] * (count - 1) + [deep], {**dict.fromkeys(range(count - 1), 0), "z": deep}):
+        assert len(value) == count
+        payload = msgspec.msgpack.encode([value, 0])
+        assert is_deeper(payload, 4)
+        assert not is_deeper(payload, 5)
+
+
 def test_the_scan_steps_over_extensions() -> None:
     for size in (1, 2, 4, 8, 16, 3, 300, 70_000):
         extension = msgspec.msgpack.encode(msgspec.msgpack.Ext(5, b"\x91" * size))

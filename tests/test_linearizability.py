@@ -289,6 +289,36 @@ def test_an_easily_refuted_key_does_not_wait_behind_an_explosive_one() -> None:
     assert report.steps < 5_000
 
 
+def crowd(count: int, key: str) -> list[Operation]:
+    """Return writes that all overlap, none of which explains the read after them."""
+    writes = [operation("set", 0, 100, value=number, key=key) for number in range(count)]
+    return [*writes, operation("get", 200, 201, output=-1, key=key)]
+
+
+def test_what_was_tried_is_remembered() -> None:
+    """Without the memory, 8 writes at once would be 8! orders, and 109,601 beginnings."""
+    report = check(crowd(8, "k"))
+    assert report.verdict is Verdict.ILLEGAL
+    assert report.steps < 15_000
+
+
+def test_turns_grow_and_never_leave_all_the_budget_to_one_key() -> None:
+    hard = [evolve(each, key="a") for each in explosive(40, output=-1)]
+    report = check(hard + crowd(8, "z"), budget_steps=500_000)
+    assert (report.verdict, report.key) == (Verdict.ILLEGAL, "z")
+    assert report.steps < 60_000
+
+
+def test_the_illegal_piece_holds_what_is_wrong_and_not_what_only_lost_its_cause() -> None:
+    history = [
+        operation("set", 0, 10, value=1),
+        operation("get", 12, 300, output=5),
+        operation("set", 20, 100, value=2),
+        operation("get", 30, 40, output=1),
+    ]
+    assert history[1] in check(history).piece
+
+
 def test_the_illegal_piece_is_small() -> None:
     dice = random.Random(5)
     history: list[Operation] = []

@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 
 from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration, Member
+from raft.envelope import Header, wrap
 from raft.errors import (
     BadCommand,
     BadConfiguration,
@@ -518,13 +519,18 @@ def test_long_chunks_are_cut_and_pauses_passed_on() -> None:
 def test_a_snapshot_that_is_given_up_is_closed() -> None:
     closed: list[bool] = []
 
+    def content() -> Iterator[bytes]:
+        try:
+            yield b"x"
+            yield b"y"
+        finally:
+            closed.append(True)
+
+    held = content()
+
     class Closing(Notebook):
         def snapshot(self) -> Iterator[bytes]:
-            try:
-                yield b"x"
-                yield b"y"
-            finally:
-                closed.append(True)
+            return held
 
     _, chunks = Replica(Closing()).snapshot()
     next(chunks), next(chunks)
@@ -577,9 +583,9 @@ def test_another_machines_or_a_later_snapshot_is_refused_and_stops_the_node() ->
         lambda content: content[:20],
         lambda content: b"X" + content[1:],
         lambda content: content[:8] + b"\x02\x00" + content[10:],
-        lambda content: content[:10] + b"\xff\xff\xff\xff" + content[14:],
+        lambda content: b"".join(wrap(Header(0, 0, b"x" * 66_000), [])),
         lambda content: content[:14] + b"\xc1" + content[15:],
-        lambda content: content.replace(b"sections\x90", b"sections\x91\x92\xa1s\x00"),
+        lambda content: b"".join(wrap(Header(0, 0, sections=[("sessions", 0)]), [])),
     ],
     ids=["empty", "cut", "cut header", "magic", "version", "long header", "no map", "sections"],
 )

@@ -129,9 +129,9 @@ class Overlaid:
         if reader == self._reader:
             self._reader = 0
 
-    def pour(self, reader: int, count: int) -> int:
-        """Pour up to `count` keys back if the last view, `reader`, is done; return what is left."""
-        if reader != self._readers or self._reader or self._overlay is None:
+    def pour(self, count: int) -> int:
+        """Pour up to `count` keys back if no view is open; return how many are left."""
+        if self._reader or self._overlay is None:
             return 0
         self._pour(count)
         return 0 if self._overlay is None else len(self._overlay)
@@ -179,7 +179,7 @@ class View:
                 return chunk
             self._chunks = None
             self._owner.release(self._reader)
-        left = self._owner.pour(self._reader, self._count)
+        left = self._owner.pour(self._count)
         if not left:
             raise StopIteration
         if left > self._left - self._count // 2:
@@ -192,7 +192,7 @@ class View:
         """Give up reading; what was written meanwhile is poured back at once."""
         self._chunks = None
         self._owner.release(self._reader)
-        self._owner.pour(self._reader, _ALL)
+        self._owner.pour(_ALL)
 
     def __del__(self) -> None:
         self.close()

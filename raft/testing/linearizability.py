@@ -175,7 +175,7 @@ class _Search:
         self._next, self._previous = _linked(taking_part)
         self._entry = self._next[2 * count]
         self._state = model.initial
-        self._idle = [each.known and _is_idle(each.op, each.output, model) for each in judged]
+        self._idle = [_is_idle(each.op, each.output, model) for each in judged]
         self._missing = sum(each.known for each in self._operations)
         # Bit i says that operation i is put in order.
         self._placed = 0
@@ -262,7 +262,7 @@ def _judged(operation: Operation) -> Judged:
         operation.op,
         _hashable(operation.value),
         _hashable(operation.expected),
-        _hashable(operation.output),
+        _hashable(operation.output) if operation.ok else None,
         operation.ok is True,
     )
 

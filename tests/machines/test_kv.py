@@ -214,6 +214,15 @@ def test_slices_are_bounded_in_bytes_too() -> None:
     assert everything(restored(iter(chunks))) == everything(store)
 
 
+def test_a_key_and_its_value_are_never_parted_by_a_slice() -> None:
+    store = KeyValueStore()
+    for number in range(5):
+        apply(store, "set", f"{number}" * SLICE_BYTES, number)
+    chunks = list(store.snapshot())
+    assert len(chunks) == 5
+    assert everything(restored(iter(chunks))) == everything(store)
+
+
 def test_what_was_written_meanwhile_is_poured_back_in_slices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -278,6 +287,8 @@ def test_an_old_view_ends_without_touching_a_newer_one() -> None:
     apply(store, "set", "key-000001", "new")
     assert list(first) == []
     first.close()  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError):
+        store.snapshot()
     assert query(restored(second), "get", "key-000001") == 1
 
 
@@ -299,6 +310,9 @@ def test_what_is_no_whole_snapshot_is_refused_and_changes_nothing() -> None:
     for damaged in (b"", content[:-1], content + b"\x00", content[:3], content[9:]):
         with pytest.raises(ValueError):  # noqa: PT011
             store.restore(iter([damaged]))
+    *all_but_the_last, _ = list(filled(5_000).snapshot())
+    with pytest.raises(ValueError, match="keys where it promises 5000"):
+        store.restore(iter(all_but_the_last))
     assert len(everything(store)) == 3
 
 
