@@ -11,10 +11,11 @@ from raft.storage import frames
 from raft.storage.files import Files, read_all
 from raft.storage.ledger import Ledger
 from raft.storage.records import HEADER, HEADER_BYTES
-from raft.storage.segments import Segment
+from raft.storage.segments import Segment, close_fd, open_fd
 
 WINDOW_BYTES = 65536
 MOST_CURSORS = 16
+MOST_OPEN = 16
 _LENGTH_INDEX = struct.Struct("<IQ")
 
 
@@ -58,10 +59,24 @@ class Reader:
     ledger: Ledger
     _cursors: dict[int, Cursor] = field(factory=dict)
     """Where the reads that ended before these indexes stopped: the next ones start there."""
+    _open: list[Segment] = field(factory=list)
+    """Older segments whose files are open, the one used last at the end."""
 
     def forget(self) -> None:
         """Drop remembered places: the log was truncated or cut."""
         self._cursors.clear()
+
+    def retire(self, segment: Segment) -> None:
+        """Keep an older segment's file open until enough others were read."""
+        self._open.append(segment)
+        if len(self._open) > MOST_OPEN:
+            close_fd(self.files, self._open.pop(0))
+
+    def close(self, segment: Segment) -> None:
+        """Close the segment's file."""
+        if segment in self._open:
+            self._open.remove(segment)
+        close_fd(self.files, segment)
 
     def read(self, start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:
         """Return (next index, records) from `start`, as `IStorage.read` does.
@@ -96,7 +111,7 @@ class Reader:
             raise KeyError(index)
         span, span_end = located
         end = min(end, span_end)
-        window = _Window(self.files, span.segment.fd, span.stop)
+        window = _Window(self.files, self._fd(span.segment), span.stop)
         cursor = self._cursors.pop(index, None)
         # A place remembered in another span may lie before entries that were truncated since.
         if (
@@ -109,6 +124,16 @@ class Reader:
             return self._walk(window, cursor, index, end, limit_bytes, pieces, size_bytes)
         except EOFError as error:
             raise self._damaged(span.segment, error.args[0]) from error
+
+    def _fd(self, segment: Segment) -> int:
+        was_closed = segment.fd is None
+        fd = open_fd(self.files, segment)
+        if was_closed:
+            self.retire(segment)
+        elif segment in self._open:
+            self._open.remove(segment)
+            self._open.append(segment)
+        return fd
 
     def _walk(
         self,

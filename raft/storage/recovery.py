@@ -92,7 +92,7 @@ class Recovery:
     entries: Entries = field(factory=Entries)
     dropped_bytes: int = 0
     """How far the torn last frame may have reached: 0 when nothing was dropped."""
-    _opened: list[Segment] = field(factory=list)
+    _found: list[Segment] = field(factory=list)
     _sequence: int = 0
     _checksum: int = 0
     _offset: int = HEADER_BLOCK_BYTES
@@ -108,7 +108,7 @@ class Recovery:
         """
         try:
             self._remove_leftovers()
-            self._open_segments()
+            self._find_segments()
             spare = self._replay()
             writer = LogWriter(
                 self.files,
@@ -126,12 +126,11 @@ class Recovery:
                 self._rewrite_last_frame()
             else:
                 writer.roll(0)
-                self._opened.append(writer.segment)
             return writer
         except BaseException:
-            for segment in self._opened:
+            for segment in self._found:
                 with contextlib.suppress(OSError):
-                    self.files.close(segment.fd)
+                    segments.close_fd(self.files, segment)
             raise
 
     def _remove_leftovers(self) -> None:
@@ -140,7 +139,7 @@ class Recovery:
         # Names may be visible that are not yet on disk: what is built on them must be later.
         self.files.sync_directory(self.directory)
 
-    def _open_segments(self) -> None:
+    def _find_segments(self) -> None:
         names = self.files.names(self.directory)
         numbers = [n for n in map(segments.number_of, names) if n is not None]
         for before, number in pairwise(numbers):
@@ -149,23 +148,27 @@ class Recovery:
                 raise StorageDamaged(path, 0, f"the segment is missing; {REMEDY}")
         for number in numbers:
             path = os.path.join(self.directory, segments.name(number))
-            segment = Segment(number, 0, path, self.files.open(path), 0)
-            self._opened.append(segment)
-            segment.size_bytes = self.files.size(segment.fd)
-            header = read_all(self.files, segment.fd, segments.HEADER.size, 0)
+            segment = Segment(number, 0, path, None, 0)
+            self._found.append(segment)
+            fd = segments.open_fd(self.files, segment)
+            segment.size_bytes = self.files.size(fd)
+            header = read_all(self.files, fd, segments.HEADER.size, 0)
             segment.id = segments.decode_header(
                 header, path, number, self.incarnation, segment.size_bytes
             )
+            segments.close_fd(self.files, segment)
 
     def _replay(self) -> Segment | None:
         """Replay all segments; return the newest one if it was prepared but never begun."""
         spare: Segment | None = None
-        for segment in self._opened:
-            content = read_all(self.files, segment.fd, segment.size_bytes, 0)
+        for segment in self._found:
+            fd = segments.open_fd(self.files, segment)
+            content = read_all(self.files, fd, segment.size_bytes, 0)
+            segments.close_fd(self.files, segment)
             if self._replay_segment(segment, content):
                 continue
             self._check_tail(segment, content, HEADER_BLOCK_BYTES)
-            if segment is not self._opened[-1] or not (self.ledger.segments or segment.number == 1):
+            if segment is not self._found[-1] or not (self.ledger.segments or segment.number == 1):
                 raise StorageDamaged(
                     segment.path,
                     HEADER_BLOCK_BYTES,
@@ -228,11 +231,11 @@ class Recovery:
         self.dropped_bytes = max(self.dropped_bytes, len(torn))
 
     def _rewrite_last_frame(self) -> None:
-        segment = self.ledger.segments[-1]
+        fd = segments.open_fd(self.files, self.ledger.segments[-1])
         if self._last is not None:
             content = self._last_bytes[self._last_offset : self._last.end]
-            write_all(self.files, segment.fd, [content], self._last_offset)
-        sync(self.files, segment.fd)
+            write_all(self.files, fd, [content], self._last_offset)
+        sync(self.files, fd)
         self._last_bytes = b""
 
     def _replay_body(

@@ -42,16 +42,17 @@ _NAME = re.compile(r"log-(\d{20})\.wal")
 
 @define(eq=False)
 class Segment:
-    """One open segment file.
+    """One segment file.
 
-    `start` is the index of the first entry that this segment or a later one may hold: the
-    live entries of the segments before it all lie below.
+    `fd` is None while the file is closed: only the one being written, the one prepared
+    and those that were last read are open. `start` is the index of the first entry that
+    this segment or a later one may hold: the live entries of those before all lie below.
     """
 
     number: int
     id: int
     path: str
-    fd: int
+    fd: int | None
     size_bytes: int
     start: int = field(default=1)
 
@@ -145,8 +146,23 @@ def extend(files: Files, segment: Segment, size_bytes: int) -> None:
     """Make an unused segment large enough for one frame that is larger than any segment."""
     grow = size_bytes - segment.size_bytes
     if grow > 0:
-        files.allocate(segment.fd, segment.size_bytes, grow)
+        fd = open_fd(files, segment)
+        files.allocate(fd, segment.size_bytes, grow)
         for offset in range(segment.size_bytes, size_bytes, len(ZEROS)):
-            write_all(files, segment.fd, [ZEROS[: size_bytes - offset]], offset)
-        sync(files, segment.fd)
+            write_all(files, fd, [ZEROS[: size_bytes - offset]], offset)
+        sync(files, fd)
         segment.size_bytes = size_bytes
+
+
+def open_fd(files: Files, segment: Segment) -> int:
+    """Return the segment's descriptor, opening the file if it is closed."""
+    if segment.fd is None:
+        segment.fd = files.open(segment.path)
+    return segment.fd
+
+
+def close_fd(files: Files, segment: Segment) -> None:
+    """Close the segment's file if it is open."""
+    if segment.fd is not None:
+        fd, segment.fd = segment.fd, None
+        files.close(fd)

@@ -245,7 +245,10 @@ class SnapshotFiles:
         except BaseException:
             self.files.close(fd)
             raise
-        return meta, self._chunks(fd, path, offset, checksum)
+        chunks = self._chunks(fd, path, offset, checksum)
+        # A generator that was never entered would never close the file.
+        next(chunks)
+        return meta, chunks
 
     def verify(self, index: int) -> SnapshotMeta:
         """Read a whole snapshot and return its meta; raise StorageDamaged where it is bad."""
@@ -301,6 +304,7 @@ class SnapshotFiles:
     def _chunks(self, fd: int, path: str, offset: int, checksum: int) -> Iterator[bytes]:
         count = size_bytes = 0
         try:
+            yield b""
             while True:
                 head = read_all(self.files, fd, CHUNK.size, offset)
                 if len(head) < CHUNK.size:

@@ -200,7 +200,10 @@ class LogWriter:
             opening.append(encode_mark(self.ledger.mark, How.REPEATED))
         needed = HEADER_BLOCK_BYTES + sum(map(len, opening)) + size_bytes
         segments.extend(self.files, self.spare, needed + 2 * frames.HEADER_BYTES)
+        segments.open_fd(self.files, self.spare)
         with self.lock:
+            if self.ledger.segments:
+                self.reader.retire(self.segment)
             self.ledger.open_segment(self.spare)
         self.spare = None
         self.offset = HEADER_BLOCK_BYTES
@@ -213,11 +216,9 @@ class LogWriter:
             self._preparing = None
         with self.lock:
             for segment in self.ledger.segments:
-                self.files.close(segment.fd)
-            self.ledger.segments.clear()
+                self.reader.close(segment)
             if self.spare is not None:
-                self.files.close(self.spare.fd)
-                self.spare = None
+                segments.close_fd(self.files, self.spare)
 
     def failed(self, error: BaseException) -> BaseException:
         """Return what to tell the node when `error` ended the writing."""
@@ -263,8 +264,9 @@ class LogWriter:
             self.roll(size_bytes)
         segment, offset = self.segment, self.offset
         header, checksum = frames.encode_header(segment.id, self.sequence + 1, self.checksum, body)
-        write_all(self.files, segment.fd, [header, *body], offset)
-        sync(self.files, segment.fd)
+        fd = segments.open_fd(self.files, segment)
+        write_all(self.files, fd, [header, *body], offset)
+        sync(self.files, fd)
         self.sync_count += 1
         self.sequence += 1
         self.checksum = checksum
@@ -299,7 +301,7 @@ class LogWriter:
         with self.lock:
             self.ledger.drop_segment(term)
             self.reader.forget()
-            self.files.close(oldest.fd)
+            self.reader.close(oldest)
         # One name at a time, oldest first: a crash must never leave a gap between segments.
         self.files.unlink(oldest.path)
         self.files.sync_directory(self.directory)

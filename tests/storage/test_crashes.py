@@ -450,6 +450,42 @@ def test_a_crash_after_a_crash_is_a_crash(seed):
     COUNTED[f"again {seed}"] = enumerate_crashes(lambda script: wanders(script, 10), script)
 
 
+class Died(BaseException):
+    """The process is gone; what the kernel was told stays told."""
+
+
+@pytest.mark.parametrize("scenario", [rolls, compaction, full_disk])
+def test_a_process_that_died_leaves_names_that_are_not_yet_on_disk(scenario):
+    """D5, sc-F4: the next process builds on what it sees, and then power is lost."""
+    changes = ("open", "pwrite", "fdatasync", "rename", "unlink", "sync_directory")
+    for last in range(5, 400, 7):
+        script = Script(ImaginedDisk())
+        made = []
+
+        def fault(call, number, made=made, last=last):
+            made.append(call in changes)
+            if sum(made) > last:
+                raise Died
+
+        script.disk.fault = fault
+        try:
+            script.open()
+            scenario(script)
+        except Died:
+            pass
+        else:
+            break
+        disk = script.disk
+        disk.fault, disk.room_bytes = None, None
+        _, held = recovered(disk)
+        following = Script(disk, [held])
+        following.open()
+        following.vote(held.hard_state.current_term + 1)
+        following.append(8, 900)
+        for _, files in disk.crash_states(len(disk.operations)):
+            check(files, [following.held], last)
+
+
 def test_enough_states_were_enumerated():
     """TESTING 3.7: at least 10,000 distinct states in one run."""
     if len(COUNTED) < len(SCENARIOS) + SEEDS:

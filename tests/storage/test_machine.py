@@ -150,7 +150,7 @@ class LogMachine(RuleBasedStateMachine):
 def test_recovery_and_reading_agree_with_a_model_of_lists():
     """TESTING 3.7 item 4."""
     LogMachine.TestCase.settings = settings(
-        max_examples=200,
+        max_examples=100,
         stateful_step_count=25,
         deadline=None,
         database=None,
