@@ -269,10 +269,14 @@ class ClientConnection(BoxConnection):
 
     def close(self) -> None:
         """Close the connection; what is outstanding fails."""
-        if self.is_open:
-            self.finish("closed by this side")
-            self.is_open = False
-            self.connected = 0
+        if not self.is_open:
+            return
+        self.finish("closed by this side")
+        if self.is_paused:
+            # Nobody takes what is queued: there is nothing to wait for.
+            self._abort()
+        self.is_open = False
+        self.connected = 0
 
 
 def _response(command: type[Question], box: Box) -> dict[str, Any]:

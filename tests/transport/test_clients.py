@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -398,6 +399,19 @@ async def test_a_client_that_asks_nothing_in_time_is_closed(
     raw.transport.write(data)
     await until(lambda: raw.lost)
     assert here.listener.counters.stalled == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    listener = ClientListener(reactor, Identity("cluster", "a", "i-a"), Echo())
+    await listener.listen(f"unix:{tmp_path}/node")
+    client = await dial(reactor, f"unix:{tmp_path}/node")
+    assert await client.write_batch([encode(1)], 1000) == [1]
+    client.close()
+    await client.lost
+    await listener.stop()
 
 
 # -- The client's side ---------------------------------------------------------------------

@@ -72,7 +72,7 @@ mutations = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.booleans(), st.lists(mutations | st.binary(max_size=50) | st.sampled_from(VALID)))
 def test_an_incoming_connection_survives_anything(greets: bool, parts: list[bytes]) -> None:
     """sc-N11, SECURITY 17: it ends, or delivers messages of the closed union, nothing else."""
@@ -89,6 +89,32 @@ def test_an_incoming_connection_survives_anything(greets: bool, parts: list[byte
         assert isinstance(message, m.Message)
         assert isinstance(records, bytes)
     assert incoming.counters.malformed == int(transport.disconnected)
+
+
+def test_fragments_are_bounded_in_all() -> None:
+    """sc-N10: a message that never ends costs no more than the limit."""
+    incoming, transport = connection([])
+    incoming.dataReceived(HELLO)
+    message = m.AppendEntries(3, 7, 2, m.Entries(8), 5, 1)
+    for number in range(8):
+        incoming.dataReceived(wire.encode_fragment(message, number << 17, bytes(1 << 17)))
+    assert not transport.disconnected
+    incoming.dataReceived(wire.encode_fragment(message, 1 << 20, b"x"))
+    assert transport.disconnected
+    assert incoming.counters.malformed == 1
+
+
+def test_fragments_that_begin_anew_drop_those_before() -> None:
+    received: list[Any] = []
+    incoming, _ = connection(received)
+    older, newer = (m.AppendEntries(3, 7, 2, m.Entries(8), 5, sequence) for sequence in (1, 2))
+    incoming.dataReceived(
+        HELLO
+        + wire.encode_fragment(older, 0, b"never finished")
+        + wire.encode_fragment(newer, 0, b"new ")
+        + wire.encode_append(newer, b"records", 4)
+    )
+    assert received == [("b", newer, b"new records", None)]
 
 
 def test_nothing_of_a_chunk_is_believed_after_its_malformed_box() -> None:
