@@ -51,7 +51,7 @@ def depth_of(value: object) -> int:
     return 1 + max(map(depth_of, inner), default=0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES)
 def test_a_plain_value_comes_back_equal(value: object) -> None:
     assert PLAIN.decode(PLAIN.encode(value)) == value
@@ -157,7 +157,7 @@ def test_size_is_refused_before_anything_is_decoded() -> None:
         small.decode(b"\xc1" * 101)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(VALUES, st.integers(0, 8))
 def test_the_scan_agrees_with_the_value(value: object, limit: int) -> None:
     assert is_deeper(msgspec.msgpack.encode(value), limit) == (depth_of(value) > limit)

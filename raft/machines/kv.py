@@ -22,6 +22,8 @@ Queries and their answers:
   the bytes keys if it is bytes. `["scan", prefix, limit, after]` is the list of those
   behind the key `after`: the last key of one answer continues it. `limit` is an int from 1
   to 10,000. An answer ends early after 1 MiB: only an empty one says that there is no more.
+  The first scan after a start sorts all keys, which takes about a second for each million;
+  later ones sort in what came since.
 - `["count"]` is how many keys there are.
 
 All of these can be refused with `CommandError("bad-command")` for an unknown verb or a

@@ -98,6 +98,13 @@ def test_the_example_counts_and_survives_a_snapshot() -> None:
     assert copy.query(PLAIN.encode("a")) == ("", PLAIN.encode([5, 4.0]))
 
 
+def test_the_howto_shows_the_example_as_it_is() -> None:
+    howto = (EXAMPLE.parents[1] / "docs" / "howto" / "state-machine.md").read_text()
+    shown = howto.split("```python\n")[1].split("```")[0]
+    assert shown.startswith("@implementer(IStateMachine)")
+    assert shown in EXAMPLE.read_text()
+
+
 def test_the_example_prints_what_the_documentation_shows(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
