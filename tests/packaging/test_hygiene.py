@@ -57,7 +57,7 @@ async def test_is_fine():
 
 
 @pytest.mark.integration
-@pytest.mark.deadline(60)
+@pytest.mark.deadline(120)
 @pytest_twisted.ensureDeferred
 async def test_what_hangs_or_leaves_a_mess_fails_and_nothing_else(
     programs: Any, tmp_path: Path

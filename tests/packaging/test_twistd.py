@@ -15,7 +15,7 @@ from twisted.python import usage
 
 from raft import tap
 
-pytestmark = [pytest.mark.integration, pytest.mark.deadline(30)]
+pytestmark = [pytest.mark.integration, pytest.mark.deadline(60)]
 
 NODE = """
 [node]
