@@ -336,6 +336,7 @@ async def test_a_client_in_front_of_its_answers_is_not_read_from(place: Any, unt
         answer(pack_results([encode(number)]))
         answer(pack_results([encode("a second answer does nothing")]))
     assert [await wait for wait in waits] == [[number] for number in range(5)]
+    assert (server._in_flight, server._in_flight_bytes) == (0, 0)
 
 
 @pytest_twisted.ensureDeferred
