@@ -28,9 +28,9 @@ from raft.storage.writer import LogWriter, MarkSave
 
 SEGMENT_BYTES = 4096
 DIRECTORY = "/imagined"
-CRASHED_RECOVERIES_EVERY = 5
+CRASHED_RECOVERIES_EVERY = 9
 GO_ON_EVERY = 3
-SEEDS = 12
+SEEDS = 8
 
 
 @define(frozen=True)
@@ -259,7 +259,7 @@ def abandoned_snapshots(script):
     script.append(1, 50)
     writer = script.snapshots.create(SnapshotMeta(4, 1, Configuration(), 0, 0))
     writer.write(b"half")
-    script.take_snapshot(4, 1, chunks=3)
+    script.take_snapshot(4, 1, chunks=2)
     script.mark(4, 1, keep_from=2)
     writer.abort()
     script.append(1, 50)
@@ -458,7 +458,7 @@ class Died(BaseException):
 def test_a_process_that_died_leaves_names_that_are_not_yet_on_disk(scenario):
     """D5, sc-F4: the next process builds on what it sees, and then power is lost."""
     changes = ("open", "pwrite", "fdatasync", "rename", "unlink", "sync_directory")
-    for last in range(5, 400, 7):
+    for last in range(5, 400, 11):
         script = Script(ImaginedDisk())
         made = []
 
