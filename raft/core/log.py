@@ -195,7 +195,8 @@ class Log:
     def cut(self, start: int, max_bytes: int, max_entries: int) -> Entries:
         """Return the entries from `start` on that fit one message: at least one if any is there.
 
-        Cut between runs, or within one where `max_entries` asks for it.
+        Cut between runs; within one where `max_entries` asks for it, or where it alone is
+        too large (a proposal of many commands is one run): there by the mean size.
         """
         limit = min(self.last_index + 1, start + max_entries)
         runs: list[Run] = []
@@ -203,8 +204,11 @@ class Log:
         while begin < limit:
             end = min(self._ends[at], limit)
             run_bytes = self.size_bytes(begin, end)
-            if runs and size + run_bytes > max_bytes:
-                break
+            if size + run_bytes > max_bytes:
+                if runs:
+                    break
+                limit = end = begin + max(1, (end - begin) * max_bytes // run_bytes)
+                run_bytes = self.size_bytes(begin, end)
             runs.append(Run(end, self._terms[at], run_bytes))
             size += run_bytes
             begin, at = end, at + 1

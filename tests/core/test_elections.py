@@ -86,6 +86,18 @@ def test_a_candidate_counts_its_own_vote_only_once_it_is_saved() -> None:
     assert server.role is Role.LEADER
 
 
+def test_an_earlier_save_does_not_count_the_candidates_vote() -> None:
+    """E1: the save of entries that came before the vote says nothing of the vote."""
+    server = build("a", pre_vote=False)
+    hear(server, "b", append((1, 1), [1]))
+    time_out(server)
+    hear(server, "b", RequestVoteResult(2, vote_granted=True))
+    step(server, Saved(1))
+    assert server.role is Role.CANDIDATE
+    step(server, Saved(2))
+    assert server.role is Role.LEADER
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -158,7 +158,7 @@ class LogAgainstList(RuleBasedStateMachine):
             terms += [run.term] * (run.end - begin)
             begin = run.end
         assert terms == self.terms[start - 1 : entries.end - 1]
-        assert len(entries.runs) == 1 or entries.size_bytes <= limit
+        assert entries.end == start + 1 or entries.size_bytes <= limit + 1
         assert entries.configurations == tuple(
             pair for pair in self.configurations if start <= pair[0] < entries.end
         )
@@ -244,9 +244,29 @@ def test_runs_of_one_term_are_joined_up_to_a_size() -> None:
         log.append(index + 1, 1, RUN_BYTES // 2)
     assert log.runs == (Run(3, 1, RUN_BYTES), Run(5, 1, RUN_BYTES))
     assert log.cut(1, RUN_BYTES, 99).end == 3
-    assert log.cut(1, RUN_BYTES - 1, 99).end == 3
+    assert log.cut(1, 2 * RUN_BYTES - 1, 99).end == 3
+    assert log.cut(1, RUN_BYTES - 1, 99).end == 2
     assert log.cut(1, 2 * RUN_BYTES, 99).end == 5
     assert log.cut(1, 2 * RUN_BYTES, 3).end == 4
+
+
+def test_a_run_that_is_too_large_for_a_message_is_cut_by_its_mean_size() -> None:
+    """L7: a proposal of many commands is one run, but not one message."""
+    log = Log()
+    log.append(1001, 1, 1_000_000)
+    log.append(1002, 2, 50)
+    sent, start = [], 1
+    while start <= log.last_index:
+        entries = log.cut(start, 256_000, 1 << 30)
+        sent.append((start, entries.end, entries.size_bytes))
+        start = entries.end
+    assert sent == [
+        (1, 257, 256_000),
+        (257, 513, 256_000),
+        (513, 769, 256_000),
+        (769, 1002, 232_050),
+    ]
+    assert log.cut(1, 10, 1 << 30).end == 2
 
 
 def test_a_truncated_entry_is_not_saved_by_its_first_copys_ticket() -> None:

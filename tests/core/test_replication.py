@@ -340,7 +340,7 @@ def test_a_refused_message_of_an_earlier_term_is_only_a_sign_of_life() -> None:
     progress = server.state.progress["b"]
     before = (progress.acked_sequence, progress.next_index)
     elapse(server, 0.01)
-    outputs = hear(server, "b", no(server, 1, 3, (1, 1), sequence=0))
+    outputs = hear(server, "b", no(server, 3, 3, (1, 1), sequence=0))
     assert outputs.changes == ()
     assert (progress.acked_sequence, progress.next_index) == before
     assert (progress.pace, progress.heard_at) == (Pace.REPLICATE, server.now)
