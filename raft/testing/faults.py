@@ -30,6 +30,8 @@ class Faults:
     """Whether the biased triggers may strike."""
     active: bool = False
     count: int = 0
+    _deposed_until: float = 0.0
+    """Until then a deposed leader stays alone: links are left as they are."""
     _rng: random.Random = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -77,11 +79,15 @@ class Faults:
                 self.network.reset(*rng.sample(list(self.nodes), 2))
             case "replay":
                 self.network.replay(rng.randint(1, 10))
-            case "crash" | "crash leader" | "pause" | "reset":
+            case "depose" if leaders:
+                self._depose(rng.choice(leaders))
+            case "crash" | "crash leader" | "pause" | "reset" | "depose":
                 pass
-            case _:
+            case _ if self.timeline.now >= self._deposed_until:
                 self.network.partition(kind, rng, leaders[0].id if leaders else None)
                 self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
+            case _:
+                pass
 
     def _crash(self, node: ModelNode) -> None:
         node.crash()
@@ -92,14 +98,28 @@ class Faults:
             node.start()
 
     def _reconnect(self) -> None:
+        if self.timeline.now >= self._deposed_until:
+            self.network.cut.clear()
+
+    def _depose(self, leader: ModelNode) -> None:
+        """Cut a leader off until long after its successor serves; sometimes it sleeps over it.
+
+        Clients go on asking it: that is how a stale read would come about.
+        """
+        seconds = self._rng.uniform(3, 8) * TIMEOUT_SECONDS
         self.network.cut.clear()
+        self.network.isolate(leader.id)
+        self._deposed_until = self.timeline.now + seconds
+        self.timeline.at(self._deposed_until, self._reconnect)
+        if self._rng.random() < 0.5:
+            leader.pause(seconds * self._rng.uniform(0.5, 0.9))
 
     def _flap(self, node: str, times: int) -> None:
         if not (times and self.active):
             return
         if times % 2:
             self._reconnect()
-        else:
+        elif self.timeline.now >= self._deposed_until:
             self.network.isolate(node)
         self.timeline.after(self._rng.uniform(0, 4) * TICK_SECONDS, self._flap, node, times - 1)
 
@@ -133,6 +153,7 @@ class Faults:
             self.armed
             and change.role is Role.LEADER
             and "partition after election" in self.swarm.triggers
+            and self.timeline.now >= self._deposed_until
             and self._rng.random() < self.swarm.trigger_rate
         ):
             self.count += 1

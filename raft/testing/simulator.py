@@ -13,6 +13,7 @@ to see its last steps.
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Iterable, Sequence
 
@@ -26,6 +27,7 @@ from raft.testing.faults import Faults
 from raft.testing.model_node import ModelNode
 from raft.testing.monitors import Monitors, Step, Violation
 from raft.testing.network import Network
+from raft.testing.past import give_past
 from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
 from raft.testing.workload import Workload
@@ -115,6 +117,9 @@ class Simulation:
                 self.server_class,
             )
             self.nodes[member.id] = self.network.listeners[member.id] = node
+        if swarm.aged:
+            disks = {node.id: node.disk for node in self.nodes.values()}
+            give_past(disks, swarm.configuration, monitors, random.Random(f"{swarm.seed}/past"))
 
     def run(self) -> Report:
         """Run all phases; raise `Failure` at the first broken promise."""
@@ -161,6 +166,8 @@ class Simulation:
     def _chaos(self) -> None:
         for node in self.nodes.values():
             node.start()
+        if self.swarm.aged:
+            return
         self.faults.start()
         self.workload.start()
         limit = self.swarm.max_chaos_events
@@ -168,6 +175,10 @@ class Simulation:
 
     def _heal(self) -> None:
         self.workload.stop()
+        if self.swarm.cold:
+            for node in self.nodes.values():
+                if node.up:
+                    node.crash()
         self.faults.stop()
 
     def _run_for(self, seconds: float) -> None:

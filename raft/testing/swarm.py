@@ -32,6 +32,7 @@ FAULTS = (
     "flap",
     "reset",
     "replay",
+    "depose",
 )
 """What may befall a run at a random moment."""
 
@@ -85,6 +86,10 @@ class Swarm:
     """The mean time from one client request to the next."""
     mix: tuple[float, float, float] = (0.7, 0.28, 0.02)
     """The shares of writes, reads and transfers of leadership."""
+    aged: bool = False
+    """Whether the nodes begin with unequal logs and terms, in a world without chaos."""
+    cold: bool = False
+    """Whether all nodes lose power when the world is healed: nobody leads, all ask."""
 
     @property
     def configuration(self) -> Configuration:
@@ -124,12 +129,14 @@ class Swarm:
             trigger_rate=rng.choice((0.05, 0.2, 0.5)),
             request_seconds=rng.choice((0.01, 0.03, 0.1)),
             mix=rng.choice(((0.7, 0.28, 0.02), (0.95, 0.05, 0.0), (0.4, 0.5, 0.1))),
+            cold=rng.random() < 0.2,
+            aged=rng.random() < 0.1,
         )
 
 
 def _options(rng: random.Random) -> Options:
     pre_vote, check_quorum = rng.choices(
-        ((True, True), (False, False), (False, True), (True, False)), (70, 12, 9, 9)
+        ((True, True), (False, False), (False, True), (True, False)), (60, 16, 8, 16)
     )[0]
     return Options(
         heartbeat_seconds=TIMEOUT_SECONDS / 5,

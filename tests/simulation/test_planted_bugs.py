@@ -1,0 +1,22 @@
+"""The simulator finds the bugs it is for: each one, within the seeds of every run.
+
+Monitors and faults rot unseen, since they are silent when they work and silent when they
+do not. Here each must speak.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from raft.testing.simulator import first_failure
+from tests.simulation.planted import BUGS
+
+
+@pytest.mark.parametrize("name", sorted(BUGS))
+def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure names a rule that the bug breaks."""
+    bug = BUGS[name]
+    bug.plant(monkeypatch)
+    failure = first_failure(range(bug.seeds))
+    assert failure is not None, f"not found in {bug.seeds} seeds"
+    assert failure.rule in bug.rules, str(failure)
