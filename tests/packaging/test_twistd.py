@@ -193,7 +193,8 @@ async def test_two_nodes_cannot_share_a_data_directory(programs: Any, running: P
     assert second.err.count("\n") == 1
     daemon = programs.twistd("--pidfile=d.pid", "--logfile=d.log", "raft", "-c", "node.toml")
     assert await daemon.ended == 1
-    assert "is in use by process" in daemon.err
+    # As much of it as twistd lets through its pipe: a long path leaves no room for the rest.
+    assert f"b'RuntimeError: {expected[:40]}" in daemon.err
     assert expected in (running.parent / "d.log").read_text()
     await gone(running.parent / "d.pid")
     first.transport.signalProcess("TERM")
