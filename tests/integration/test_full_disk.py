@@ -101,4 +101,4 @@ async def fill(cluster: ProcessCluster, client: RaftClient) -> BaseException | N
 
 def write(client: RaftClient, key: str) -> Deferred[BaseException | None]:
     written = client.write(["set", key, VALUE])
-    return written.addCallbacks(lambda _: None, lambda failure: failure.value)  # type: ignore[arg-type,return-value]
+    return written.addCallbacks(lambda _: None, lambda failure: failure.value)

@@ -27,7 +27,7 @@ async def test_a_wiped_server_does_not_vote_and_says_what_to_do(
     await client.write(["set", "before", 1])
     leader = await cluster.wait_for_leader()
     await cluster.wait_until_equal()
-    wiped, other = (id for id in cluster.nodes if id != leader)
+    wiped = next(id for id in cluster.nodes if id != leader)
     cluster.kill(wiped)
     shutil.rmtree(cluster.node(wiped).data_directory)
     lines_before = len(cluster.node(wiped).log)
