@@ -18,10 +18,12 @@ def may_change(server: Server) -> bool:
     """Tell whether a new configuration may be appended [RULES M2].
 
     Only a leader that has committed an entry of its own term may, and only when the
-    latest configuration is committed.
+    latest configuration is committed. During a transfer of leadership nothing is appended:
+    the target must have the whole log [RULES M10].
     """
     return (
         isinstance(server.state, Leader)
+        and server.state.transfer is None
         and server.commit_index >= server.state.first_index
         and server.log.configuration_index <= server.commit_index
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft.core.events import Propose, Read, TransferLeadership
+from raft.core.events import PinIncarnations, Propose, Read, TransferLeadership
 from raft.core.messages import AppendEntriesResult, RequestVote, TimeoutNow
 from raft.core.outputs import Outputs, Refusal, Rejected, Role, Send, TransferEnded
 from raft.core.server import Server
@@ -53,6 +53,18 @@ def test_a_transfer_stops_new_proposals_definitely() -> None:
     assert outputs.rejected == (Rejected(3, Refusal.TRANSFER_IN_PROGRESS),)
     assert (outputs.save, outputs.accepted) == (None, ())
     assert step(server, Read(4)).rejected == ()
+
+
+def test_no_configuration_is_appended_during_a_transfer() -> None:
+    """M10: an entry that the target lacks could cost it the election."""
+    server = ready()
+    step(server, TransferLeadership("b"))
+    pins = PinIncarnations((("a", "A"),))
+    assert step(server, pins).save is None
+    elapse(server, TIMEOUT / 2)
+    answer(server, "c", 2)
+    elapse(server, TIMEOUT / 2 + 0.001)
+    assert step(server, pins).save is not None
 
 
 def test_a_transfer_first_catches_the_target_up() -> None:
