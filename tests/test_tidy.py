@@ -49,6 +49,8 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         "raft.transport",
+        # The default of a setting; the log itself is handed to the node.
+        "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),
     "raft.service": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
