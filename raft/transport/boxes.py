@@ -184,11 +184,23 @@ def spread(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
     ]  # fmt: skip
 
 
-def spread_pairs(key: bytes, value: bytes) -> bytes:
-    """Return the pairs of `spread`, encoded and end to end."""
+def close_box(head: bytes, key: bytes, value: bytes) -> bytes:
+    """Return the box of the encoded pairs in `head` and of `value`, spread under `key`.
+
+    Large values are copied once, by one join: each copy of a megabyte costs more than all
+    the rest of a box.
+    """
     if len(value) <= PIECE_BYTES:
-        return pair(key, value)
-    return b"".join([pair(name, piece) for name, piece in spread(key, value)])
+        return b"%b%b\0\0" % (head, pair(key, value))
+    pieces: list[bytes | memoryview] = [head]
+    view = memoryview(value)
+    for offset in range(0, len(value), PIECE_BYTES):
+        name = key if offset == 0 else b"%b.%d" % (key, offset // PIECE_BYTES)
+        piece = view[offset : offset + PIECE_BYTES]
+        size = len(piece)
+        pieces += (b"%c%c%b%c%c" % (0, len(name), name, size >> 8, size & 255), piece)
+    pieces.append(b"\0\0")
+    return b"".join(pieces)
 
 
 def gather(fields: Box, key: bytes) -> bytes:

@@ -35,10 +35,10 @@ from raft.transport.boxes import (
     PIECE_BYTES,
     Box,
     BoxParser,
+    close_box,
     encode_box,
     gather,
     pair,
-    spread_pairs,
 )
 from raft.transport.commands import Question
 from raft.transport.connection import BoxConnection, Counters
@@ -173,12 +173,8 @@ class ClientConnection(BoxConnection):
         if len(packed) > QUESTION_BYTES + 16:
             return defer.fail(CommandTooLarge(len(packed), QUESTION_BYTES))
         count = len(items)
-        body = b"%b%b%b%b\0\0" % (
-            head,
-            word,
-            pair(b"timeout_ms", b"%d" % timeout_ms),
-            spread_pairs(key, packed),
-        )
+        limit = pair(b"timeout_ms", b"%d" % timeout_ms)
+        body = close_box(b"%b%b%b" % (head, word, limit), key, packed)
         return self._ask(
             body,
             lambda box: _results(box, count),
@@ -199,7 +195,8 @@ class ClientConnection(BoxConnection):
         begins = self.written_bytes + self.queued_bytes
         timer = self._reactor.callLater(timeout_seconds, self._expire, tag, timeout_seconds)
         self._asked[tag] = _Asked(answered, read, changes, begins, timer)
-        self.post(pair(b"_ask", tag) + body)
+        self.post(pair(b"_ask", tag))
+        self.post(body)
         if self._flush_call is None:
             self._flush_call = self._reactor.callLater(0, self._flush_late)
         return answered

@@ -30,10 +30,10 @@ from raft.transport.boxes import (
     PIECE_BYTES,
     Box,
     BoxParser,
+    close_box,
     encode_box,
     gather,
     pair,
-    spread_pairs,
 )
 from raft.transport.connection import BoxConnection, Counters
 from raft.transport.greeting import (
@@ -156,9 +156,7 @@ class ClientServer(BoxConnection):
                 return
             is_answered = True
             if isinstance(outcome, bytes):
-                self._answer(
-                    b"%b%b\0\0" % (pair(b"_answer", ask), spread_pairs(b"results", outcome))
-                )
+                self._answer(close_box(pair(b"_answer", ask), b"results", outcome))
             else:
                 self._answer_error(ask, outcome)
             self._ended(size_bytes)

@@ -31,7 +31,7 @@ from raft.core.messages import (
     TimeoutNow,
 )
 from raft.transport.arguments import NUMBER_END, BadValue, pack_configuration, unpack_configuration
-from raft.transport.boxes import Box, encode_box, gather, pair, spread, spread_pairs
+from raft.transport.boxes import Box, close_box, encode_box, gather, pair, spread
 
 
 class BadMessage(ValueError):
@@ -107,22 +107,21 @@ def encode_append(message: AppendEntries, records: bytes, fragment_bytes: int = 
     )
     if fragment_bytes:
         head += pair(b"fragment_bytes", b"%d" % fragment_bytes)
-    return head + spread_pairs(b"records", records) + b"\0\0"
+    return close_box(head, b"records", records)
 
 
 def encode_fragment(message: AppendEntries, offset_bytes: int, piece: bytes) -> bytes:
     """Return the box of one piece of the records of `message`."""
-    return encode_box(
-        [
-            (b"_command", b"AppendFragment"),
-            (b"term", b"%d" % message.term),
-            (b"sequence", b"%d" % message.sequence),
-            (b"offset_bytes", b"%d" % offset_bytes),
-            *spread(b"piece", piece),
-        ]
+    head = b"%b%b%b%b" % (
+        _FRAGMENT,
+        pair(b"term", b"%d" % message.term),
+        pair(b"sequence", b"%d" % message.sequence),
+        pair(b"offset_bytes", b"%d" % offset_bytes),
     )
+    return close_box(head, b"piece", piece)
 
 
+_FRAGMENT: Final = pair(b"_command", b"AppendFragment")
 _APPEND: Final = pair(b"_command", b"AppendEntries")
 _APPEND_RESULT: Final = pair(b"_command", b"AppendEntriesResult")
 
