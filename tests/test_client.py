@@ -539,6 +539,22 @@ def test_writes_follow_a_redirect_in_their_order() -> None:
     assert [each.value for each in writes] == ["A", "B", "C", "D"]
 
 
+def test_a_connection_that_was_left_is_closed_after_its_last_answer() -> None:
+    bench = leading()
+    write, read = Outcome(bench.client.write("w")), Outcome(bench.client.read("r"))
+    bench.turn()
+    bench["n2"].leads()
+    bench["n1"].asked[0].refuse(errors.NotLeader("n2", bench["n2"].address))
+    bench.turn()
+    bench["n2"].asked[0].answer("W")
+    assert write.is_there
+    assert len(bench["n1"].connections) == 1
+    bench["n1"].asked[1].answer("R")
+    assert read.value == "R"
+    assert bench["n1"].connections == []
+    assert len(bench["n2"].connections) == 1
+
+
 def test_nothing_is_sent_again_while_a_later_write_is_open() -> None:
     bench = leading()
     for each in ("a", "b"):
@@ -720,6 +736,17 @@ def test_a_connection_that_breaks_after_sending_leaves_writes_unknown_and_repeat
     assert not read.is_there
     assert bench["n1"].boxes() == [["w"]]
     assert bench["n1"].boxes("read") == [["r"], ["r"]]
+
+
+def test_an_idle_client_forgets_a_lost_connection_and_dials_when_it_is_used() -> None:
+    bench = leading()
+    bench["n1"].connections[0].break_off()
+    bench.turn(1.0)
+    assert bench.dialled == ["n1"]
+    bench.client.write("a")
+    bench.turn()
+    assert bench["n1"].boxes() == [["a"]]
+    assert bench.dialled == ["n1", "n1"]
 
 
 def test_a_connection_that_breaks_before_sending_repeats_writes() -> None:

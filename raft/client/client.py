@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorCore
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -101,8 +102,8 @@ class RaftClient:
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
-        # A real reactor's seconds are wall time, which may jump.
-        real = IReactorCore.providedBy(reactor)
+        # A real reactor's seconds are wall time, which may jump; a Clock's are the test's.
+        real = IReactorCore.providedBy(reactor) and not isinstance(reactor, Clock)
         self._seconds: Callable[[], float] = time.monotonic if real else reactor.seconds
         self._timeout_seconds = checked_setting("timeout_seconds", timeout_seconds)
         self._connect_seconds = checked_setting("connect_timeout_seconds", connect_timeout_seconds)
