@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from raft.core.configuration import Configuration
 from raft.core.outputs import HardState
+from raft.errors import StorageDamaged
 from raft.interfaces import SnapshotMeta
 from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import encode
@@ -169,3 +170,28 @@ def test_an_index_entry_covers_many_frames():
         writer.write([(index, None, None, index, index + 1, encode(index, 1, 0, 1, b"x" * 20))])
     assert len(writer.ledger.spans) <= 7
     assert writer.reader.read(3777, 3778, 1)[1] == encode(3777, 1, 0, 1, b"x" * 20)
+
+
+def test_the_term_before_a_removed_segment_s_end_is_kept():
+    """D2: a truncation right behind it must say which term the log ends with."""
+    disk = ImaginedDisk()
+    store = WriteAheadLog("/imagined", disk, SEGMENT_BYTES)
+    store.recover()
+    writer = store._writer
+    writer.write([(1, HardState(1), None, 0, 0, b"")])
+    for index in range(1, 10):
+        writer.write([(index, None, None, index, index + 1, encode(index, 1, 0, 1, bytes(900)))])
+    for index in (8, 9):
+        snapshot = store.create_snapshot(SnapshotMeta(index, 1, Configuration(), 0, 0))
+        snapshot.commit()
+        writer.write_mark(MarkSave(index, index, 1, True, index + 1))
+    while writer.untidy:
+        writer.tidy()
+    assert 1 < writer.ledger.first <= 9
+    assert writer.ledger.prev_term == 1
+    writer.write([(20, HardState(2), writer.ledger.first, 0, 0, b"")])
+    assert writer.term_at(writer.ledger.first - 1) == 1
+    store.stop()
+    store = WriteAheadLog("/imagined", disk, SEGMENT_BYTES)
+    with pytest.raises(StorageDamaged, match="ends before this snapshot"):
+        store.recover()
