@@ -521,6 +521,19 @@ def test_a_node_that_does_not_answer_is_passed_over() -> None:
     assert bench["n2"].boxes() == [["a"]]
 
 
+def test_a_connection_without_an_answer_to_a_question_is_not_used_again() -> None:
+    bench = Bench(("n1",))
+    bench["n1"].is_mute = True
+    bench.client.write("a")
+    bench.turn()
+    bench["n1"].is_mute = False
+    bench["n1"].leads()
+    bench.turn(1.0)
+    assert bench["n1"].boxes() == [["a"]]
+    assert len(bench["n1"].connections) == 1
+    assert bench.dialled == ["n1"] * len(bench["n1"].log)
+
+
 def test_writes_follow_a_redirect_in_their_order() -> None:
     bench = leading()
     writes = []
@@ -742,6 +755,7 @@ def test_an_idle_client_forgets_a_lost_connection_and_dials_when_it_is_used() ->
     bench = leading()
     bench["n1"].connections[0].break_off()
     bench.turn(1.0)
+    assert bench.client._links.kept is None
     assert bench.dialled == ["n1"]
     bench.client.write("a")
     bench.turn()

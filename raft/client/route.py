@@ -73,12 +73,12 @@ class Route:
         self._visited.add(self._canonical(address))
 
     def hint(self, address: str) -> None:
-        """Follow a hint of where the leader is; one that is no address is dropped."""
+        """Try `address` next, unless this round has been there; what is no address is dropped."""
         try:
             key = self._canonical(address)
         except BadConfiguration:
             return
-        if key in self._visited or self._hops >= HOPS:
+        if self._hops >= HOPS:
             return
         self._hops += 1
         self._hint = address
