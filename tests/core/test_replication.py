@@ -423,9 +423,10 @@ def test_replicating_sends_ahead_of_the_answers() -> None:
         assert (sent.prev_log_index, sent.entries.end) == (2 + request, 4 + request)
 
 
-def test_the_window_is_bounded_in_messages_and_bytes() -> None:
+@pytest.mark.parametrize("bound", [{"max_inflight_bytes": 150}, {"max_inflight_messages": 2}])
+def test_the_window_is_bounded_in_messages_and_bytes(bound: dict[str, int]) -> None:
     """L7: a window of messages and bytes."""
-    server = replicating(max_inflight_bytes=150)
+    server = replicating(**bound)
     assert len(only(propose(server, request=1), AppendEntries, "b")) == 1
     assert len(only(propose(server, request=2), AppendEntries, "b")) == 1
     assert only(propose(server, request=3), AppendEntries, "b") == []

@@ -162,9 +162,13 @@ def test_a_repeated_offer_is_answered_the_same_again() -> None:
 def test_an_offer_is_acknowledged_once_its_mark_is_saved() -> None:
     """N6: the snapshot counts when it is marked in the log, not before (L1)."""
     server = build("a", [1])
+    hear(server, "b", append((1, 1), term=3))
+    save(server)
     outputs = hear(server, "b", offer())
     assert outputs.save is not None
     assert [send.after for send in outputs.send] == [outputs.save.ticket]
+    again = hear(server, "b", offer())
+    assert [send.after for send in again.send] == [outputs.save.ticket]
 
 
 def test_no_heartbeat_acknowledges_a_snapshot_before_its_mark_is_saved() -> None:
