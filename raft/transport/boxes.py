@@ -84,8 +84,8 @@ class BoxParser:
         """Deliver nothing more, not even what has already arrived."""
         self._stopped = True
 
-    def feed(self, data: bytes, received: Callable[[Box], object]) -> None:
-        """Parse `data` after all that came before; call `received` with each whole box.
+    def feed(self, octets: bytes, received: Callable[[Box], object]) -> None:
+        """Parse `octets` after all that came before; call `received` with each whole box.
 
         Raises:
             BadBox: the stream is malformed or past its bounds. Boxes before that point
@@ -93,16 +93,16 @@ class BoxParser:
         """
         pending = self._pending
         if pending:
-            pending += data
+            pending += octets
             if len(pending) < self._needed:
                 return
-            data = bytes(pending)
+            octets = bytes(pending)
             pending.clear()
-        position, end = 0, len(data)
+        position, end = 0, len(octets)
         start = -self._base
         fields = self._fields
         while end - position >= 2:
-            key_length = (data[position] << 8) | data[position + 1]
+            key_length = (octets[position] << 8) | octets[position + 1]
             if key_length == 0:
                 position += 2
                 if position - start > self.limit_bytes or len(fields) > self.limit_keys:
@@ -117,12 +117,12 @@ class BoxParser:
                 continue
             value_at = stop = position + key_length + 4
             if value_at <= end:
-                stop += (data[value_at - 2] << 8) | data[value_at - 1]
+                stop += (octets[value_at - 2] << 8) | octets[value_at - 1]
             if stop > end or key_length > KEY_BYTES:
                 self._check(stop - start, len(fields), key_length)
                 self._needed = stop - position
                 break
-            fields[data[position + 2 : value_at - 2]] = data[value_at:stop]
+            fields[octets[position + 2 : value_at - 2]] = octets[value_at:stop]
             position = stop
         else:
             self._needed = 2
@@ -130,7 +130,7 @@ class BoxParser:
         self._base = position - start
         self._fields = fields
         if position < end:
-            pending += data[position:]
+            pending += octets[position:]
 
     def _check(self, size_bytes: int, keys: int, key_length: int = 0) -> None:
         """Raise `BadBox` where a box of at least this size is past the bounds."""

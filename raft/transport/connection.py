@@ -126,10 +126,10 @@ class BoxConnection(Protocol):
 
     # -- Writing ---------------------------------------------------------------------------
 
-    def post(self, data: bytes) -> None:
-        """Queue `data` for the next `flush`."""
-        self._queue.append(data)
-        self.queued_bytes += len(data)
+    def post(self, box_bytes: bytes) -> None:
+        """Queue `box_bytes` for the next `flush`."""
+        self._queue.append(box_bytes)
+        self.queued_bytes += len(box_bytes)
 
     def flush(self) -> None:
         """Write the queue, as far as the transport takes it: all of a turn in one write."""
