@@ -222,13 +222,14 @@ def _advance_match(server: Server, progress: Progress, result: AppendEntriesResu
         )
     leader = server.state
     sequence = leader.sequence if isinstance(leader, Leader) else 0
+    probed, received = progress.next_index, result.last_log_index
     progress.matched(result.match_index, sequence)
-    received = result.last_log_index
     if progress.pace is Pace.PROBE:
-        if received >= progress.next_index - 1:
+        if received >= probed or probed > server.log.last_index:
             progress.replicate(received)
         elif result.sequence > progress.append_sequence:
-            # The probe is lost, and its place was compacted meanwhile: no answer to it comes.
+            # It has not seen the probe, which is lost, or had no room for it: send one more.
+            # A window would only be lost like it.
             progress.paused = False
     elif progress.pace is Pace.SNAPSHOT:
         if progress.match_index >= progress.snapshot_index:

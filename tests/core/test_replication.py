@@ -479,6 +479,23 @@ def test_a_lost_probe_is_sent_again_after_a_heartbeat() -> None:
     assert again.entries.start == 4
 
 
+def test_a_follower_without_room_is_sent_one_message_a_heartbeat() -> None:
+    """L7: who hears its leader but takes nothing in is not flooded with windows.
+
+    Its disk is full or its machine behind: it answers as to a heartbeat.
+    """
+    server = replicating(max_append_bytes=ENTRY_BYTES, max_append_entries=1)
+    for request in range(9):
+        propose(server, request=request)
+    for _ in range(5):
+        elapse(server, HEARTBEAT)
+        outputs = hear(server, "b", yes(server, 2))
+        assert spans(outputs) == [(3, 4)]
+        assert hear(server, "b", yes(server, 2)).send == ()
+    outputs = hear(server, "b", yes(server, 3))
+    assert spans(outputs) == [(start, start + 1) for start in range(4, 12)]
+
+
 def test_a_lost_probe_whose_place_is_compacted_turns_into_a_snapshot() -> None:
     """L7: the probe is lost, then compacted away: a heartbeat's answer must un-pause it."""
     server = leader("a", [1, 1, 1, 1])
