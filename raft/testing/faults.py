@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define, field
 
 from raft.core.outputs import Outputs, Role, RoleChanged
-from raft.testing.network import Network
+from raft.testing.network import Network, cut_links
 from raft.testing.swarm import TICK_SECONDS, TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
 
@@ -44,12 +44,31 @@ class Faults:
         self.armed = bool(self.swarm.triggers)
         self._later()
 
-    def stop(self) -> None:
-        """End all trouble: links open, nodes up and running."""
+    def stop(self) -> list[ModelNode]:
+        """End all trouble but the swarm's lasting one; return the nodes that are well."""
         self.active = self.armed = False
         self.network.heal()
+        lame = self._lame() if self.swarm.minority else []
         for node in self.nodes.values():
-            node.heal()
+            if node not in lame or self.swarm.minority != "down":
+                node.heal()
+            elif node.up:
+                node.crash()
+        for node in lame:
+            ids = [node.id, *(other for other in self.nodes if other != node.id)]
+            if self.swarm.minority != "down":
+                self.network.cut.update(cut_links(self.swarm.minority, ids))
+        return [node for node in self.nodes.values() if node not in lame]
+
+    def _lame(self) -> list[ModelNode]:
+        """Choose as many voters as a cluster can do without."""
+        configuration = self.swarm.configuration
+        voters = sorted(configuration.voters)
+        if not self.swarm.bootstrap_all:
+            # Perhaps nobody else knows the cluster yet.
+            voters.remove("n1")
+        count = (len(configuration.voters) - 1) // 2
+        return [self.nodes[id] for id in self._rng.sample(voters, count)]
 
     # Random moments
 
@@ -94,11 +113,11 @@ class Faults:
         self.timeline.after(self._rng.uniform(0, 50) * TICK_SECONDS, self._restart, node)
 
     def _restart(self, node: ModelNode) -> None:
-        if not node.up:
+        if self.active and not node.up:
             node.start()
 
     def _reconnect(self) -> None:
-        if self.timeline.now >= self._deposed_until:
+        if self.active and self.timeline.now >= self._deposed_until:
             self.network.cut.clear()
 
     def _depose(self, leader: ModelNode) -> None:

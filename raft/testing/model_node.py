@@ -224,9 +224,9 @@ class ModelNode:
             message = evolve(message, entries=entries)
         elif type(message) is InstallSnapshot and isinstance(attachment, StoredSnapshot):
             self._snapshots[attachment.index] = attachment
-        elif type(message) is InstallSnapshotResult and message.done:
-            self.transfers.end(sender, message.sequence, ok=True)
         self.hand(Received(sender, message))
+        if type(message) is InstallSnapshotResult and message.done and self.up:
+            self.transfers.end(sender, message.sequence, ok=True)
 
     def unreachable(self, peer: str) -> None:
         """Hear that the connection to `peer` broke."""

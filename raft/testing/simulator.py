@@ -94,6 +94,8 @@ class Simulation:
     network: Network = field(init=False)
     faults: Faults = field(init=False)
     workload: Workload = field(init=False)
+    healthy: list[ModelNode] = field(init=False)
+    """After healing: all nodes but a minority that stays lame where the swarm says so."""
     _leader_seconds: float = 0.0
 
     def __attrs_post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Simulation:
         self.network = Network(swarm, timeline)
         self.faults = Faults(swarm, timeline, self.network, self.nodes)
         self.workload = Workload(swarm, timeline, monitors, self.nodes)
+        self.healthy = []
         monitors.nodes = self.nodes
         for member in swarm.configuration.members:
             node = ModelNode(
@@ -179,17 +182,17 @@ class Simulation:
             for node in self.nodes.values():
                 if node.up:
                     node.crash()
-        self.faults.stop()
+        self.healthy = self.faults.stop()
 
     def _run_for(self, seconds: float) -> None:
         self.timeline.run(self.timeline.now + seconds, lambda: True)
 
     def _agreed_leader(self) -> ModelNode | None:
-        """Return the leader that all nodes know in the same term, if there is one."""
-        for node in self.nodes.values():
+        """Return the leader that all healthy nodes know in the same term, if there is one."""
+        for node in self.healthy:
             if node.role is Role.LEADER and all(
                 (other.server.leader_id, other.term) == (node.id, node.term)
-                for other in self.nodes.values()
+                for other in self.healthy
             ):
                 return node
         return None
@@ -209,14 +212,13 @@ class Simulation:
 
     def _view(self) -> list[tuple[str, str, int, str | None]]:
         return [
-            (node.id, node.role.value, node.term, node.server.leader_id)
-            for node in self.nodes.values()
+            (node.id, node.role.value, node.term, node.server.leader_id) for node in self.healthy
         ]
 
     def _backlog_seconds(self, leader: ModelNode) -> float:
         """Estimate how long the followers need for what they have missed."""
         end = leader.records.end
-        behind = max(end - 1 - node.applied for node in self.nodes.values())
+        behind = max(end - 1 - node.applied for node in self.healthy)
         messages = behind / min(self.swarm.options.max_append_entries, 2)
         return messages * (BACKLOG_SECONDS + 3 * self.swarm.turn_seconds)
 
@@ -224,8 +226,7 @@ class Simulation:
         begun = self.timeline.now
         limit = SERVICE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
         limit += self.swarm.delay_seconds[1]
-        nodes = sorted(self.nodes)
-        reader = self.nodes[nodes[self.swarm.seed % len(nodes)]]
+        reader = self.healthy[self.swarm.seed % len(self.healthy)]
         requests, term = self.workload.requests, leader.term
         write, read = self.workload.write(leader), self.workload.read(reader)
         while True:
@@ -259,11 +260,9 @@ class Simulation:
     def _converge(self, leader: ModelNode) -> None:
         begun = self.timeline.now
         limit = CONVERGENCE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
-        while len({(node.applied, node.records.end) for node in self.nodes.values()}) > 1:
+        while len({(node.applied, node.records.end) for node in self.healthy}) > 1:
             if self.timeline.now - begun > limit:
-                applied = {
-                    node.id: (node.applied, node.records.end) for node in self.nodes.values()
-                }
+                applied = {node.id: (node.applied, node.records.end) for node in self.healthy}
                 self.monitors.violated("L3", f"applied, end differ after {limit:.1f} s: {applied}")
             self._run_for(POLL_SECONDS)
 

@@ -86,6 +86,8 @@ class Swarm:
     """The mean time from one client request to the next."""
     mix: tuple[float, float, float] = (0.7, 0.28, 0.02)
     """The shares of writes, reads and transfers of leadership."""
+    minority: str = ""
+    """What stays wrong with a minority of voters for ever: down, deaf, mute, or nothing."""
     aged: bool = False
     """Whether the nodes begin with unequal logs and terms, in a world without chaos."""
     cold: bool = False
@@ -105,12 +107,13 @@ class Swarm:
     def draw(cls, seed: int) -> Swarm:
         """Draw the world of `seed`; the same seed gives the same world."""
         rng = random.Random(f"{seed}/swarm")
+        options = _options(rng)
         return cls(
             seed=seed,
             voters=rng.choices((1, 2, 3, 4, 5, 7), (3, 6, 46, 10, 28, 7))[0],
             learners=rng.choices((0, 1, 2), (80, 15, 5))[0],
             bootstrap_all=rng.random() < 0.75,
-            options=_options(rng),
+            options=options,
             chaos_seconds=rng.uniform(20, 60) * TIMEOUT_SECONDS,
             steady_seconds=(100 if rng.random() < 0.05 else 10) * TIMEOUT_SECONDS,
             delay_seconds=_ticks(rng.choices(((0.1, 1), (0.5, 3), (0, 20)), (5, 3, 2))[0]),
@@ -131,6 +134,7 @@ class Swarm:
             mix=rng.choice(((0.7, 0.28, 0.02), (0.95, 0.05, 0.0), (0.4, 0.5, 0.1))),
             cold=rng.random() < 0.2,
             aged=rng.random() < 0.1,
+            minority=_minority(rng, options),
         )
 
 
@@ -149,6 +153,12 @@ def _options(rng: random.Random) -> Options:
         pre_vote=pre_vote,
         check_quorum=check_quorum,
     )
+
+
+def _minority(rng: random.Random, options: Options) -> str:
+    kind = rng.choices(("", "down", "mute", "deaf"), (70, 10, 10, 10))[0]
+    # A deaf leader is followed, and a deaf candidate disturbs, where nothing forbids it [E7].
+    return kind if kind != "deaf" or (options.pre_vote and options.check_quorum) else ""
 
 
 def _some(rng: random.Random, names: tuple[str, ...], share: float) -> tuple[str, ...]:
