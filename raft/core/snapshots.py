@@ -42,14 +42,18 @@ def start(server: Server, leader: Leader, peer: str, progress: Progress) -> None
 
 
 def sent(server: Server, event: SnapshotSent) -> None:
-    """The shell's transfer ended: probe from where the follower should be now."""
+    """The shell's transfer ended: probe from where the follower should be now.
+
+    After a failure not before the follower is heard: what fails at once would be begun again
+    at once, in a circle [RULES N5].
+    """
     leader = server.state
     if not isinstance(leader, Leader):
         return
     progress = leader.progress.get(event.peer)
     if progress is not None and progress.pace is Pace.SNAPSHOT:
-        next_index = event.index + 1 if event.ok else progress.match_index + 1
-        progress.probe(next_index)
+        progress.probe(event.index + 1 if event.ok else progress.match_index + 1)
+        progress.paused = not event.ok
 
 
 def receive(server: Server, sender: str, request: InstallSnapshot) -> None:

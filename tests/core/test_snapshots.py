@@ -295,7 +295,11 @@ def test_the_end_of_a_transfer_is_a_probe(ok: bool) -> None:
     """L7: the transfer's end, well or not, leads back to a probe: it never stays for ever."""
     server = sending()
     outputs = step(server, SnapshotSent("b", 6, ok))
-    if ok:
+    assert outputs.start_snapshots == ()
+    if not ok:
+        elapse(server, HEARTBEAT)
+        outputs = hear(server, "b", success(server, 0, 0))
+    else:
         (beat,) = only(elapse(server, HEARTBEAT), AppendEntries, "b")
         assert beat.prev_log_index == 6
         outputs = hear(server, "b", AppendEntriesResult(2, False, 6, beat.sequence, 1, 1, 1))
