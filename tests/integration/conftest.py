@@ -64,6 +64,9 @@ def long_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessClus
 @pytest.fixture
 def shared(long_lived: ProcessCluster) -> ProcessCluster:
     """Three running nodes with a leader, and what earlier tests wrote."""
+    for id in long_lived.running:
+        # A test that failed may have left it paused.
+        long_lived.resume(id)
     return started(long_lived)
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from raft.client import RaftClient
-from raft.errors import OutcomeUnknown, RaftError, StorageFull, Timeout
+from raft.codec import PLAIN
+from raft.errors import StorageFull
+from raft.testing.ledger import Ledger, read_everything
 from raft.testing.processes import ProcessCluster
+from raft.transport.calls import dial
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
 
@@ -62,43 +65,47 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(
         mounts.mount(node.data_directory, SIZE_BYTES)
         (node.data_directory / "ballast").write_bytes(bytes(BALLAST_BYTES))
     await cluster.start()
-    client = connect(cluster, timeout_seconds=3.0)
-    await client.write(["set", "first", 1])
-    seen = await fill(cluster, client)
-    assert isinstance(seen, StorageFull), seen
-    assert await client.read(["get", "first"], 10.0) == 1
+    client, ledger = connect(cluster), Ledger()
+    while await fill(client, ledger):
+        pass
+    assert await refusals(cluster) == [StorageFull] * 3
+    assert await client.read(["get", "key 0"], 10.0) == VALUE
     for id, status in (await cluster.statuses()).items():
-        assert status is not None, cluster.node(id).log[-1000:]
+        assert status is not None, cluster.node(id).log
         assert status["failure"] == ""
     for node in cluster.nodes.values():
         (node.data_directory / "ballast").unlink()
 
-    async def writes_again() -> bool:
-        try:
-            await client.write(["set", "last", 1])
-        except RaftError:
-            return False
-        return True
+    async def written() -> bool:
+        return await ledger.write(client, "there is room", 1, 1.0)
 
-    await cluster.until(writes_again, 20.0, "writes are refused although there is room")
+    await cluster.until(written, 20.0, "writes are refused although there is room")
     await cluster.wait_until_equal()
+    assert list(ledger.differences(await read_everything(client, 10.0))) == []
 
 
-async def fill(cluster: ProcessCluster, client: RaftClient) -> BaseException | None:
-    """Write until a write is refused; return the reason that the leader gave."""
-    for start in range(0, 4000, 20):
-        writes = [write(client, f"key {number}") for number in range(start, start + 20)]
-        for ended in await gatherResults(writes):
-            error: BaseException | None = ended
-            while error is not None:
-                if isinstance(error, StorageFull):
-                    return error
-                error = error.__cause__
-            if ended is not None and not isinstance(ended, OutcomeUnknown | Timeout):
-                return ended
-    return None
+async def fill(client: RaftClient, ledger: Ledger) -> bool:
+    """Write some more; tell whether all of it was acknowledged."""
+    numbers = range(ledger.count, ledger.count + 20)
+    assert ledger.count < 2 * SIZE_BYTES // len(VALUE), "the disk is never full"
+    writes = [
+        Deferred.fromCoroutine(ledger.write(client, f"key {number}", VALUE, 2.0))
+        for number in numbers
+    ]
+    return all(await gatherResults(writes))
 
 
-def write(client: RaftClient, key: str) -> Deferred[BaseException | None]:
-    written = client.write(["set", key, VALUE])
-    return written.addCallbacks(lambda _: None, lambda failure: failure.value)
+async def refusals(cluster: ProcessCluster) -> list[type]:
+    """Write to the leader itself, without a client that tries again; return what it answers."""
+    from twisted.internet import reactor
+
+    leader = await cluster.wait_for_leader()
+    connection = await dial(reactor, cluster.node(leader).address)
+    try:
+        command = PLAIN.encode(["set", "never", 1])
+        results = [connection.write_batch([command], 2000) for _ in range(3)]
+        ended = await DeferredList(results, consumeErrors=True)
+        return [type(result[0]) if succeeded else result.type for succeeded, result in ended]
+    finally:
+        connection.close()
+        await connection.lost
