@@ -27,8 +27,9 @@ from raft.core.configuration import Member
 from raft.errors import BadConfiguration, NoSuchNode, RaftError
 from raft.interfaces import Value
 from raft.machines.kv import KeyValueStore
+from raft.node.ports import address_of
 from raft.node.settings import NodeSettings
-from raft.service import RaftService, address_of
+from raft.service import RaftService
 from raft.transport.arguments import pack_members, unpack_plain
 from raft.transport.calls import ClientConnection, dial
 from raft.transport.commands import GetEntry, SetConfiguration

@@ -16,15 +16,13 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from raft.codec import Codec
 from raft.core import events as ev
@@ -41,6 +39,7 @@ from raft.node.calls import LocalReads, LocalWrites
 from raft.node.desk import ClientDesk
 from raft.node.forwarding import Forwarder
 from raft.node.membership import Members
+from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
 from raft.node.settings import NodeSettings
 from raft.node.shell import Shell
@@ -54,6 +53,9 @@ from raft.transport.clients import ClientListener
 from raft.transport.endpoints import require_private
 from raft.transport.greeting import Identity
 from raft.transport.peers import PeerNetwork
+
+if TYPE_CHECKING:
+    from raft.ops.http import OpsDoor
 
 _log = Logger()
 
@@ -120,10 +122,12 @@ class RaftService(Service):
         self.started_at = 0.0
         self._make_storage = make_storage
         self._directory: DataDirectory | None = None
+        self.ops: OpsDoor | None = None
         self._observers: list[Observer] = []
         self._waiters = Waiters(reactor)
         self._stopping: Deferred[None] | None = None
-        for endpoint in filter(None, (settings.peer_endpoint, settings.client_endpoint)):
+        endpoints = (settings.peer_endpoint, settings.client_endpoint, settings.http_endpoint)
+        for endpoint in filter(None, endpoints):
             require_private(endpoint, settings.allow_plaintext, listen=True)
         if settings.first_members:
             ids = [member.id for member in settings.first_members]
@@ -198,14 +202,20 @@ class RaftService(Service):
 
     def _listen(self) -> None:
         settings = self.settings
-        self.peer_port = _at_once(self.network.listen(settings.peer_endpoint), "listen.peers")
+        self.peer_port = at_once(self.network.listen(settings.peer_endpoint), "listen.peers")
         if not settings.peer_address:
             self._found_address(address_of(self.peer_port))
         self.client_port: IListeningPort | None = None
         if settings.client_endpoint:
-            self.client_port = _at_once(
+            self.client_port = at_once(
                 self.listener.listen(settings.client_endpoint), "listen.clients"
             )
+        if settings.http_endpoint:
+            # Only who wants it pays for importing a web server.
+            from raft.ops.http import OpsDoor
+
+            self.ops = OpsDoor(self, self.reactor)
+            at_once(self.ops.listen(settings.http_endpoint), "listen.http")
 
     def _found_address(self, address: str) -> None:
         self.identity = self.network.identity = evolve(self.identity, address=address)
@@ -222,6 +232,7 @@ class RaftService(Service):
             part = getattr(self, name, None)
             if part is not None:
                 part.stop()
+        self._close_ops()
         storage = getattr(self, "storage", None)
         if storage is not None:
             storage.stop()
@@ -244,8 +255,14 @@ class RaftService(Service):
                 await self.transfer_leadership(None, STOP_SECONDS)
             except RaftError as error:
                 _log.info("{id} stops without a successor: {error}", id=self.id, error=error)
+        await self._close_ops()
         await self._close()
         self._end(None)
+
+    def _close_ops(self) -> Deferred[None]:
+        """Close the HTTP door, which stays open when the node fails, to say so."""
+        door, self.ops = self.ops, None
+        return door.stop() if door else succeed(None)
 
     async def _close(self) -> None:
         self.shell.stop()
@@ -472,23 +489,3 @@ class RaftService(Service):
         self._directory.set_cluster_id(cluster_id)
         self.identity = evolve(self.identity, cluster_id=cluster_id)
         self.network.identity = self.listener.identity = self.identity
-
-
-def address_of(port: IListeningPort) -> str:
-    """Return an address that dials `port`, or nothing where it listens everywhere."""
-    host: Any = port.getHost()
-    if isinstance(host, UNIXAddress):
-        return f"unix:{(host.name or b'').decode()}"
-    return "" if host.host in ("0.0.0.0", "::") else f"tcp:{host.host}:{host.port}"  # noqa: S104
-
-
-def _at_once(listening: Deferred[IListeningPort], key: str) -> IListeningPort:
-    """Return the port of an endpoint that listens at once, as all of Twisted's own do."""
-    found: list[IListeningPort] = []
-    failed: list[Failure] = []
-    listening.addCallbacks(found.append, failed.append)
-    if failed:
-        raise BadConfiguration(f"{key}: {failed[0].getErrorMessage()}; choose another port")
-    if not found:
-        raise BadConfiguration(f"{key}: the endpoint does not listen at once")
-    return found[0]

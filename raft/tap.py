@@ -103,6 +103,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
         data_directory=str(config.node.data_directory),
         peer_endpoint=listen.peers,
         client_endpoint=listen.clients,
+        http_endpoint=listen.http or "",
         peer_address=config.advertise.peers,
         first_members=config.first_configuration.members,
         cluster_id=config.cluster_id or "",

@@ -55,6 +55,13 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.service": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage", "raft.transport"),
+        # What it opens where its settings ask for it; it knows no more of it than that.
+        "raft.ops.http.OpsDoor",
+    ),
+    # A node as any application sees it, and how addresses are written.
+    "raft.ops": (
+        *("raft.ops", "raft.service.RaftService", "raft.core.outputs", "raft.errors"),
+        "raft.transport.endpoints",
     ),
     "raft.config": (
         *("raft.settings", "raft.addresses", "raft.transport.endpoints"),

@@ -20,6 +20,7 @@ class NodeSettings:
         data_directory: where its log, snapshots and identity live.
         peer_endpoint: listens for other servers, an endpoint string (port 0 chooses one).
         client_endpoint: listens for clients, or empty: then only this process can call.
+        http_endpoint: answers health, status and metrics (`raft.ops`), or empty for none.
         peer_address: where other servers dial this one; found out where it is empty and
             the endpoint names a host.
         first_members: the first configuration, the same on every first member; empty for a
@@ -34,6 +35,7 @@ class NodeSettings:
     data_directory: str
     peer_endpoint: str
     client_endpoint: str = ""
+    http_endpoint: str = ""
     peer_address: str = ""
     first_members: tuple[Member, ...] = ()
     cluster_id: str = ""

@@ -101,6 +101,8 @@ class Shell:
     save_count: int = 0
     entry_count: int = 0
     bad_record_count: int = 0
+    refused_count: int = 0
+    """Commands that were refused before they reached the log."""
     _events: list[ev.Event] = Factory(list)
     _number: int = 0
     _held: deque[out.Send] = Factory(deque)
@@ -182,10 +184,14 @@ class Shell:
         if not self.running:
             batch.finish(NodeStopped())
         elif self.writes.queued_bytes > self.bounds.queued_bytes:
-            batch.finish(Overloaded("commands wait for more bytes than the bound allows"))
+            self._refuse(batch, Overloaded("commands wait for more bytes than the bound allows"))
         else:
             self.writes.queue(batch)
             self.schedule()
+
+    def _refuse(self, batch: Batch, error: RaftError) -> None:
+        self.refused_count += len(batch.payloads)
+        batch.finish(error)
 
     def has_room(self, size_bytes: int) -> bool:
         """Tell whether a batch that is queued already may grow by so many bytes, and count them."""
@@ -293,7 +299,7 @@ class Shell:
             refusal = Overloaded("the machine is behind the log")
         for batch in queued:
             if refusal is not None:
-                batch.finish(refusal)
+                self._refuse(batch, refusal)
                 continue
             self._number += 1
             self.writes.proposed[self._number] = batch
@@ -423,7 +429,7 @@ class Shell:
             batch = self.writes.proposed.pop(rejected.request, None)
             error = self.refusal(rejected.reason)
             if batch is not None:
-                batch.finish(error)
+                self._refuse(batch, error)
             else:
                 self.reads.fail(rejected.request, error)
         for request in outputs.lost:

@@ -44,6 +44,8 @@ def status_of(node: RaftService) -> dict[str, object]:
         "save_count": shell.save_count,
         "entry_count": shell.entry_count,
         "sync_count": node.storage.sync_count,
+        "refused_count": shell.refused_count,
+        "client_count": node.listener.connection_count,
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
         "failure": _failure(node),
