@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from attrs import Factory, define, field, fields, frozen
 
+from raft.core.configuration import Configuration
 from raft.core.events import Event, Received
 from raft.core.messages import (
     AppendEntries,
@@ -289,6 +290,8 @@ class Monitors:
                 if not fresh:
                     self.violated("I5", f"{node.id} takes in {key}, which nobody created")
                 self.created[key] = (before, entry)
+                if isinstance(entry[1], Configuration) and key != (1, 1):
+                    self._configured(node, start + offset, entry[0])
             elif fresh and known == (before, entry) and key == (1, 1):
                 # The same first configuration, given to each: one entry from here on.
                 entries[offset] = known[1]
@@ -297,6 +300,15 @@ class Monitors:
             if entry[0] < before:
                 self.violated("I5", f"{node.id} appends {key} after an entry of term {before}")
             before = entry[0]
+
+    def _configured(self, node: ModelNode, index: int, term: int) -> None:
+        """I14: a new configuration follows a committed one, and a commit of the own term."""
+        commit = node.server.commit_index
+        if node.records.term_at(commit) != term:
+            self.violated("I14", f"{node.id} changes members in {term} before it committed")
+        uncommitted = node.records.between(max(commit + 1, node.records.first), index) or []
+        if any(isinstance(entry[1], Configuration) for entry in uncommitted):
+            self.violated("I14", f"{node.id} has two uncommitted configurations below {index}")
 
     def synced(self, node: ModelNode, write: Write) -> None:
         """Note what became durable: a vote is given once in a term, for ever [I2]."""
@@ -328,6 +340,8 @@ class Monitors:
             self.violated("I7", f"{node.id} restores {index}, which is not committed")
         if self.digests[index] != snapshot.digest:
             self.violated("I20", f"{node.id} restores another state at {index}")
+        if snapshot.configuration != restore.configuration:
+            self.violated("I14", f"{node.id} restores {restore} with other members")
         if restore.keep_log != (node.records.term_at(index) == restore.term):
             self.violated("N6", f"{node.id} keeps the wrong log: {restore}")
 
@@ -408,6 +422,9 @@ class Monitors:
                     self.violated("I12", f"{node.id} mistakes the term of entry {index}")
                 if index <= node.commit_index and records[index] is not self.committed[index]:
                     self.violated("I7", f"{node.id} holds another committed entry {index}")
+            latest = self._latest_configuration(node)
+            if node.server.configuration != latest:
+                self.violated("I14", f"{node.id} goes by another configuration than {latest}")
             key = (records.end - 1, log.last_term)
             other = seen.setdefault(key, node)
             first = max(records.first, other.records.first)
@@ -415,3 +432,11 @@ class Monitors:
                 first, records.end
             ):
                 self.violated("I5", f"{node.id} and {other.id} differ below {key}")
+
+    def _latest_configuration(self, node: ModelNode) -> Configuration:
+        """Return the last configuration in the node's log, committed or not [RULES M1]."""
+        before = self.committed[: node.records.first]
+        for entry in (*reversed(node.records.entries), *reversed(before)):
+            if isinstance(entry[1], Configuration):
+                return entry[1]
+        return Configuration()

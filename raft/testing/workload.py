@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field
 
-from raft.core.events import CancelReads, TransferLeadership
+from raft.core.events import CancelReads, PinIncarnations, TransferLeadership
 from raft.core.outputs import Outputs, Role
 from raft.testing.disk import Entry
 from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 4 * TIMEOUT_SECONDS
 """When a client stops waiting for a read."""
+PIN_RATE = 0.05
+"""How often a node hears a member's incarnation: the one change of configuration there is."""
 STEADY_SECONDS = TIMEOUT_SECONDS / 4
 STEADY_MIX = (0.6, 0.4, 0.0)
 
@@ -95,6 +97,9 @@ class Workload:
         node = self._somebody()
         if node is None:
             return
+        if self._rng.random() < PIN_RATE:
+            member = self._rng.choice(list(self.nodes))
+            node.hand(PinIncarnations(((member, f"{member}'s first"),)))
         match self._rng.choices((0, 1, 2), self._mix)[0]:
             case 0:
                 self.write(node, self._rng.choice((1, 1, 1, 2, 5)))

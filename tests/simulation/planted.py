@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from attrs import evolve, frozen
 
-from raft.core import elections, reads, replication, snapshots
+from raft.core import elections, membership, reads, replication, snapshots
 from raft.core.configuration import Configuration
 from raft.core.events import Event
 from raft.core.log import Log
@@ -367,3 +367,38 @@ def a_lost_message_is_never_sent_again(patch: pytest.MonkeyPatch) -> None:
 
     receive_result = replication.receive_result
     patch.setattr(replication, "receive_result", deaf)
+
+
+@planted("I14", "raised")
+def a_truncated_configuration_stays(patch: pytest.MonkeyPatch) -> None:
+    """[M1]: with the entry, what it said is reverted."""
+    truncate = Log.truncate
+
+    def keeping(log: Log, start: int) -> None:
+        configurations = list(log.configurations)
+        truncate(log, start)
+        log.configurations = configurations
+
+    patch.setattr(Log, "truncate", keeping)
+
+
+@planted("I14")
+def members_change_while_a_change_is_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    """[M2]: one at a time."""
+
+    def may_change(server: Server) -> bool:
+        leader = server.state
+        return isinstance(leader, Leader) and server.commit_index >= leader.first_index
+
+    patch.setattr(membership, "may_change", may_change)
+
+
+@planted("I14")
+def members_change_before_the_term_commits(patch: pytest.MonkeyPatch) -> None:
+    """[M2]: first an entry of the own term."""
+
+    def may_change(server: Server) -> bool:
+        committed = server.log.configuration_index <= server.commit_index
+        return isinstance(server.state, Leader) and committed
+
+    patch.setattr(membership, "may_change", may_change)
