@@ -484,6 +484,8 @@ def test_a_connection_that_answers_others_is_kept_when_a_call_expires() -> None:
     bench["n1"].asked[1].answer(None)
     bench.turn(0.3)
     assert slow.error.appended
+    # The connection forgets the question, and goes on.
+    assert bench["n1"].asked[0].answered.called
     assert bench.dialled == ["n1"]
 
 
@@ -618,8 +620,11 @@ def test_a_write_that_lost_its_place_gets_its_own_error() -> None:
         writes.append(Outcome(bench.client.write(each)))
         bench.turn()
     bench["n1"].asked[0].refuse(errors.Overloaded("full"))
+    # The pause has passed long before the later write is answered.
+    bench.turn(1.5)
+    assert not writes[0].is_there
     bench["n1"].asked[1].answer("B")
-    bench.turn(2.0)
+    bench.turn()
     assert isinstance(writes[0].error, errors.Overloaded)
     assert writes[1].value == "B"
     assert bench["n1"].boxes() == [["a"], ["b"]]
@@ -648,6 +653,22 @@ def test_a_write_that_the_node_dropped_does_not_cost_an_earlier_one_its_place() 
     bench.turn(1.0)
     assert not behind.is_there
     assert bench["n1"].boxes() == [["a"], ["b"], ["a"], ["c"]]
+
+
+@pytest.mark.parametrize("error", [errors.OutcomeUnknown(), errors.Timeout(True)])
+def test_a_later_write_that_may_be_applied_costs_an_earlier_one_its_place(
+    error: errors.RaftError,
+) -> None:
+    bench = leading()
+    writes = []
+    for each in ("a", "b"):
+        writes.append(Outcome(bench.client.write(each)))
+        bench.turn()
+    bench["n1"].asked[0].refuse(errors.Overloaded())
+    bench["n1"].asked[1].refuse(error)
+    bench.turn(1.0)
+    assert isinstance(writes[0].error, errors.Overloaded)
+    assert bench["n1"].boxes() == [["a"], ["b"]]
 
 
 def test_pauses_begin_small_again_after_an_answer() -> None:
