@@ -121,14 +121,7 @@ class RaftClient:
         self._backoff = self._search.backoff
         self._numbers = count()
         self._deadlines = Deadlines(reactor, self._seconds, lambda batch: batch.lane.expire(batch))
-        hooks = Hooks(
-            begin=self._begin,
-            refused=self._refused,
-            delivered=self._backoff.reset,
-            wake=self._wake,
-            seconds=self._seconds,
-            trouble=lambda: self._search.trouble,
-        )
+        hooks = self._hooks()
         self._writes, self._reads = WriteLane(limit_bytes, hooks), ReadLane(limit_bytes, hooks)
         self._turn: Any = None
         self._pause: Any = None
@@ -277,6 +270,16 @@ class RaftClient:
         return self._links.close()
 
     # -- Turns -----------------------------------------------------------------------------
+
+    def _hooks(self) -> Hooks:
+        return Hooks(
+            begin=self._begin,
+            refused=self._refused,
+            delivered=self._backoff.reset,
+            wake=self._wake,
+            seconds=self._seconds,
+            trouble=lambda: self._search.trouble,
+        )
 
     def _begin(self, lane: Lane, timeout_seconds: float) -> Batch:
         deadline = self._seconds() + timeout_seconds
