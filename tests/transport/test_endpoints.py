@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet import endpoints
-from twisted.internet.testing import MemoryReactor
+from twisted.internet import endpoints, error
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactor, MemoryReactorClock
+from twisted.python.failure import Failure
 
 from raft.errors import BadConfiguration
 from raft.transport.endpoints import (
@@ -30,8 +32,26 @@ from raft.transport.endpoints import (
 def test_addresses_to_dial(address: str, kind: str, host: str, port: int) -> None:
     parsed = parse_dial(address)
     assert (parsed.kind, parsed.host, parsed.port) == (kind, host, port)
+    kinds = {
+        "node1.example": endpoints.HostnameEndpoint,
+        "::1": endpoints.TCP6ClientEndpoint,
+    }
     found = client_endpoint(MemoryReactor(), address)
-    assert isinstance(found, endpoints.HostnameEndpoint)
+    assert isinstance(found, kinds.get(host, endpoints.TCP4ClientEndpoint))
+
+
+def test_a_refused_connection_to_an_address_fails_at_once() -> None:
+    """After a leader's crash, clients and peers learn of it without waiting for a timer."""
+    reactor = MemoryReactorClock()
+    failed: list[Failure] = []
+    for address in ("127.0.0.1:7001", "[::1]:7001"):
+        connecting = client_endpoint(reactor, address).connect(Factory.forProtocol(Protocol))
+        connecting.addErrback(failed.append)
+        reactor.tcpClients[-1][2].clientConnectionFailed(
+            None, Failure(error.ConnectionRefusedError())
+        )
+    assert len(failed) == 2
+    assert reactor.seconds() == 0
 
 
 @pytest.mark.parametrize(
