@@ -41,6 +41,7 @@ from raft.node.forwarding import Forwarder
 from raft.node.membership import Members
 from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
+from raft.node.refusals import refusal
 from raft.node.settings import NodeSettings
 from raft.node.shell import Shell
 from raft.node.status import status_of
@@ -349,7 +350,7 @@ class RaftService(Service):
         if server.role is out.Role.LEADER or self.settings.forward:
             self.shell.read(batch)
         else:
-            batch.finish(self.shell.refusal(out.Refusal.NOT_LEADER))
+            batch.finish(refusal(self.shell.server, out.Refusal.NOT_LEADER))
 
     def _not_running(self) -> RaftError:
         return self.failure if isinstance(self.failure, RaftError) else NodeStopped()
@@ -435,10 +436,10 @@ class RaftService(Service):
         """
         server = self.shell.server
         if server.role is not out.Role.LEADER:
-            return fail(self.shell.refusal(out.Refusal.NOT_LEADER))
+            return fail(refusal(self.shell.server, out.Refusal.NOT_LEADER))
         voters = server.configuration.voters - {server.id}
         if (target is None and not voters) or (target is not None and target not in voters):
-            return fail(self.shell.refusal(out.Refusal.NOT_A_VOTER))
+            return fail(refusal(self.shell.server, out.Refusal.NOT_A_VOTER))
         self.shell.post(ev.TransferLeadership(target))
         return self._waiters.wait(
             lambda: server.leader_id if server.leader_id not in (None, server.id) else None,

@@ -23,22 +23,32 @@ class Alarm:
     reactor: Any
     clock: Callable[[], float]
     ring: Callable[[], None]
-    _deadline: float = math.inf
+    deadline: float = math.inf
+    """When it is to ring; infinity for never."""
     _call: Any = None
     _call_at: float = math.inf
 
     def set(self, deadline: float, now: float) -> None:
         """Ring at `deadline` (monotonic seconds), and at no earlier one any more."""
-        self._deadline = deadline
-        if deadline >= self._call_at and self._call is not None:
+        self.deadline = deadline
+        if self._call is not None and deadline >= self._call_at and self._on_time(now):
             return
-        self.cancel()
+        self._disarm()
         if deadline < math.inf:
             self._call_at = deadline
             self._call = self.reactor.callLater(max(0.0, deadline - now), self._fire, False)
 
+    def _on_time(self, now: float) -> bool:
+        """Tell whether the call still comes when it should: a reactor's time may be set back."""
+        left = self._call.getTime() - self.reactor.seconds()
+        return bool(left <= max(0.0, self._call_at - now) + LATE_SECONDS)
+
     def cancel(self) -> None:
         """Ring no more."""
+        self.deadline = math.inf
+        self._disarm()
+
+    def _disarm(self) -> None:
         call, self._call, self._call_at = self._call, None, math.inf
         if call is not None:
             call.cancel()
@@ -46,8 +56,8 @@ class Alarm:
     def _fire(self, drained: bool) -> None:
         now, planned = self.clock(), self._call_at
         self._call, self._call_at = None, math.inf
-        if now < self._deadline:
-            self.set(self._deadline, now)
+        if now < self.deadline:
+            self.set(self.deadline, now)
         elif now - planned > LATE_SECONDS and not drained:
             # The process stalled. What has arrived meanwhile is read first: it may be the
             # leader's heartbeat.

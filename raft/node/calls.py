@@ -8,30 +8,58 @@ from functools import partial
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, fail
 
-from raft.codec import Codec
-from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, from_wire
+from raft.codec import PLAIN, Codec
+from raft.errors import (
+    NodeStopped,
+    NotAppended,
+    OutcomeUnknown,
+    Overloaded,
+    RaftError,
+    from_wire,
+)
 from raft.interfaces import Answer, Value
+from raft.node.answers import Outcome
 from raft.node.reads import ReadBatch
 from raft.node.shell import Shell
-from raft.node.writes import Batch, Outcome
+from raft.node.writes import Batch
+from raft.storage.records import HEADER_BYTES
 from raft.transport.arguments import unpack_results
 
+BATCH_BYTES = 1 << 20
+"""How large a batch of several commands may be: what is appended at once is sent at once."""
 
-def error_of(codec: Codec, outcome: Outcome) -> RaftError:
-    """Return the error that an outcome with a code stands for."""
+
+def error_of(outcome: Outcome) -> RaftError:
+    """Return the error that an outcome with a code stands for.
+
+    Its facts are plain values, whatever types the application's own commands have.
+    """
     code, encoded = outcome
-    facts = codec.decode_trusted(encoded)
+    facts = PLAIN.decode_trusted(encoded)
     return from_wire(code, facts if isinstance(facts, dict) else {})  # type: ignore[arg-type]
+
+
+def tell(codec: Codec, deferred: Deferred[Value], outcome: Outcome) -> None:
+    """Fire `deferred` with what `outcome` says; with `BadCommand` where it cannot be read."""
+    try:
+        value = error_of(outcome) if outcome[0] else codec.decode_result(outcome[1])
+    except RaftError as error:
+        value = error
+    if isinstance(value, RaftError):
+        deferred.errback(value)
+    else:
+        deferred.callback(value)
 
 
 @define(eq=False)
 class LocalWrites:
-    """Gathers the writes of one turn into a batch; one for each time-out in use."""
+    """Gathers the writes of one turn into batches; one for each time-out in use."""
 
     shell: Shell
     codec: Codec
     _open: Batch | None = None
     _open_for: float = 0.0
+    _open_bytes: int = 0
     _waiting: list[Deferred[Value]] = Factory(list)
 
     def write(self, command: object, timeout_seconds: float) -> Deferred[Value]:
@@ -40,24 +68,52 @@ class LocalWrites:
             payload = self.codec.encode(command)
         except RaftError as error:
             return fail(error)
-        batch = self._open
-        if batch is None or batch.taken or self._open_for != timeout_seconds:
-            batch = self._begin(timeout_seconds)
-        elif not self.shell.has_room(len(payload)):
+        size_bytes = len(payload) + HEADER_BYTES
+        if not self.shell.running:
+            return fail(NodeStopped())
+        if not self.shell.has_room(size_bytes):
             return fail(Overloaded("commands wait for more bytes than the bound allows"))
+        batch = self._open
+        if (
+            batch is None
+            or batch.taken
+            or batch.answered
+            or self._open_for != timeout_seconds
+            or self._open_bytes + size_bytes > BATCH_BYTES
+        ):
+            batch = self._begin(timeout_seconds)
         payloads, waiting = batch.payloads, self._waiting
-        deferred: Deferred[Value] = Deferred(partial(_cancel, batch, payloads, waiting))
+        deferred: Deferred[Value] = Deferred(partial(self._cancel, batch, payloads, waiting))
         payloads.append(payload)
         waiting.append(deferred)
+        self._open_bytes += size_bytes
         return deferred
 
     def _begin(self, timeout_seconds: float) -> Batch:
         waiting: list[Deferred[Value]] = []
         deadline = self.shell.clock() + timeout_seconds
         batch = Batch([], deadline, partial(_finish, self.codec, waiting))
-        self._open, self._open_for, self._waiting = batch, timeout_seconds, waiting
-        self.shell.write(batch)
+        self._open, self._open_for, self._open_bytes = batch, timeout_seconds, 0
+        self._waiting = waiting
+        self.shell.writes.queue(batch)
+        self.shell.schedule()
         return batch
+
+    def _cancel(
+        self,
+        batch: Batch,
+        payloads: list[bytes],
+        waiting: list[Deferred[Value]],
+        deferred: Deferred[Value],
+    ) -> None:
+        """Before the batch is taken nothing is appended; later the outcome is unknown."""
+        if batch.taken or batch.answered:
+            deferred.errback(OutcomeUnknown("cancelled after it was handed to the log"))
+            return
+        at = waiting.index(deferred)
+        self.shell.writes.queued_bytes -= len(payloads[at]) + HEADER_BYTES
+        del waiting[at], payloads[at]
+        deferred.errback(NotAppended("cancelled"))
 
     def forward(
         self, command: object, write_batch: Callable[[bytes, Answer], None]
@@ -82,18 +138,6 @@ class LocalWrites:
         return deferred
 
 
-def _cancel(
-    batch: Batch, payloads: list[bytes], waiting: list[Deferred[Value]], deferred: Deferred[Value]
-) -> None:
-    """Before the batch is taken nothing is appended; later the outcome is unknown."""
-    at = waiting.index(deferred)
-    if batch.taken or batch.answered:
-        deferred.errback(OutcomeUnknown("cancelled after it was handed to the log"))
-    else:
-        del waiting[at], payloads[at]
-        deferred.errback(NotAppended("cancelled"))
-
-
 def _finish(
     codec: Codec, waiting: list[Deferred[Value]], result: list[Outcome] | RaftError
 ) -> None:
@@ -102,14 +146,9 @@ def _finish(
             if not deferred.called:
                 deferred.errback(result)
         return
-    decode = codec.decode_result
     for deferred, outcome in zip(waiting, result, strict=True):
-        if deferred.called:
-            continue
-        if outcome[0]:
-            deferred.errback(error_of(codec, outcome))
-        else:
-            deferred.callback(decode(outcome[1]))
+        if not deferred.called:
+            tell(codec, deferred, outcome)
 
 
 @define(eq=False)
@@ -131,10 +170,8 @@ class LocalReads:
         def answer(result: list[Outcome] | RaftError) -> None:
             if isinstance(result, RaftError):
                 deferred.errback(result)
-            elif result[0][0]:
-                deferred.errback(error_of(self.codec, result[0]))
             else:
-                deferred.callback(self.codec.decode_result(result[0][1]))
+                tell(self.codec, deferred, result[0])
 
         batch = ReadBatch([payload], deadline, answer)
         read_batch(batch)

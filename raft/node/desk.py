@@ -14,8 +14,9 @@ from raft.codec import Codec
 from raft.core.configuration import Member
 from raft.errors import BadCommand, RaftError
 from raft.interfaces import Answer, IClientService
+from raft.node.answers import Outcome
 from raft.node.reads import ReadBatch
-from raft.node.writes import Batch, Outcome
+from raft.node.writes import Batch
 from raft.transport.arguments import pack_array
 
 if TYPE_CHECKING:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from attrs import Factory, define
 
 from raft.errors import RaftError, Timeout
-from raft.node.writes import Outcome
+from raft.node.answers import Answered, Answers, Outcome, nobody
+from raft.node.deadlines import Deadlines
+
+BATCH_BYTES = 256
+"""What a batch of queries costs, about, besides its queries."""
 
 
 @define(eq=False)
@@ -17,44 +20,59 @@ class ReadBatch:
 
     queries: Sequence[bytes]
     deadline: float
-    answer: Callable[[list[Outcome] | RaftError], None]
+    answer: Answered
     answered: bool = False
+    reads: Reads | None = None
+    """Where it waits and is counted."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping it costs, about."""
+        return sum(map(len, self.queries)) + BATCH_BYTES
+
+    def close(self) -> Answered:
+        """Count as answered, keep nothing more, and return whom to tell."""
+        answer, self.answer, self.answered = self.answer, nobody, True
+        if self.reads is not None:
+            self.reads.waiting_bytes -= self.size_bytes
+            self.reads = None
+        self.queries = ()
+        return answer
 
     def finish(self, result: list[Outcome] | RaftError) -> None:
-        """Answer, once; what comes after is dropped."""
+        """Answer at once, if it is not answered yet: for the caller's own call only."""
         if not self.answered:
-            self.answered = True
-            self.answer(result)
+            self.close()(result)
 
 
-@define
+@define(eq=False)
 class Reads:
     """All reads of one server. Those of one turn share one request to the core [RULES R4]."""
 
+    answers: Answers
     queued: list[ReadBatch] = Factory(list)
     asked: dict[int, list[ReadBatch]] = Factory(dict)
     """By the request's number: the core has not confirmed them yet."""
     confirmed: list[tuple[int, list[ReadBatch]]] = Factory(list)
     """(index, reads): to be answered once the index is applied."""
-    _deadlines: list[tuple[float, int, ReadBatch]] = Factory(list)
-    _count: int = 0
-    _number: int = 0
+    waiting_bytes: int = 0
+    """The size of all that is not answered."""
+    deadlines: Deadlines[ReadBatch] = Factory(Deadlines)
 
     def queue(self, batch: ReadBatch) -> None:
         """Take a batch for this turn's step."""
-        self._count += 1
+        batch.reads = self
+        self.waiting_bytes += batch.size_bytes
         self.queued.append(batch)
-        heapq.heappush(self._deadlines, (batch.deadline, self._count, batch))
+        self.deadlines.add(batch.deadline, batch)
 
-    def ask(self) -> int:
-        """Put what is queued under one request number, and return it; 0 if there is nothing."""
+    def ask(self, request: int) -> bool:
+        """Put what is queued under the number `request`; tell whether there is anything."""
         waiting = [batch for batch in self.queued if not batch.answered]
         self.queued = []
-        if not waiting:
-            return 0
-        self._number += 1
-        self.asked[self._number] = waiting
-        return self._number
+        if waiting:
+            self.asked[request] = waiting
+        return bool(waiting)
 
     def confirm(self, request: int, index: int) -> None:
         """The core says that the state at `index` will do."""
@@ -64,7 +82,7 @@ class Reads:
     def fail(self, request: int, error: RaftError) -> None:
         """The core refused or lost the request; reads are safe to retry."""
         for batch in self.asked.pop(request, ()):
-            batch.finish(error)
+            self.answers.put(batch, error)
 
     def ready(self, last_applied: int) -> list[ReadBatch]:
         """Return the batches that may be answered from the state at `last_applied` [RULES R5]."""
@@ -78,27 +96,16 @@ class Reads:
         """End everything."""
         groups = [self.queued, *self.asked.values(), *(waiting for _, waiting in self.confirmed)]
         self.queued, self.asked, self.confirmed = [], {}, []
-        self._deadlines.clear()
+        self.deadlines.clear()
         for group in groups:
             for batch in group:
-                batch.finish(error)
-
-    @property
-    def next_deadline(self) -> float | None:
-        """When `expire` has something to do, or None."""
-        while self._deadlines and self._deadlines[0][2].answered:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+                self.answers.put(batch, error)
 
     def expire(self, now: float) -> tuple[int, ...]:
         """Answer what is past its deadline; return requests that nobody waits for any more."""
-        expired = False
-        while (deadline := self.next_deadline) is not None and deadline <= now:
-            batch = heapq.heappop(self._deadlines)[2]
-            batch.finish(Timeout(appended=False, message="the read was not answered in time"))
-            expired = True
-        if not expired:
-            return ()
+        for batch in self.deadlines.due(now):
+            error = Timeout(appended=False, message="the read was not answered in time")
+            self.answers.put(batch, error)
         gone = tuple(n for n, waiting in self.asked.items() if all(b.answered for b in waiting))
         for number in gone:
             del self.asked[number]

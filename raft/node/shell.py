@@ -3,6 +3,7 @@
     receive, write, read, saved ... -> queued events -> step(events, now) -> Outputs
                                                      -> restore, save, send, answer, apply
 
+Whoever waits for an answer, and every observer, is called when all of that is done.
 Everything runs in the reactor's thread; the core is never entered from within itself,
 because whatever comes in is queued for the next turn. What fails in here fails the
 node: a server that cannot go on in order must not go on at all.
@@ -15,7 +16,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import Factory, define, evolve, field
 from twisted.logger import Logger
@@ -25,23 +26,22 @@ from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.core.server import Options, Server
 from raft.errors import (
-    BadConfiguration,
-    ElectionInProgress,
     InvariantViolated,
     NodeStopped,
-    NotAppended,
-    NotLeader,
     OutcomeUnknown,
     Overloaded,
     RaftError,
     StorageFull,
 )
 from raft.interfaces import IStorage, Recovered
-from raft.node.alarm import Alarm
+from raft.node.alarm import LATE_SECONDS, Alarm
+from raft.node.answers import Answers
 from raft.node.bounds import Bounds
 from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
+from raft.node.refusals import refusal
 from raft.node.scribe import Scribe
+from raft.node.sending import Network, Sending
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes
 from raft.replica import Replica
@@ -54,25 +54,6 @@ APPLY_SECONDS = 0.005
 """How long one turn may apply entries: a million of them must not look like a dead leader."""
 
 APPLY_BYTES = 256 * 1024
-
-
-class Network(Protocol):
-    """What the shell asks of the transport (`raft.transport.peers.PeerNetwork` has more)."""
-
-    def send(
-        self,
-        peer: str,
-        message: ms.Message,
-        records: bytes = b"",
-        chunk: SnapshotChunk | None = None,
-    ) -> bool:
-        """Send, or drop and return False."""
-
-    def flush(self) -> None:
-        """Write what was sent in this turn."""
-
-    def is_connected(self, peer: str) -> bool:
-        """Tell whether messages to `peer` can be sent."""
 
 
 @define(eq=False)
@@ -95,8 +76,9 @@ class Shell:
     failed: Callable[[BaseException], None]
     bounds: Bounds = Bounds()
     server: Server = Factory(lambda: Server.recover("", Options(), random.Random(0), 0.0))
-    writes: Writes = Factory(Writes)
-    reads: Reads = Factory(Reads)
+    answers: Answers = Factory(Answers)
+    writes: Writes = field(init=False)
+    reads: Reads = field(init=False)
     running: bool = False
     save_count: int = 0
     entry_count: int = 0
@@ -105,7 +87,6 @@ class Shell:
     """Commands that were refused before they reached the log."""
     _events: list[ev.Event] = Factory(list)
     _number: int = 0
-    _held: deque[out.Send] = Factory(deque)
     _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
     """(storage's ticket, the core's ticket or 0, what to call), in order."""
     _storage_ticket: int = 0
@@ -115,7 +96,13 @@ class Shell:
     cache: RecordCache = field(init=False)
     scribe: Scribe = field(init=False)
     snapshots: Snapshots = field(init=False)
+    _sending: Sending = field(init=False)
     _alarm: Alarm = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Let nothing be on its way."""
+        self.writes, self.reads = Writes(self.answers), Reads(self.answers)
+        self._sending = Sending(self)
 
     # Beginning and end.
 
@@ -159,6 +146,7 @@ class Shell:
         self.snapshots.stop()
         self.writes.fail_all(NodeStopped(), OutcomeUnknown("the node stopped"))
         self.reads.fail_all(NodeStopped())
+        self.answers.give()
         self.turned()
 
     def fail(self, error: BaseException) -> None:
@@ -183,25 +171,35 @@ class Shell:
         """Take commands for the next step."""
         if not self.running:
             batch.finish(NodeStopped())
-        elif self.writes.queued_bytes > self.bounds.queued_bytes:
-            self._refuse(batch, Overloaded("commands wait for more bytes than the bound allows"))
+        elif not self._fits(batch.size_bytes):
+            self.refused_count += len(batch.payloads)
+            batch.finish(Overloaded("commands wait for more bytes than the bound allows"))
         else:
             self.writes.queue(batch)
             self.schedule()
 
-    def _refuse(self, batch: Batch, error: RaftError) -> None:
-        self.refused_count += len(batch.payloads)
-        batch.finish(error)
-
     def has_room(self, size_bytes: int) -> bool:
-        """Tell whether a batch that is queued already may grow by so many bytes, and count them."""
-        self.writes.queued_bytes += size_bytes
-        return self.writes.queued_bytes <= self.bounds.queued_bytes
+        """Tell whether a command of so many bytes may be added to what is queued; count it if so.
+
+        Where nothing is queued one command always fits, however large.
+        """
+        fits = self._fits(size_bytes)
+        if fits:
+            self.writes.queued_bytes += size_bytes
+        else:
+            self.refused_count += 1
+        return fits
+
+    def _fits(self, size_bytes: int) -> bool:
+        queued = self.writes.queued_bytes
+        return not queued or queued + size_bytes <= self.bounds.queued_bytes
 
     def read(self, batch: ReadBatch) -> None:
         """Take queries for the next step."""
         if not self.running:
             batch.finish(NodeStopped())
+        elif self.reads.waiting_bytes > self.bounds.queued_bytes:
+            batch.finish(Overloaded("queries wait for more bytes than the bound allows"))
         else:
             self.reads.queue(batch)
             self.schedule()
@@ -262,11 +260,16 @@ class Shell:
 
     # The turn.
 
-    def _turn(self) -> None:
+    def _turn(self, drained: bool = False) -> None:
         self._turn_call = None
         if not self.running:
             return
         now = self.clock()
+        if now - self._alarm.deadline > LATE_SECONDS and not drained:
+            # The process stalled. What has arrived meanwhile is read first: it may be the
+            # leader's heartbeat, or the followers' answers.
+            self._turn_call = self.reactor.callLater(0, self._turn, True)
+            return
         try:
             self._step(now)
         except RaftError as error:
@@ -280,41 +283,46 @@ class Shell:
         if gone := self.reads.expire(now):
             self._events.append(ev.CancelReads(gone))
         self._propose()
-        if request := self.reads.ask():
-            self._events.append(ev.Read(request))
+        if self.reads.queued and self.reads.ask(self._number + 1):
+            self._number += 1
+            self._events.append(ev.Read(self._number))
         events, self._events = self._events, []
         outputs = self.server.step(events, now)
         self._carry_out(outputs)
         self.scribe.forget_arrivals()
-        self._arm(outputs.next_deadline, now)
+        if self.running:
+            deadlines = self.writes.deadlines.next, self.reads.deadlines.next
+            self._alarm.set(min(outputs.next_deadline, *deadlines), self.clock())
+        # From here on others are called: they may write, cancel, or stop this node.
+        self.answers.give()
+        for change in outputs.changes:
+            self.changed(change)
+        self.turned()
 
     def _propose(self) -> None:
         queued = self.writes.take_queued()
         if not queued:
             return
-        refusal: RaftError | None = None
+        refused: RaftError | None = None
         if self.storage.full:
-            refusal = StorageFull()
+            refused = StorageFull()
         elif self._behind():
-            refusal = Overloaded("the machine is behind the log")
+            refused = Overloaded("the machine is behind the log")
         for batch in queued:
-            if refusal is not None:
-                self._refuse(batch, refusal)
+            if refused is not None:
+                self._refuse(batch, refused)
                 continue
             self._number += 1
             self.writes.proposed[self._number] = batch
             self._events.append(ev.Propose(self._number, len(batch.payloads), batch.size_bytes))
 
-    def _arm(self, core_deadline: float, now: float) -> None:
-        deadline = core_deadline
-        for waiting in (self.writes.next_deadline, self.reads.next_deadline):
-            if waiting is not None and waiting < deadline:
-                deadline = waiting
-        self._alarm.set(deadline, now)
+    def _refuse(self, batch: Batch, error: RaftError) -> None:
+        self.refused_count += len(batch.payloads)
+        self.answers.put(batch, error)
 
     def _ring(self) -> None:
         if self._turn_call is None:
-            self._turn()
+            self._turn(True)
 
     # Carrying out, in the order of the fields of Outputs.
 
@@ -325,14 +333,7 @@ class Shell:
             self._keep_time()
         if outputs.save is not None:
             self._save(outputs.save)
-        while self._held and self._held[0].after <= self.server.saved_ticket:
-            self._send(self._held.popleft())
-        for send in outputs.send:
-            if send.after:
-                self._held.append(send)
-            else:
-                self._send(send)
-        self.network.flush()
+        self._sending.carry_out(outputs.send)
         self._answer(outputs)
         for start in outputs.start_snapshots:
             self.snapshots.send(start)
@@ -340,9 +341,6 @@ class Shell:
             self._note(change)
         self._apply_end = outputs.apply_end
         self.apply()
-        for change in outputs.changes:
-            self.changed(change)
-        self.turned()
 
     def _restore(self, restore: out.RestoreSnapshot) -> None:
         self.writes.swallowed(restore.index)
@@ -351,6 +349,8 @@ class Shell:
         self.scribe.log_time_us = max(self.scribe.log_time_us, meta.time_us)
         if not restore.keep_log:
             self.cache.restart_after(restore.index)
+            # What stood behind is gone, and others will be applied there.
+            self.writes.truncated(restore.index + 1)
         self._queue_mark(restore.index, restore.term, restore.keep_log, restore.index + 1, None)
 
     def mark_snapshot(self, index: int, term: int, keep: int, then: Callable[[], None]) -> None:
@@ -392,33 +392,6 @@ class Shell:
             payloads = self.writes.proposed[entry.request].payloads
         return self.scribe.records_of(entry, payloads)
 
-    def _send(self, send: out.Send) -> None:
-        message, records = send.message, b""
-        if not self.network.is_connected(send.receiver):
-            return
-        if isinstance(message, ms.AppendEntries) and message.entries.runs:
-            if self.server.role is not out.Role.LEADER or message.term != self.server.current_term:
-                return
-            found = self._slice(message.entries)
-            if found is None:
-                return
-            records = found
-        elif isinstance(message, ms.InstallSnapshotResult):
-            offset_bytes = self.snapshots.received_bytes(send.receiver)
-            message = evolve(message, offset_bytes=offset_bytes)
-        self.network.send(send.receiver, message, records)
-
-    def _slice(self, entries: ms.Entries) -> bytes | None:
-        pieces: list[bytes] = []
-        reached = entries.start
-        try:
-            while reached < entries.end:
-                reached, piece = self.cache.slice(reached, entries.end, 1 << 30)
-                pieces.append(piece)
-        except KeyError:
-            return None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
     def _answer(self, outputs: out.Outputs) -> None:
         for accepted in outputs.accepted:
             self.writes.accepted(accepted.request, accepted.start, accepted.end, accepted.term)
@@ -427,33 +400,15 @@ class Shell:
                 self.writes.truncated(accepted.start)
         for rejected in outputs.rejected:
             batch = self.writes.proposed.pop(rejected.request, None)
-            error = self.refusal(rejected.reason)
+            error = refusal(self.server, rejected.reason)
             if batch is not None:
                 self._refuse(batch, error)
             else:
                 self.reads.fail(rejected.request, error)
         for request in outputs.lost:
-            self.reads.fail(request, self.refusal(out.Refusal.LOST_LEADERSHIP))
+            self.reads.fail(request, refusal(self.server, out.Refusal.LOST_LEADERSHIP))
         for confirmed in outputs.confirmed:
             self.reads.confirm(confirmed.request, confirmed.index)
-
-    def refusal(self, reason: out.Refusal) -> RaftError:
-        """Return the error that callers get for the core's `reason`."""
-        match reason:
-            case out.Refusal.NOT_LEADER | out.Refusal.NO_LEADER | out.Refusal.LOST_LEADERSHIP:
-                leader = self.server.leader_id
-                if leader is None or leader == self.server.id:
-                    return ElectionInProgress()
-                member = self.server.configuration.member(leader)
-                return NotLeader(leader, member.client_address if member else None)
-            case out.Refusal.OVERLOADED:
-                return Overloaded("entries wait to be committed for more bytes than allowed")
-            case out.Refusal.TRANSFER_IN_PROGRESS:
-                return NotAppended("the leadership is being transferred")
-            case out.Refusal.NOT_A_VOTER:
-                return BadConfiguration("the target is no voter of this cluster")
-            case out.Refusal.NOT_EMPTY:
-                return BadConfiguration("this node has a log already; it belongs to a cluster")
 
     def _note(self, change: out.Change) -> None:
         if isinstance(change, out.RoleChanged):
@@ -489,7 +444,7 @@ class Shell:
         """Apply what is committed and saved, for a few milliseconds; answer who waited."""
         replica, end = self.replica, self._apply_end
         deadline = self.clock() + APPLY_SECONDS
-        while replica.last_applied + 1 < end:
+        while self.running and replica.last_applied + 1 < end:
             reached, records = self.cache.slice(replica.last_applied + 1, end, APPLY_BYTES)
             want_from, want_end = self.writes.wanted
             applied = replica.apply(records, 0, want_from, want_end, deadline)
@@ -497,11 +452,14 @@ class Shell:
                 self.writes.applied(applied.first_result, applied.results)
             if replica.last_applied + 1 < reached or self.clock() >= deadline:
                 break
+        if not self.running:
+            # The machine itself has stopped the node.
+            return
         last_applied = replica.last_applied
         if self.writes.replaced:
             self.writes.settle_replaced(last_applied + 1, self._term_at)
         for batch in self.reads.ready(last_applied):
-            batch.finish([replica.query(query) for query in batch.queries])
+            self.answers.put(batch, [replica.query(query) for query in batch.queries])
         saved = self.server.log.saved_index
         self.cache.evict(min(last_applied, saved) + 1)
         self.snapshots.consider(last_applied)

@@ -7,17 +7,15 @@ once, when its last command is applied. Nothing is kept for a single command.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 
 from attrs import Factory, define
 
 from raft.errors import OutcomeUnknown, RaftError, Superseded, Timeout
+from raft.node.answers import Answered, Answers, Outcome, nobody
+from raft.node.deadlines import Deadlines
 from raft.storage.records import HEADER_BYTES
-
-Outcome = tuple[str, bytes]
-"""One command's encoded result, as the replica gives it: (error code or "", MessagePack)."""
 
 
 @define(eq=False)
@@ -30,7 +28,7 @@ class Batch:
 
     payloads: list[bytes]
     deadline: float
-    answer: Callable[[list[Outcome] | RaftError], None]
+    answer: Answered
     taken: bool = False
     """Its commands are fixed: the step that appends them has begun."""
     start: int = 0
@@ -44,18 +42,23 @@ class Batch:
         """The size of its records."""
         return sum(map(len, self.payloads)) + HEADER_BYTES * len(self.payloads)
 
+    def close(self) -> Answered:
+        """Count as answered, keep nothing more, and return whom to tell."""
+        answer, self.answer, self.answered = self.answer, nobody, True
+        self.payloads, self.outcomes = [], []
+        return answer
+
     def finish(self, result: list[Outcome] | RaftError) -> None:
-        """Answer, once; what comes after is dropped."""
+        """Answer at once, if it is not answered yet: for the caller's own call only."""
         if not self.answered:
-            self.answered = True
-            self.payloads = []
-            self.answer(result)
+            self.close()(result)
 
 
 @define
 class Writes:
     """All batches of one server: queued, proposed in this turn, and appended."""
 
+    answers: Answers
     queued: list[Batch] = Factory(list)
     queued_bytes: int = 0
     proposed: dict[int, Batch] = Factory(dict)
@@ -63,27 +66,29 @@ class Writes:
     """In the order of their indexes, which never overlap."""
     replaced: list[Batch] = Factory(list)
     """Batches whose entries another leader's replaced, not yet definitely."""
-    _deadlines: list[tuple[float, int, Batch]] = Factory(list)
-    _count: int = 0
+    deadlines: Deadlines[Batch] = Factory(Deadlines)
 
     def queue(self, batch: Batch) -> None:
         """Take a batch for this turn's step."""
-        self._count += 1
         self.queued.append(batch)
         self.queued_bytes += batch.size_bytes
-        heapq.heappush(self._deadlines, (batch.deadline, self._count, batch))
+        self.deadlines.add(batch.deadline, batch)
 
     def take_queued(self) -> list[Batch]:
         """Return what waits to be proposed, without what has been answered meanwhile."""
         taken, self.queued, self.queued_bytes = self.queued, [], 0
         for batch in taken:
             batch.taken = True
-        return [batch for batch in taken if batch.payloads and not batch.answered]
+            if not batch.payloads:
+                self.answers.put(batch, [])
+        return [batch for batch in taken if not batch.answered]
 
     def accepted(self, request: int, start: int, end: int, term: int) -> None:
         """Note where a proposed batch stands in the log."""
         batch = self.proposed.pop(request)
         batch.start, batch.end, batch.term = start, end, term
+        # The records are made: the cache and the disk have them.
+        batch.payloads = []
         # Entries of an older term from `start` on were replaced before this one came.
         self.truncated(start)
         self.appended.append(batch)
@@ -107,7 +112,7 @@ class Writes:
             if at < batch.end:
                 return
             self.appended.popleft()
-            batch.finish(batch.outcomes)
+            self.answers.put(batch, batch.outcomes)
 
     def truncated(self, start: int) -> None:
         """Another leader's entries stand from `start` on, for now.
@@ -118,7 +123,8 @@ class Writes:
         while self.appended and self.appended[-1].end > start:
             batch = self.appended.pop()
             if batch.start < start:
-                batch.finish(OutcomeUnknown("part of the batch was replaced by another leader"))
+                unknown = OutcomeUnknown("part of the batch was replaced by another leader")
+                self.answers.put(batch, unknown)
             elif not batch.answered:
                 self.replaced.append(batch)
 
@@ -129,9 +135,10 @@ class Writes:
             if batch.start >= end:
                 self.replaced.append(batch)
             elif term_at(batch.start) == batch.term:
-                batch.finish(OutcomeUnknown("the command came back with another leader"))
+                unknown = OutcomeUnknown("the command came back with another leader")
+                self.answers.put(batch, unknown)
             else:
-                batch.finish(Superseded())
+                self.answers.put(batch, Superseded())
 
     def swallowed(self, index: int) -> None:
         """An installed snapshot covers entries up to `index`: their outcomes are not known."""
@@ -140,39 +147,31 @@ class Writes:
         while self.appended and self.appended[0].start <= index:
             self.appended.popleft()
         for batch in lost:
-            batch.finish(OutcomeUnknown("an installed snapshot covers the command"))
+            self.answers.put(batch, OutcomeUnknown("an installed snapshot covers the command"))
 
     def give_up_by(self, deadline: float) -> None:
         """Leadership is lost: appended batches wait for a definite outcome till then at most."""
         for batch in (*self.appended, *self.replaced):
             if batch.deadline > deadline:
                 batch.deadline = deadline
-                self._count += 1
-                heapq.heappush(self._deadlines, (deadline, self._count, batch))
+                self.deadlines.add(deadline, batch)
 
     def fail_all(self, queued: RaftError, appended: RaftError) -> None:
-        """End everything: `queued` for what never reached the log, `appended` for the rest."""
-        for batch in [*self.take_queued(), *self.proposed.values()]:
-            batch.finish(queued)
-        self.proposed.clear()
-        while self.appended:
-            self.appended.popleft().finish(appended)
-        for batch in self.replaced:
-            batch.finish(appended)
-        self.replaced.clear()
-        self._deadlines.clear()
+        """End everything: `queued` for what never reached the core, `appended` for the rest.
 
-    @property
-    def next_deadline(self) -> float | None:
-        """When `expire` has something to do, or None."""
-        while self._deadlines and self._deadlines[0][2].answered:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        What is proposed was taken by a step that did not come to its end. It may be on its
+        way to the disk and to peers.
+        """
+        for batch in self.take_queued():
+            self.answers.put(batch, queued)
+        for batch in (*self.proposed.values(), *self.appended, *self.replaced):
+            self.answers.put(batch, appended)
+        self.proposed.clear()
+        self.appended.clear()
+        self.replaced.clear()
+        self.deadlines.clear()
 
     def expire(self, now: float) -> None:
         """Answer what is past its deadline. An appended batch keeps its place, unanswered."""
-        while (deadline := self.next_deadline) is not None and deadline <= now:
-            batch = heapq.heappop(self._deadlines)[2]
-            if batch.end and now < batch.deadline:
-                continue
-            batch.finish(Timeout(appended=bool(batch.end)))
+        for batch in self.deadlines.due(now):
+            self.answers.put(batch, Timeout(appended=bool(batch.end)))
