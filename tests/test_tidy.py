@@ -76,11 +76,12 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
 
 # What is imported by none but those under the same name: the top, and what is for tests.
 TOPS: dict[str, tuple[str, ...]] = {
-    "raft.tap": ("raft.tap", "raft.cli"),
+    "raft.tap": ("raft.tap", "raft.cli", "raft.bench"),
     # A cluster of processes is made of the files that `raft init` writes.
     "raft.cli": ("raft.cli", "raft.testing.processes"),
     # The demo and the benchmark run such a cluster.
-    "raft.testing": ("raft.testing", "raft.cli.demo", "raft.cli.bench"),
+    "raft.testing": ("raft.testing", "raft.cli.demo", "raft.cli.bench", "raft.bench"),
+    "raft.bench": ("raft.bench", "raft.cli.bench"),
 }
 
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})

@@ -31,11 +31,12 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
@@ -76,6 +77,7 @@ class NodeProcess:
         log_path: where its process writes; each start appends.
         data_directory: its log, snapshots and identity.
         process: the last one that was started, running or not; None before the first.
+        arguments: what twistd is told; to run the node of `config_path` by default.
     """
 
     place: Place
@@ -83,6 +85,9 @@ class NodeProcess:
     log_path: Path
     data_directory: Path
     process: subprocess.Popen[bytes] | None = None
+    arguments: list[str] = Factory(
+        lambda self: ["raft", "--config", str(self.config_path)], takes_self=True
+    )
 
     @property
     def id(self) -> str:
@@ -114,26 +119,9 @@ class NodeProcess:
 
         `limits` runs in the new process before the node does, for a test's `setrlimit`.
         """
-        if self.running:
-            return
-        parent = os.getpid()
-
-        def prepare() -> None:
-            _die_with(parent)
-            if limits is not None:
-                limits()
-
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603
-                [*twistd(), "-n", "--pidfile=", "raft", "--config", str(self.config_path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.config_path.parent,
-                # A Ctrl-C in the terminal is for whoever started the cluster, not for its nodes.
-                start_new_session=True,
-                preexec_fn=prepare,
-            )
+        if not self.running:
+            command = [*twistd(), "-n", "--pidfile=", *self.arguments]
+            self.process = start_process(command, self.log_path, limits)
 
     def signal(self, number: int) -> None:
         """Send a signal to its process; nothing where it has ended."""
@@ -409,6 +397,32 @@ class ProcessCluster:
         chosen = self.nodes.values() if nodes is None else nodes
         ends = [f"{node.id}: {line}" for node in chosen for line in node.log.splitlines()[-3:]]
         return Timeout(False, "; ".join([what, *ends]))
+
+
+def start_process(
+    command: list[str], log_path: Path, limits: Callable[[], object] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` beside its log, to which it appends; it does not outlive this process."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _die_with(parent)
+        if limits is not None:
+            limits()
+
+    with log_path.open("ab") as log, warnings.catch_warnings():
+        # From 3.12 on Python warns of a fork beside threads; `prepare` takes no lock of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=log_path.parent,
+            # A Ctrl-C in the terminal is for whoever started the processes, not for them.
+            start_new_session=True,
+            preexec_fn=prepare,
+        )
 
 
 def twistd() -> list[str]:

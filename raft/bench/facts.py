@@ -1,0 +1,114 @@
+"""What the operating system knows: the machine, its disk, and what each process used."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from attrs import frozen
+
+SYNCS = 100
+SYNC_BYTES = 4096
+MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@frozen
+class Usage:
+    """What a process has used so far: CPU in seconds; memory in bytes, now and at most."""
+
+    cpu_seconds: float = 0.0
+    resident_bytes: int = 0
+    most_resident_bytes: int = 0
+
+
+def usage(pid: int) -> Usage:
+    """Return what the process has used; nothing where the system does not tell (no /proc)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return Usage()
+    # The name in parentheses may hold anything, spaces and parentheses included.
+    fields = stat.rpartition(")")[2].split()
+    sizes = {
+        name: int(words.split()[0]) * 1024
+        for name, _, words in (line.partition(":") for line in status.splitlines())
+        if name in ("VmRSS", "VmHWM")
+    }
+    return Usage(
+        (int(fields[11]) + int(fields[12])) / _TICKS, sizes.get("VmRSS", 0), sizes.get("VmHWM", 0)
+    )
+
+
+def machine(directory: Path) -> dict[str, object]:
+    """Return what figures depend on: processor, system, versions, and the disk of `directory`."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "twisted": _version("twisted"),
+        "txraft": _version("txraft"),
+        "filesystem": filesystem(directory),
+        "fdatasync_p50_ms": round(1000 * sync_seconds(directory), 3),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def sync_seconds(directory: Path) -> float:
+    """Return the median time of writing 4 KiB into a file of zeros and syncing it."""
+    path = directory / "sync-probe"
+    # macOS has no fdatasync.
+    sync = getattr(os, "fdatasync", os.fsync)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, bytes(SYNCS * SYNC_BYTES))
+        os.fsync(descriptor)
+        taken = []
+        for number in range(SYNCS):
+            begun = time.perf_counter()
+            os.pwrite(descriptor, b"x" * SYNC_BYTES, number * SYNC_BYTES)
+            sync(descriptor)
+            taken.append(time.perf_counter() - begun)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return statistics.median(taken)
+
+
+def filesystem(directory: Path) -> str:
+    """Return the type of the filesystem that `directory` is on, or "unknown"."""
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    found, longest = "unknown", -1
+    place = directory.resolve()
+    for line in lines:
+        mount, kind = line.split()[1:3]
+        if place.is_relative_to(mount) and len(mount) >= longest:
+            found, longest = kind, len(mount)
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,186 @@
+"""A closed loop: so many operations outstanding, each answer followed by the next operation.
+
+What this costs is in every figure, because the load runs on the machine that it loads. So
+an operation here is: a command taken from a list made before, one Deferred, which the
+measured side makes anyway, two readings of the clock, and one number kept.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from itertools import accumulate, cycle
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from raft.errors import InvariantViolated, RaftError
+
+KEYS = 10_000
+KEY_BYTES = 16
+PREPARED = 1 << 16
+"""So many operations are drawn before a run, and repeated in a circle."""
+
+LARGE_BYTES = 64 << 20
+READ_SHARE = 0.9
+ZIPF = 0.99
+PAUSE_SECONDS = 0.01
+"""How long a place waits after a failure: a dead leader must not be asked in a tight loop."""
+
+MOST_LATENCIES = 20_000_000
+
+NO_NAMES: Mapping[str, Any] = {}
+
+Issue = Callable[[int, bool, list[Any]], "Deferred[Any]"]
+"""Begin one operation: which of the outstanding places, whether it is a read, the command."""
+
+Operation = tuple[bool, list[Any]]
+"""Whether it is a read, and the command or query."""
+
+
+def keys() -> list[str]:
+    """Return all keys that are read and written."""
+    return [f"key-{number:0{KEY_BYTES - 4}d}" for number in range(KEYS)]
+
+
+def operations(kind: str, value_bytes: int, seed: int) -> list[Operation]:
+    """Draw the operations of a run: "write", "read" or "mixed", the last by Zipf's law.
+
+    Raises:
+        InvariantViolated: there is no such kind.
+    """
+    chance, names = random.Random(seed), keys()
+    value = "v" * value_bytes
+    if kind == "mixed":
+        weights = list(accumulate(1 / rank**ZIPF for rank in range(1, KEYS + 1)))
+        drawn = chance.choices(names, cum_weights=weights, k=PREPARED)
+        return [
+            (True, ["get", key]) if chance.random() < READ_SHARE else (False, ["set", key, value])
+            for key in drawn
+        ]
+    drawn = chance.choices(names, k=PREPARED)
+    if kind == "read":
+        return [(True, ["get", key]) for key in drawn]
+    if kind == "write":
+        return [(False, ["set", key, value]) for key in drawn]
+    raise InvariantViolated(f"no operations {kind!r}")
+
+
+class Load:
+    """Operations on their way, from `start` to `stop`.
+
+    Attributes:
+        latencies: of each operation answered in the measured span, in seconds.
+        failures: how many failed in it, by the error's class.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        issue: Issue,
+        drawn: list[Operation],
+        outstanding: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Prepare; begin nothing."""
+        self.latencies = array("d")
+        self.failures: dict[str, int] = {}
+        self._reactor = reactor
+        self._issue = issue
+        self._next = cycle(drawn).__next__
+        self._outstanding = outstanding
+        self._clock = clock
+        self._open = 0
+        self._running = False
+        self._measuring = False
+        self._idle: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Fill all places; they stay filled until `stop`."""
+        self._running = True
+        self._open = self._outstanding
+        for place in range(self._outstanding):
+            self._one(place)
+
+    async def measure(self, seconds: float) -> float:
+        """Take the times of what is answered within `seconds`; return how long it truly was."""
+        self.latencies = array("d")
+        self.failures = {}
+        self._measuring = True
+        begun = self._clock()
+        await deferLater(self._reactor, seconds)
+        self._measuring = False
+        return self._clock() - begun
+
+    def stop(self) -> Deferred[None]:
+        """Begin nothing more; fires once the last operation is answered."""
+        self._running = False
+        self._idle = Deferred()
+        self._look()
+        return self._idle
+
+    def _one(self, place: int) -> None:
+        is_read, command = self._next()
+        begun = self._clock()
+        self._issue(place, is_read, command).addCallbacks(
+            self._answered, self._failed, (place, begun), NO_NAMES, (place,), NO_NAMES
+        )
+
+    def _answered(self, result: object, place: int, begun: float) -> None:
+        if self._measuring:
+            self.latencies.append(self._clock() - begun)
+            if len(self.latencies) >= MOST_LATENCIES:
+                self._measuring = False
+        # A connection of its own answers a batch of one, whose item may be an error.
+        if type(result) is list and isinstance(result[0], RaftError):
+            self._note(result[0])
+            self._pause(place)
+        elif self._running:
+            self._one(place)
+        else:
+            self._end_one()
+
+    def _failed(self, failure: Failure, place: int) -> None:
+        self._note(failure.value)
+        self._pause(place)
+
+    def _note(self, error: BaseException | None) -> None:
+        name = type(error).__name__
+        self.failures[name] = self.failures.get(name, 0) + 1
+
+    def _pause(self, place: int) -> None:
+        if self._running:
+            self._reactor.callLater(PAUSE_SECONDS, self._resume, place)
+        else:
+            self._end_one()
+
+    def _resume(self, place: int) -> None:
+        if self._running:
+            self._one(place)
+        else:
+            self._end_one()
+
+    def _end_one(self) -> None:
+        self._open -= 1
+        self._look()
+
+    def _look(self) -> None:
+        if not self._open and self._idle is not None and not self._idle.called:
+            self._idle.callback(None)
+
+
+def summary(latencies: array[float], seconds: float) -> dict[str, float]:
+    """Return rate and percentiles (by rank, in milliseconds) of what was measured."""
+    ordered = sorted(latencies)
+    found: dict[str, float] = {"ops_per_second": len(ordered) / seconds if seconds else 0.0}
+    for name, share in PERCENTILES.items():
+        at = min(len(ordered) - 1, int(len(ordered) * share))
+        found[name] = 1000 * ordered[at] if ordered else 0.0
+    return found
+
+
+PERCENTILES: Mapping[str, float] = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
