@@ -103,6 +103,26 @@ class OutcomeUnknown(RaftError):
     code = "OUTCOME_UNKNOWN"
 
 
+class StaleSequence(OutcomeUnknown):
+    """The number was answered before, by its client's own word; nothing was executed for it now.
+
+    Whoever waits for a number keeps the low mark at or below it, so this answers only
+    copies that nobody waits for any more, or a command that was cancelled.
+    """
+
+    code = "STALE_SEQUENCE"
+
+
+class ResultDropped(OutcomeUnknown):
+    """The result is no longer kept: more followed than a session holds. It was not repeated.
+
+    The command was applied before, exactly once, where the session's commands reached the
+    log in the order of their numbers, as a leader appends them.
+    """
+
+    code = "RESULT_DROPPED"
+
+
 class Timeout(RaftError):
     """The deadline passed; `appended` says whether the outcome is unknown."""
 

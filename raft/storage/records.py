@@ -12,7 +12,8 @@ little-endian:
     kind      u8    see `Kind`
     payload   length bytes
 
-Kinds from 128 on are local to one server's log and never travel.
+Kinds from 128 on are local to one server's log and never travel. The kinds from 3 to 6 are
+those of sessions; docs/reference/sessions.md tells what they mean.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from typing import Annotated
 from zlib import crc32
 
 import msgspec
@@ -42,10 +44,31 @@ class Kind(IntEnum):
     NO_OP = 0
     COMMAND = 1
     CONFIGURATION = 2
+    REGISTER = 3
+    SESSION_COMMAND = 4
+    KEEP_ALIVE = 5
+    CLOSE_SESSION = 6
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130
     SEGMENT = 131
+
+
+LOCAL_KINDS = 128
+"""Kinds from here on never travel."""
+
+_TRAVELLING = frozenset(kind.value for kind in Kind if kind < LOCAL_KINDS)
+
+SESSION_HEADER = struct.Struct("<Q8sQQ")
+"""Of a SESSION_COMMAND: session's index, its nonce, sequence number, low mark; the command follows.
+
+The low mark is the lowest sequence number to which the client has no answer yet.
+"""
+SESSION_HEADER_BYTES = SESSION_HEADER.size
+NONCE_BYTES = 8
+SESSION_ID_BYTES = 16
+SESSION_IDS_LIMIT = 1000
+"""How many sessions one KEEP_ALIVE or CLOSE_SESSION may name."""
 
 
 class BadRecord(ValueError):
@@ -74,15 +97,18 @@ def encode(index: int, term: int, time_us: int, kind: int, payload: bytes) -> by
     return CHECKSUM.pack(crc32(body)) + body
 
 
-def encode_commands(start: int, term: int, time_us: int, payloads: Sequence[bytes]) -> bytes:
-    """Return the records of consecutive commands, end to end.
+def encode_commands(
+    start: int, term: int, time_us: int, payloads: Sequence[bytes], kind: int = 1
+) -> bytes:
+    """Return the records of consecutive commands, end to end, all of one `kind`.
 
-    The hot path of a leader: one pass, nothing per entry but what the record needs.
+    For SESSION_COMMAND each payload begins with its `SESSION_HEADER`, as `session_payloads`
+    makes them. The hot path of a leader: one pass, nothing per entry but what the record needs.
     """
     pieces = []
     index = start
     for payload in payloads:
-        body = BODY.pack(len(payload), index, term, time_us, 1) + payload
+        body = BODY.pack(len(payload), index, term, time_us, kind) + payload
         pieces.append(CHECKSUM.pack(crc32(body)))
         pieces.append(body)
         index += 1
@@ -133,7 +159,7 @@ def summarise(records: bytes, arrival: int = 0, start: int = 0) -> Entries:
                 configurations.append(
                     (index, decode_configuration(records[offset + HEADER_BYTES : stop]))
                 )
-            elif kind != 0:
+            elif kind not in _TRAVELLING:
                 raise BadRecord(offset, f"kind {kind} does not travel")
         if term != run_term or run_bytes >= RUN_BYTES:
             if term < run_term:
@@ -146,6 +172,89 @@ def summarise(records: bytes, arrival: int = 0, start: int = 0) -> Entries:
     if expected:
         runs.append(Run(expected, run_term, run_bytes))
     return Entries(start, tuple(runs), tuple(configurations), arrival)
+
+
+def session_id(index: int, nonce: bytes) -> bytes:
+    """Return the 16 bytes that name a session [RULES S1]: as in `SESSION_HEADER`.
+
+    The index alone would name another client's session in a cluster that was restored.
+    """
+    return index.to_bytes(8, "little") + nonce
+
+
+def session_payloads(
+    session: bytes, first_sequence: int, low_mark: int, commands: Sequence[bytes]
+) -> list[bytes]:
+    """Return the payloads of a session's `commands`, with consecutive sequence numbers.
+
+    `session` is a `session_id`.
+    """
+    pack = struct.Struct("<16sQQ").pack
+    return [
+        pack(session, sequence, low_mark) + command
+        for sequence, command in enumerate(commands, start=first_sequence)
+    ]
+
+
+class SessionLimits(msgspec.Struct, array_like=True, frozen=True):
+    """What all sessions of a cluster are bounded by; the same on every server.
+
+    Attributes:
+        timeout_us: cluster time in microseconds that a session lives without an entry of its own.
+        sessions: how many there may be; the one unused for longest makes room.
+        results: how many results each session keeps.
+        results_bytes: how many bytes of results each session keeps.
+    """
+
+    timeout_us: Annotated[int, msgspec.Meta(ge=1, le=1 << 62)] = 3_600_000_000
+    sessions: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 10_000
+    results: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1000
+    results_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 1 << 20
+
+
+class Registration(msgspec.Struct, array_like=True, frozen=True):
+    """The payload of a REGISTER: the client's random `nonce`, and what the leader limits.
+
+    `limits` hold for all sessions from this entry on; None leaves those in force.
+    """
+
+    nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    limits: SessionLimits | None = None
+
+
+_SessionId = Annotated[
+    bytes, msgspec.Meta(min_length=SESSION_ID_BYTES, max_length=SESSION_ID_BYTES)
+]
+_registration_decoder = msgspec.msgpack.Decoder(Registration)
+_sessions_decoder: msgspec.msgpack.Decoder[list[bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[_SessionId], msgspec.Meta(max_length=SESSION_IDS_LIMIT)]
+)
+
+
+def encode_registration(nonce: bytes, limits: SessionLimits | None = None) -> bytes:
+    """Return the payload of a REGISTER; `nonce` is 8 bytes that nobody else would draw."""
+    return msgspec.msgpack.encode((nonce,) if limits is None else (nonce, limits))
+
+
+def decode_registration(payload: bytes) -> Registration:
+    """Return what a REGISTER says; raise `BadRecord` where it says nothing."""
+    try:
+        return _registration_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise BadRecord(0, f"no registration: {error}") from error
+
+
+def encode_sessions(sessions: Sequence[bytes]) -> bytes:
+    """Return the payload of a KEEP_ALIVE or CLOSE_SESSION: an array of `session_id`s."""
+    return msgspec.msgpack.encode(list(sessions))
+
+
+def decode_sessions(payload: bytes) -> list[bytes]:
+    """Return the sessions named, at most `SESSION_IDS_LIMIT`; raise `BadRecord` otherwise."""
+    try:
+        return _sessions_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise BadRecord(0, f"no sessions: {error}") from error
 
 
 class _MemberForm(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=False):
