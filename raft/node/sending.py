@@ -71,7 +71,7 @@ class Sending:
                 return
             records = found
         elif isinstance(message, ms.InstallSnapshotResult):
-            offset_bytes = shell.snapshots.received_bytes(send.receiver)
+            offset_bytes = shell.snapshots.receiving.received_bytes(send.receiver)
             message = evolve(message, offset_bytes=offset_bytes)
         shell.network.send(send.receiver, message, records)
 

@@ -220,12 +220,9 @@ class Shell:
                 )
                 return
         elif isinstance(message, ms.InstallSnapshot) and chunk is not None:
-            received = self.snapshots.receive(sender, message, chunk)
-            if received is None:
-                return
-            message = received
+            message = self.snapshots.receiving.receive(sender, message, chunk)
         elif isinstance(message, ms.InstallSnapshotResult):
-            self.snapshots.acknowledged(sender, message)
+            self.snapshots.sending.acknowledged(sender, message)
         self.post(ev.Received(sender, message))
 
     def contact(self, sender: str, term: int) -> None:
@@ -336,7 +333,7 @@ class Shell:
         self._sending.carry_out(outputs.send)
         self._answer(outputs)
         for start in outputs.start_snapshots:
-            self.snapshots.send(start)
+            self.snapshots.sending.begin(start)
         for change in outputs.changes:
             self._note(change)
         self._apply_end = outputs.apply_end

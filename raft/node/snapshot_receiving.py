@@ -1,0 +1,139 @@
+"""A snapshot that arrives: written as it comes, told to the core once it is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from attrs import define, evolve
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from raft.core import events as ev
+from raft.core import messages as ms
+from raft.errors import RaftError
+from raft.interfaces import ISnapshotWriter, SnapshotMeta
+from raft.transport.wire import SnapshotChunk
+
+if TYPE_CHECKING:
+    from raft.node.shell import Shell
+
+_log = Logger()
+
+
+class Origin(msgspec.Struct, array_like=True, frozen=True):
+    """What a snapshot says of itself that the protocol's message does not."""
+
+    time_us: int
+    machine: str
+    machine_version: int
+
+
+@define(eq=False)
+class Arrival:
+    """A snapshot that is arriving."""
+
+    sender: str
+    index: int
+    term: int
+    writer: ISnapshotWriter
+    offset_bytes: int = 0
+    finished: bool = False
+
+
+@define(eq=False)
+class Receiving:
+    """Takes one snapshot at a time; another one takes its place."""
+
+    shell: Shell
+    in_thread: Callable[..., Deferred[object]]
+    _arrival: Arrival | None = None
+
+    def receive(
+        self, sender: str, message: ms.InstallSnapshot, chunk: SnapshotChunk
+    ) -> ms.InstallSnapshot:
+        """Write a chunk; return what the core should hear of it at once.
+
+        The last chunk is told to the core later, when the snapshot is durable.
+        """
+        server = self.shell.server
+        if message.term < server.current_term:
+            return evolve(message, done=False)
+        if message.last_included_index <= server.commit_index:
+            return evolve(message, done=True)
+        try:
+            self._take_in(sender, message, chunk)
+        except (RaftError, msgspec.MsgspecError) as error:
+            # The leader goes on trying; this server serves what it has. A disk that failed
+            # stops the node by itself.
+            _log.warn("A snapshot of {sender} was dropped: {error}", sender=sender, error=error)
+            self.drop()
+        return evolve(message, done=False)
+
+    def _take_in(self, sender: str, message: ms.InstallSnapshot, chunk: SnapshotChunk) -> None:
+        arrival = self._arrival_of(sender, message, chunk)
+        if arrival is None or arrival.finished:
+            return
+        if chunk.offset_bytes == arrival.offset_bytes and chunk.chunk:
+            arrival.writer.write(chunk.chunk)
+            arrival.offset_bytes += len(chunk.chunk)
+        if message.done and chunk.total_bytes == arrival.offset_bytes:
+            arrival.finished = True
+            self.in_thread(arrival.writer.commit).addCallbacks(
+                lambda _: self._stored(arrival, message),
+                lambda failure: self._not_stored(arrival, failure),
+            )
+
+    def _arrival_of(
+        self, sender: str, message: ms.InstallSnapshot, chunk: SnapshotChunk
+    ) -> Arrival | None:
+        arrival = self._arrival
+        key = (sender, message.last_included_index, message.last_included_term)
+        if arrival and (arrival.sender, arrival.index, arrival.term) == key:
+            return arrival
+        if chunk.offset_bytes:
+            return None
+        self.drop()
+        origin = msgspec.msgpack.decode(chunk.meta, type=Origin)
+        meta = SnapshotMeta(
+            message.last_included_index,
+            message.last_included_term,
+            message.configuration,
+            message.configuration_index,
+            origin.time_us,
+            origin.machine,
+            origin.machine_version,
+        )
+        writer = self.shell.storage.create_snapshot(meta)
+        self._arrival = Arrival(sender, meta.index, meta.term, writer)
+        return self._arrival
+
+    def _stored(self, arrival: Arrival, message: ms.InstallSnapshot) -> None:
+        self._forget(arrival)
+        if self.shell.running:
+            self.shell.post(ev.Received(arrival.sender, evolve(message, done=True)))
+
+    def _not_stored(self, arrival: Arrival, failure: Failure) -> None:
+        self._forget(arrival)
+        _log.warn(
+            "A snapshot of {sender} could not be stored: {reason}",
+            sender=arrival.sender,
+            reason=failure.value,
+        )
+
+    def _forget(self, arrival: Arrival) -> None:
+        if self._arrival is arrival:
+            self._arrival = None
+
+    def received_bytes(self, sender: str) -> int:
+        """Return how much of `sender`'s snapshot is here: what its window goes by."""
+        arrival = self._arrival
+        return arrival.offset_bytes if arrival and arrival.sender == sender else 0
+
+    def drop(self) -> None:
+        """Give up what is arriving, but for what is being made durable."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.finished:
+            arrival.writer.abort()

@@ -1,0 +1,406 @@
+"""Snapshots on their way: taken beside `apply`, sent by windows, received, installed, resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+
+from raft.codec import PLAIN
+from raft.core import messages as ms
+from raft.errors import NodeStopped, NotFound, RaftError, StorageFull
+from raft.storage.memory import MemorySnapshotWriter
+from raft.transport.wire import SnapshotChunk
+from tests.node.world import Journal, Node, Outcome, Wire, World, cluster, leader_of, others
+
+MIB = 1 << 20
+
+
+class Bulky(Journal):
+    """A journal whose snapshots carry so many bytes of ballast, in pieces of half a MiB."""
+
+    ballast = 12 * MIB
+
+    def snapshot(self) -> Iterable[bytes]:
+        packed = PLAIN.encode_result(self.applied)
+        yield len(packed).to_bytes(4, "big") + packed
+        for _ in range(self.ballast // (MIB // 2)):
+            yield b"x" * (MIB // 2)
+
+    def restore(self, chunks: Any) -> None:
+        content = b"".join(chunks)
+        length = int.from_bytes(content[:4], "big")
+        self.applied = list(PLAIN.decode_result(content[4 : 4 + length]))  # type: ignore[arg-type]
+        assert len(content) == 4 + length + self.ballast
+
+
+class Breathing(Journal):
+    """A journal whose snapshot takes some turns."""
+
+    def snapshot(self) -> Iterable[bytes]:
+        yield b""
+        yield from super().snapshot()
+        yield b""
+
+
+def compacted(machine: type[Journal] = Bulky) -> tuple[World, Wire, Node, Node]:
+    """Return a leader whose log begins behind what a cut-off follower has, and that follower."""
+    world, wire, nodes = cluster(3, trailing_entries=0)
+    for node in nodes.values():
+        node.machine = node.replica.machine = machine()
+    leader = leader_of(wire)
+    behind = others(wire, leader)[0]
+    wire.isolate(behind.id)
+    for number in range(20):
+        leader.write(["add", number])
+    world.run(0.3)
+    taken = Outcome(leader.shell.snapshots.take())
+    world.run(0.1, lambda: taken.fired)
+    assert taken.value == leader.applied
+    leader.write(["add", "behind the snapshot"])
+    world.run(0.2)
+    assert leader.shell.server.log.first_index > behind.applied + 1
+    return world, wire, leader, behind
+
+
+def caught_up(world: World, node: Node, leader: Node, seconds: float = 5.0) -> None:
+    world.run(seconds, lambda: node.applied == leader.applied)
+    assert node.machine.applied == leader.machine.applied
+    assert not node.failures
+    assert not leader.failures
+
+
+class Chunks:
+    """Watches chunks on the wire, and loses what it is told to."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.offsets: list[int] = []
+        self.lose: Any = lambda count: False
+        carry = wire.carry
+
+        def watched(sender: str, receiver: str, message: Any, *beside: Any) -> bool:
+            if isinstance(message, ms.InstallSnapshot):
+                self.offsets.append(beside[1].offset_bytes)
+                if self.lose(len(self.offsets)):
+                    return True
+            return carry(sender, receiver, message, *beside)
+
+        wire.carry = watched  # type: ignore[method-assign]
+
+
+def test_a_follower_far_behind_is_caught_up_while_writes_go_on() -> None:
+    """N5, N6: a snapshot, then the log behind it."""
+    world, wire, leader, behind = compacted()
+    wire.heal()
+    told = []
+    for number in range(100):
+        told.append(leader.write(["add", f"meanwhile {number}"]))
+        world.run(0.01)
+    caught_up(world, behind, leader)
+    assert [each.value[1] for each in told] == [f"meanwhile {n}" for n in range(100)]
+    assert len(behind.machine.applied) == 121
+
+
+def test_what_is_installed_outlives_the_power_with_the_log_behind_it() -> None:
+    """N7: snapshot, then log."""
+    world, wire, leader, behind = compacted()
+    wire.heal()
+    caught_up(world, behind, leader)
+    again = behind.restarted()
+    assert again.applied == leader.shell.server.snapshot_index
+    world.run(0.5)
+    leader.write(["add", "after"])
+    world.run(0.5)
+    caught_up(world, again, leader)
+    assert again.replica.digest == leader.replica.digest
+
+
+@pytest.mark.parametrize("lost", [1, 2, 9, 16, 17])
+def test_a_lost_chunk_costs_a_pause_and_no_beginning_anew(lost: int) -> None:
+    """N5: chunks are resumable, never begun at zero for a single late one."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: count == lost
+    wire.heal()
+    caught_up(world, behind, leader)
+    assert chunks.offsets.count(0) == (2 if lost == 1 else 1)
+
+
+def test_a_connection_that_breaks_in_the_middle_goes_on_where_the_receiver_stands() -> None:
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    cuts = [25, 45]
+
+    def lose(count: int) -> bool:
+        if cuts and count >= cuts[0]:
+            cuts.pop(0)
+            wire.isolate(behind.id)
+            world.callLater(0.25, wire.heal)
+        return False
+
+    chunks.lose = lose
+    wire.heal()
+    caught_up(world, behind, leader, 10.0)
+    assert not cuts
+    assert chunks.offsets.count(0) == 1
+
+
+def test_a_receiver_that_restarts_in_the_middle_gets_the_whole_again() -> None:
+    """N5: what it acknowledged before is gone with its memory; the sender goes back."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    restarted: list[Node] = []
+    chunks.lose = lambda count: count == 30 and restarted.append(behind.restarted()) is None
+    wire.heal()
+    world.run(1.0, lambda: restarted)
+    caught_up(world, restarted[0], leader, 6.0)
+
+
+def test_another_leader_sends_its_own_snapshot_when_the_first_is_gone() -> None:
+    world, wire, leader, behind = compacted()
+    heir = next(each for each in others(wire, leader) if each is not behind)
+    taken = Outcome(heir.shell.snapshots.take())
+    world.run(0.1)
+    assert taken.fired
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: count == 8 and leader.stop() is None
+    wire.heal()
+    world.run(1.0, lambda: not leader.shell.running)
+    new = leader_of(wire, [heir.id, behind.id], 10.0)
+    assert new is heir
+    caught_up(world, behind, heir, 10.0)
+
+
+def test_an_answer_to_an_earlier_transfer_does_not_move_a_later_one() -> None:
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+
+    def lose(count: int) -> bool:
+        if count == 1:
+            old = ms.InstallSnapshotResult(
+                leader.shell.server.current_term, 0, 1, False, offset_bytes=8 * MIB
+            )
+            world.callLater(0, leader.shell.receive, behind.id, old, b"", None)
+        return False
+
+    chunks.lose = lose
+    wire.heal()
+    caught_up(world, behind, leader, 3.0)
+
+
+def test_a_transfer_that_nobody_acknowledges_is_given_up_and_begun_anew() -> None:
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: world.seconds() < 60.0
+    wire.heal()
+    world.run(70.0 - world.seconds())
+    caught_up(world, behind, leader)
+
+
+def test_a_transfer_ends_with_the_leadership() -> None:
+    world, wire, leader, _behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: True
+    wire.heal()
+    world.run(0.5)
+    assert chunks.offsets
+    wire.isolate(leader.id)
+    world.run(2.0)
+    count = len(chunks.offsets)
+    assert not leader.leads
+    world.run(3.0)
+    assert list(chunks.offsets[count:]) == []
+
+
+def offered(leader: Node, offset: int, piece: bytes, **changes: Any) -> tuple[Any, SnapshotChunk]:
+    """Return a chunk of a snapshot far ahead, as the leader would send it."""
+    origin = msgspec.msgpack.encode((7, "", 0))
+    total = changes.pop("total", -1)
+    meta = changes.pop("meta", origin)
+    facts = {"term": leader.shell.server.current_term, "index": 1000, "done": False, **changes}
+    message = ms.InstallSnapshot(
+        facts["term"],
+        facts["index"],
+        leader.shell.server.current_term,
+        leader.shell.server.configuration,
+        1,
+        1 << 30,
+        facts["done"],
+    )
+    return message, SnapshotChunk.of(offset, piece, total, meta)
+
+
+def test_gaps_duplicates_and_bad_descriptions_are_not_written() -> None:
+    world, wire, _nodes = cluster(3)
+    leader = leader_of(wire)
+    follower = others(wire, leader)[0]
+
+    def offer(*asked: Any, **changes: Any) -> int:
+        message, chunk = offered(leader, *asked, **changes)
+        follower.shell.receive(leader.id, message, b"", chunk)
+        return follower.shell.snapshots.receiving.received_bytes(leader.id)
+
+    assert offer(5, b"late") == 0
+    assert offer(0, b"abc", meta=b"\xc1") == 0
+    assert offer(0, b"abc", term=0) == 0
+    assert offer(0, b"abc") == 3
+    assert offer(0, b"abc") == 3
+    assert offer(7, b"gap") == 3
+    assert offer(3, b"def") == 6
+    # Of another snapshot: begun anew.
+    assert offer(6, b"x", index=2000) == 6
+    assert offer(0, b"x", index=2000) == 1
+    # An end that is not the end.
+    assert offer(1, b"", index=2000, done=True, total=77) == 1
+    world.run(0.2)
+    assert not follower.failures
+    assert follower.shell.server.snapshot_index == 0
+
+
+def test_a_full_disk_at_the_receiver_stops_nothing() -> None:
+    """D4: a snapshot that finds no room is dropped; the node goes on, and so does the leader."""
+    world, wire, leader, behind = compacted()
+    commit, left = MemorySnapshotWriter.commit, [3]
+
+    def full(writer: MemorySnapshotWriter) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise StorageFull("no room")
+        commit(writer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemorySnapshotWriter, "commit", full)
+        wire.heal()
+        caught_up(world, behind, leader, 20.0)
+    assert not left[0]
+
+
+def test_all_who_ask_for_a_snapshot_get_the_same_outcome() -> None:
+    world, _wire, nodes = cluster(1)
+    node = nodes["a"]
+
+    def broken(_: object) -> None:
+        raise StorageFull("no room")
+
+    node.write(["add", 1])
+    world.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemorySnapshotWriter, "commit", broken)
+        # The machine's first breath is a turn, so the second one asks while it is taken.
+        node.machine = node.replica.machine = Breathing()
+        told = [Outcome(node.shell.snapshots.take()) for _ in range(3)]
+        assert not told[0].fired
+        world.run()
+    assert [type(each.value) for each in told] == [StorageFull] * 3
+    told = [Outcome(node.shell.snapshots.take()) for _ in range(3)]
+    told[1].deferred.cancel()
+    world.run()
+    assert [told[0].value, told[2].value] == [node.applied] * 2
+    # Nothing has come since: the one there is will do.
+    assert Outcome(node.shell.snapshots.take()).value == node.applied
+
+
+def test_nothing_applied_is_nothing_to_take() -> None:
+    world = World()
+    node = Node(Wire(world), "a")
+    assert isinstance(Outcome(node.shell.snapshots.take()).value, NotFound)
+
+
+def test_snapshots_are_taken_after_so_many_entries_and_the_log_gets_shorter() -> None:
+    """N3: by count, staggered; N4: trailing entries stay."""
+    world, wire, nodes = cluster(3, snapshot_entries=50, trailing_entries=10)
+    leader = leader_of(wire)
+    for number in range(300):
+        leader.write(["add", number])
+        if number % 5 == 0:
+            world.run(0.02)
+    world.run(0.5)
+    for node in nodes.values():
+        log = node.shell.server.log
+        assert node.shell.snapshots.taken_count >= 3
+        assert node.shell.server.snapshot_index - 10 <= log.first_index <= node.applied
+        again = node.restarted()
+        world.run(1.0)
+        assert again.machine.applied == [["add", n] for n in range(300)]
+
+
+class Slow:
+    """Threads that end when the test says so; never two calls of one writer at a time."""
+
+    def __init__(self, world: World) -> None:
+        self.calls: list[Any] = []
+        self.world = world
+        self.pool = world.pool
+        world.pool = self  # type: ignore[assignment]
+
+    def callInThreadWithCallback(self, *call: Any, **named: Any) -> None:
+        self.calls.append((call, named))
+
+    def end(self) -> None:
+        calls, self.calls = self.calls, []
+        for call, named in calls:
+            self.pool.callInThreadWithCallback(*call, **named)
+        self.world.advance(0)
+
+
+def test_a_stop_while_a_snapshot_is_taken_waits_for_the_thread_and_removes_the_file() -> None:
+    """The file must not be closed while another thread writes to it."""
+    world, _wire, nodes = cluster(1)
+    node = nodes["a"]
+    node.write(["add", 1])
+    world.run()
+    threads = Slow(world)
+    told = Outcome(node.shell.snapshots.take())
+    assert len(threads.calls) == 1
+    node.shell.stop()
+    idle = Outcome(node.shell.snapshots.idle())
+    assert len(threads.calls) == 1
+    assert not idle.fired
+    threads.end()
+    assert len(threads.calls) == 1
+    threads.end()
+    assert idle.fired
+    assert isinstance(told.value, NodeStopped)
+    assert world.getDelayedCalls() == []
+
+
+def test_a_stop_while_a_snapshots_mark_is_written_answers_who_asked() -> None:
+    world, _wire, nodes = cluster(1)
+    node = nodes["a"]
+    node.write(["add", 1])
+    world.run()
+    node.storage.automatic = False
+    told = Outcome(node.shell.snapshots.take())
+    world.run(0.1)
+    assert not told.fired
+    node.shell.stop()
+    assert isinstance(told.value, RaftError)
+    assert Outcome(node.shell.snapshots.idle()).fired
+
+
+def test_a_snapshot_from_the_leader_may_overtake_ones_own() -> None:
+    world, wire, leader, behind = compacted(Journal)
+    behind.write(["add", "never"])
+    world.run(0.1)
+    threads = Slow(world)
+    told = Outcome(behind.shell.snapshots.take())
+    wire.heal()
+    for _ in range(300):
+        world.run(0.01)
+        if behind.applied == leader.applied:
+            break
+        # Its own goes no further; the one that arrives does.
+        own = [each for each in threads.calls if "commit" not in repr(each)]
+        threads.calls = [each for each in threads.calls if "commit" in repr(each)]
+        held = own
+        threads.end()
+        threads.calls += held
+    assert behind.applied == leader.applied
+    for _ in range(5):
+        threads.end()
+        world.run(0.05)
+    assert told.fired
+    assert behind.shell.server.snapshot_index >= leader.shell.server.snapshot_index
+    assert not behind.failures
