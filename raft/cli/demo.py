@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from raft.client import RaftClient
 from raft.errors import RaftError
@@ -53,7 +54,7 @@ class Story:
         self._print("")
         self._print(title, "bold")
 
-    def line(self, text: str = "", style: str = "") -> None:
+    def line(self, text: str, style: str = "") -> None:
         """Tell one thing."""
         self._print(f"  {text}", style)
 
@@ -298,42 +299,61 @@ def demo(ends: bool, directory: Path | None, nodes: int) -> None:
                 f"{error.filename} is there already; choose another directory"
             ) from error
         stack.callback(cluster.destroy)
-        _perform(cluster, Story(), ends)
+        from twisted.internet import reactor
+
+        Performance(reactor, cluster, Story(), ends).run()
 
 
-def _perform(cluster: ProcessCluster, story: Story, ends: bool) -> None:
-    """Run the reactor for the demo, and afterwards until Ctrl-C unless it `ends`."""
-    from twisted.internet import reactor
+class Performance:
+    """The demo in a reactor of its own, and its end: by itself, by failure or by Ctrl-C."""
 
-    stage: Any = reactor
-    outcome: list[BaseException | None] = []
+    def __init__(self, reactor: Any, cluster: ProcessCluster, story: Story, ends: bool) -> None:
+        """Perform nothing yet; unless it `ends`, the cluster runs on after the demo."""
+        self._reactor = reactor
+        self._cluster = cluster
+        self._story = story
+        self._ends = ends
+        self._playing: Deferred[None] = Deferred()
+        self._stopping = False
+        self._failure: BaseException | None = None
 
-    async def play() -> None:
-        try:
-            await Demo(stage, cluster, story).run()
-            if not ends:
-                await invite(cluster, story)
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
-            raise
+    def run(self) -> None:
+        """Run the reactor until all is over and every node is stopped.
 
-    def finished(_: object) -> None:
-        if stage.running and (ends or outcome[0] is not None):
-            stage.stop()
+        Raises:
+            click.Abort: it was interrupted.
+            click.ClickException: it failed.
+        """
+        self._reactor.callWhenRunning(self._begin)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
+        self._reactor.run()
+        if self._failure is not None:
+            raise self._failure
 
-    def begin() -> None:
-        Deferred.fromCoroutine(play()).addBoth(finished)
+    async def _play(self) -> None:
+        await Demo(self._reactor, self._cluster, self._story).run()
+        if not self._ends:
+            await invite(self._cluster, self._story)
 
-    stage.callWhenRunning(begin)
-    stage.addSystemEventTrigger(
-        "before", "shutdown", lambda: Deferred.fromCoroutine(end(cluster, story))
-    )
-    stage.run()
-    if not outcome:
-        raise click.Abort
-    if outcome[0] is not None:
-        raise outcome[0]
+    def _begin(self) -> None:
+        self._playing = Deferred.fromCoroutine(self._play())
+        self._playing.addBoth(self._finished)
+
+    def _finished(self, result: object) -> None:
+        if self._stopping:
+            return
+        if isinstance(result, Failure):
+            self._failure = result.value
+        if self._ends or self._failure:
+            self._reactor.stop()
+
+    def _stop(self) -> Deferred[None]:
+        self._stopping = True
+        if not self._playing.called:
+            # What it would say of nodes that are being stopped is misleading.
+            self._failure = click.Abort()
+            self._playing.cancel()
+        return Deferred.fromCoroutine(end(self._cluster, self._story))
 
 
 async def end(cluster: ProcessCluster, story: Story) -> None:
@@ -350,18 +370,18 @@ async def invite(cluster: ProcessCluster, story: Story) -> None:
     config = shlex.quote(str(node.config_path))
     raft, twistd = _pasted("raft"), _pasted("twistd")
     story.chapter("The cluster runs on. In another terminal you may try:")
-    for command in (
+    commands = (
         f"{raft} status --config {config}",
         f"{raft} kv get SNOWMAN --config {config}",
         f"{raft} kv set greeting hello --config {config}",
         f"{raft} kv scan GREEK --limit 5 --config {config}",
         f"kill -9 {node.process.pid if node.process else ''}",
         f"{twistd} -n --pidfile= raft --config {config}",
-    ):
+    )
+    for command in commands:
         story.line(command)
-    story.line()
-    story.line(f"The last two kill the leader, {leader}, and start it again.")
-    story.line("Press Ctrl-C here to end all nodes.")
+    story.chapter("Press Ctrl-C here to end the nodes that were started here")
+    story.line(f"The last two commands kill the leader, {leader}, and start it again.")
 
 
 def _pasted(program: str) -> str:

@@ -312,7 +312,9 @@ class ProcessCluster:
     async def statuses(self, ids: Iterable[str] | None = None) -> dict[str, Status | None]:
         """Return what nodes say of themselves, asked at once; of all that run by default."""
         asked = list(self.running if ids is None else ids)
-        found = await gatherResults([Deferred.fromCoroutine(self.status(id)) for id in asked])
+        asking = [Deferred.fromCoroutine(self.status(id)) for id in asked]
+        # Who waits may be cancelled, and each of these fails then.
+        found = await gatherResults(asking, consumeErrors=True)
         return dict(zip(asked, found, strict=True))
 
     async def wait_for_leader(

@@ -73,6 +73,23 @@ def test_a_directory_that_is_used_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_demo_that_fails_says_why(tmp_path: Path) -> None:
+    for id in ("node1", "node2"):
+        (tmp_path / f"{id}-data").write_text("no directory")
+    ran = subprocess.run(
+        [*DEMO, "--exit", "--directory", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("raft: the demo failed: only 1 of 3 nodes run; ")
+    assert "is no directory: name the data directory itself" in line
+    assert survivors(tmp_path) == []
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_node_survives_an_interrupted_demo(tmp_path: Path, number: signal.Signals) -> None:
