@@ -1,7 +1,8 @@
-"""A node's own monotonic clock: it starts anywhere, runs at its own rate, and rings."""
+"""A node's own time and chance: a clock that rings, and dice that may be loaded."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from attrs import define
@@ -9,9 +10,22 @@ from attrs import define
 from raft.testing.timeline import Timeline
 
 
+class Dice(random.Random):
+    """A server's chance, which may be told to keep to the lower end of [0, 1)."""
+
+    spread = 1.0
+
+    def random(self) -> float:
+        """Return a number in [0, spread)."""
+        return super().random() * self.spread
+
+
 @define(eq=False)
 class LocalClock:
-    """Tells local seconds, and calls `ring` when a local deadline is reached."""
+    """Tells local seconds, and calls `ring` when a local deadline is reached.
+
+    It starts anywhere, runs at its own rate and never goes back.
+    """
 
     timeline: Timeline
     rate: float

@@ -167,13 +167,18 @@ class Faults:
         return None
 
     def role_changed(self, node: ModelNode, change: RoleChanged) -> None:
-        """Cut off a leader that was just elected, with at most one friend."""
-        if (
-            self.armed
-            and change.role is Role.LEADER
+        """Strike at elections: old votes come back, a new leader is cut off."""
+        if not self.active:
+            return
+        rate = self.swarm.trigger_rate
+        if change.role is Role.CANDIDATE:
+            if "replay" in self.swarm.faults and self._rng.random() < rate:
+                self.network.replay_votes(node.id)
+        elif (
+            change.role is Role.LEADER
             and "partition after election" in self.swarm.triggers
             and self.timeline.now >= self._deposed_until
-            and self._rng.random() < self.swarm.trigger_rate
+            and self._rng.random() < rate
         ):
             self.count += 1
             friends = frozenset(self._rng.sample(sorted(self.nodes), self._rng.randint(0, 1)))

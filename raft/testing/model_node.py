@@ -43,7 +43,7 @@ from raft.core.outputs import (
     Send,
 )
 from raft.core.server import Server
-from raft.testing.clock import LocalClock
+from raft.testing.clock import Dice, LocalClock
 from raft.testing.disk import (
     NO_OP,
     Disk,
@@ -109,6 +109,8 @@ class ModelNode:
     waiting_reads: list[tuple[int, int]] = Factory(list)
     """(index, request) of the confirmed reads that wait for the machine."""
 
+    _dice: Dice = field(init=False)
+    _spread: float = 1.0
     _idle_rings: int = 0
     _paused: bool = False
     _turn_due: bool = False
@@ -127,6 +129,7 @@ class ModelNode:
         """Draw this node's own chance and clock."""
         self.rng = random.Random(f"{self.swarm.seed}/{self.id}")
         self.save_seconds = self.swarm.save_seconds
+        self._spread = self.swarm.timeout_spread
         skew = self.swarm.clock_skew
         rate = 1.0 + skew * self.rng.uniform(-1, 1)
         self.clock = LocalClock(self.timeline, rate, self._ring)
@@ -141,10 +144,12 @@ class ModelNode:
         self._paused = self._turn_due = self._saving = False
         self.records = disk.records.copy()
         self.clock.start(self.rng.uniform(0.0, 1000.0))
+        self._dice = Dice(self.rng.random())
+        self._dice.spread = self._spread
         self.server = self.server_class.recover(
             self.id,
             self.swarm.options,
-            random.Random(self.rng.random()),
+            self._dice,
             self.clock.now(),
             disk.hard_state,
             snapshot.mark if snapshot else None,
@@ -188,8 +193,9 @@ class ModelNode:
         self.workload.crashed(self.id)
 
     def heal(self) -> None:
-        """Run, with a quick disk, from now on."""
+        """Run, with a quick disk and fair dice, from now on."""
         self.save_seconds = HEALED_SAVE_SECONDS
+        self._spread = self._dice.spread = 1.0
         if not self.up:
             self.start()
         elif self._paused:
@@ -234,7 +240,9 @@ class ModelNode:
             self.hand(Unreachable(peer))
 
     def hand(self, event: Event) -> None:
-        """Give the core an event: at once, or with the others of this turn."""
+        """Give the core an event, at once or with others of its turn; a dead one hears none."""
+        if not self.up:
+            return
         if self.swarm.turn_seconds or self._paused:
             self._inbox.append(event)
             if not (self._turn_due or self._paused):

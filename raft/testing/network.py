@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import Factory, define, field
 
-from raft.core.messages import Message
+from raft.core.messages import Message, RequestVoteResult
 from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
 
@@ -47,6 +47,8 @@ class Network:
     _last_arrival: dict[Link, float] = Factory(dict)
     _museum: deque[Packet] = field(factory=lambda: deque(maxlen=MUSEUM_SIZE))
     """Old messages, which may come back."""
+    _votes: deque[Packet] = field(factory=lambda: deque(maxlen=MUSEUM_SIZE))
+    """Old votes: few among all messages, and the most harmful when they come back."""
     _loss: float = field(init=False)
     _duplicate: float = field(init=False)
     _delay: tuple[float, float] = field(init=False)
@@ -72,6 +74,8 @@ class Network:
             return
         packet = (sender, receiver, message, attachment)
         self._carry(link, packet)
+        if type(message) is RequestVoteResult:
+            self._votes.append(packet)
         if self._duplicate:
             if rng.random() < self._duplicate:
                 self._carry(link, packet)
@@ -110,6 +114,12 @@ class Network:
         for _ in range(count):
             packet = self._rng.choice(self._museum)
             self._carry((packet[0], packet[1]), packet)
+
+    def replay_votes(self, candidate: str) -> None:
+        """Deliver to `candidate` once more what it was answered in older elections."""
+        for packet in self._votes:
+            if packet[1] == candidate:
+                self._carry((packet[0], candidate), packet)
 
     def heal(self) -> None:
         """Open all links and lose, delay and repeat nothing from now on.

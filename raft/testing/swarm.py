@@ -70,6 +70,9 @@ class Swarm:
     save_seconds: tuple[float, float] = (0.0, 0.0)
     group_saves: bool = True
     """Whether one sync makes all that is queued durable, as one ticket."""
+    timeout_spread: float = 1.0
+    """What share of their range election timeouts are drawn from in the chaos: if small,
+    elections are contested again and again."""
     clock_skew: float = 0.0
     """Each node's clock runs at a rate drawn from 1 - skew to 1 + skew."""
 
@@ -135,6 +138,7 @@ class Swarm:
             cold=rng.random() < 0.2,
             aged=rng.random() < 0.1,
             minority=_minority(rng, options),
+            timeout_spread=rng.choice((1.0, 1.0, 1.0, 0.1)),
         )
 
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from attrs import evolve, frozen
 
-from raft.core import elections, membership, reads, replication, snapshots
+from raft.core import elections, membership, reads, replication
 from raft.core.configuration import Configuration
 from raft.core.events import Event
 from raft.core.log import Log
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesResult,
-    InstallSnapshot,
     Message,
     PreVoteResult,
     ReadIndexResult,
@@ -210,9 +209,12 @@ def a_read_is_served_before_the_terms_no_op_commits(patch: pytest.MonkeyPatch) -
     advance = reads.advance
 
     def hasty(server: Server) -> None:
-        if isinstance(server.state, Leader):
-            server.state.first_index = 0
+        leader = server.state
+        if not isinstance(leader, Leader):
+            return
+        first_index, leader.first_index = leader.first_index, 0
         advance(server)
+        leader.first_index = first_index
 
     patch.setattr(reads, "advance", hasty)
 
@@ -310,26 +312,6 @@ def entries_are_applied_before_they_are_saved(patch: pytest.MonkeyPatch) -> None
         return evolve(outputs, apply_end=max(outputs.apply_end, outputs.commit_index + 1))
 
     patch.setattr(Server, "step", hasty)
-
-
-@planted("N6", seeds=200)
-def a_snapshot_discards_the_log_after_it(patch: pytest.MonkeyPatch) -> None:
-    """[N6]: the suffix was acknowledged."""
-    receive = snapshots.receive
-
-    def discarding(server: Server, sender: str, request: InstallSnapshot) -> None:
-        matches = Log.matches
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(
-                Log,
-                "matches",
-                lambda log, index, term: (
-                    index != request.last_included_index and matches(log, index, term)
-                ),
-            )
-            receive(server, sender, request)
-
-    patch.setattr(snapshots, "receive", discarding)
 
 
 @planted("I2", "I3")
