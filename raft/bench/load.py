@@ -131,15 +131,16 @@ class Load:
         )
 
     def _answered(self, result: object, place: int, begun: float) -> None:
-        if self._measuring:
-            self.latencies.append(self._clock() - begun)
-            if len(self.latencies) >= MOST_LATENCIES:
-                self._measuring = False
         # A connection of its own answers a batch of one, whose item may be an error.
         if type(result) is list and isinstance(result[0], RaftError):
             self._note(result[0])
             self._pause(place)
-        elif self._running:
+            return
+        if self._measuring:
+            self.latencies.append(self._clock() - begun)
+            if len(self.latencies) >= MOST_LATENCIES:
+                self._measuring = False
+        if self._running:
             self._one(place)
         else:
             self._end_one()

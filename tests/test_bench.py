@@ -1,0 +1,286 @@
+"""`raft bench`: what it counts is what happened, and it ends with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from raft.bench import cluster as bench_cluster
+from raft.bench import facts
+from raft.bench.load import KEY_BYTES, KEYS, PREPARED, Load, keys, operations, summary
+from raft.bench.workloads import SIZES, WORKLOADS, chosen
+from raft.cli.bench import Numbers, durability
+from raft.cli.main import run
+from raft.errors import BadConfiguration, InvariantViolated, NotLeader, OutcomeUnknown
+
+
+class Side:
+    """The loaded side: keeps every operation until the test answers it."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[int, Deferred[Any]]] = []
+        self.most = 0
+
+    def issue(self, place: int, is_read: bool, command: list[Any]) -> Deferred[Any]:
+        issued: Deferred[Any] = Deferred()
+        self.open.append((place, issued))
+        self.most = max(self.most, len(self.open))
+        return issued
+
+    def answer(self, result: object = None) -> None:
+        self.open.pop(0)[1].callback(result)
+
+
+def make_load(side: Side, outstanding: int) -> tuple[Load, Clock]:
+    clock = Clock()
+    drawn = operations("write", 64, 1)
+    return Load(clock, side.issue, drawn, outstanding, clock.seconds), clock
+
+
+def test_so_many_operations_are_outstanding_and_never_more() -> None:
+    side = Side()
+    load, _ = make_load(side, 5)
+    load.start()
+    for _ in range(100):
+        side.answer()
+        assert len(side.open) == 5
+    assert side.most == 5
+
+
+def test_a_latency_runs_from_issue_to_answer() -> None:
+    side = Side()
+    load, clock = make_load(side, 2)
+    load.start()
+    measured = Deferred.fromCoroutine(load.measure(10.0))
+    clock.advance(0.25)
+    side.answer()
+    clock.advance(0.5)
+    side.answer()
+    side.answer()
+    assert list(load.latencies) == [0.25, 0.75, 0.5]
+    clock.advance(9.25)
+    found: list[float] = []
+    measured.addCallback(found.append)
+    assert found == [10.0]
+
+
+def test_only_what_is_answered_in_the_measured_span_counts() -> None:
+    side = Side()
+    load, clock = make_load(side, 1)
+    load.start()
+    side.answer()
+    Deferred.fromCoroutine(load.measure(1.0))
+    side.answer()
+    clock.advance(1.0)
+    side.answer()
+    assert len(load.latencies) == 1
+
+
+@pytest.mark.parametrize("how", ["failure", "an item of the answer"])
+def test_a_failure_is_no_operation_and_is_counted(how: str) -> None:
+    side = Side()
+    load, clock = make_load(side, 1)
+    load.start()
+    Deferred.fromCoroutine(load.measure(1.0))
+    if how == "failure":
+        side.open.pop(0)[1].errback(NotLeader("n2", None))
+        assert not load.latencies
+    else:
+        side.answer([NotLeader("n2", None)])
+    assert load.failures == {"NotLeader": 1}
+    # Its place is taken again, after a pause.
+    assert not side.open
+    clock.advance(0.02)
+    assert len(side.open) == 1
+
+
+def test_an_error_in_an_answer_is_no_operation() -> None:
+    side = Side()
+    load, _ = make_load(side, 1)
+    load.start()
+    Deferred.fromCoroutine(load.measure(1.0))
+    side.answer([OutcomeUnknown()])
+    assert not load.latencies
+
+
+def test_a_side_that_refuses_at_once_is_not_asked_in_a_tight_loop() -> None:
+    clock, asked = Clock(), []
+
+    def refuse(place: int, is_read: bool, command: list[Any]) -> Deferred[Any]:
+        asked.append(place)
+        return fail(NotLeader("n2", None))
+
+    load = Load(clock, refuse, operations("write", 64, 1), 3, clock.seconds)
+    load.start()
+    assert asked == [0, 1, 2]
+
+
+def test_a_stop_waits_for_the_last_answer_and_begins_nothing() -> None:
+    side = Side()
+    load, clock = make_load(side, 3)
+    load.start()
+    stopped: list[None] = []
+    load.stop().addCallback(stopped.append)
+    side.answer()
+    side.open.pop(0)[1].errback(OutcomeUnknown())
+    assert not stopped
+    side.answer()
+    assert (stopped, side.open, clock.getDelayedCalls()) == ([None], [], [])
+
+
+def test_operations_are_as_the_workloads_say() -> None:
+    writes = operations("write", 100, 7)
+    assert len(writes) == PREPARED
+    assert all(not is_read and command[0] == "set" for is_read, command in writes)
+    assert {len(command[2]) for _, command in writes} == {100}
+    assert {len(command[1]) for _, command in writes} == {KEY_BYTES}
+    assert len({command[1] for _, command in writes}) > 0.9 * KEYS
+    assert all(is_read for is_read, _ in operations("read", 64, 7))
+    mixed = operations("mixed", 64, 7)
+    assert 0.88 < sum(is_read for is_read, _ in mixed) / PREPARED < 0.92
+    # Zipf: the first key is drawn far more often than the thousandth.
+    first, thousandth = keys()[0], keys()[999]
+    drawn = [command[1] for _, command in mixed]
+    assert drawn.count(first) > 50 * max(1, drawn.count(thousandth))
+    with pytest.raises(InvariantViolated):
+        operations("scan", 64, 7)
+
+
+def test_percentiles_are_by_rank() -> None:
+    found = summary(array("d", [number / 1000 for number in range(1000, 0, -1)]), 2.0)
+    assert found == {
+        "ops_per_second": 500.0,
+        "p50_ms": 501.0,
+        "p99_ms": 991.0,
+        "p999_ms": 1000.0,
+        "max_ms": 1000.0,
+    }
+    assert summary(array("d"), 1.0)["ops_per_second"] == 0.0
+
+
+def test_the_names_are_those_of_the_published_workloads() -> None:
+    names = [each.name for each in WORKLOADS]
+    assert names == "W0 W1 W2 W3i W3n W4p W4c W4l W5 W6 W7".split()
+
+
+def test_a_short_name_stands_for_all_that_begin_so() -> None:
+    assert [each.name for each in chosen(["w3", "W1", "W3i"])] == ["W3i", "W3n", "W1"]
+
+
+def test_numbers_replace_a_workloads_own() -> None:
+    (one,) = chosen(["W1"], [7, 9], [128])
+    assert one.points() == [(7, 128), (9, 128)]
+
+
+def test_large_values_are_outstanding_within_a_clients_bound() -> None:
+    (sizes,) = chosen(["W5"])
+    assert all(count * size <= 8 << 20 for count, size in sizes.points())
+    assert [size for _, size in sizes.points()] == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("names", "outstanding", "value_bytes"),
+    [(["W11"], [], []), (["W1"], [0], []), (["W1"], [10**9], []), (["W1"], [], [1 << 30])],
+)
+def test_what_cannot_be_measured_is_refused(
+    names: list[str], outstanding: list[int], value_bytes: list[int]
+) -> None:
+    with pytest.raises(BadConfiguration):
+        chosen(names, outstanding, value_bytes)
+
+
+def test_wrong_numbers_are_a_wrong_command_line() -> None:
+    assert Numbers().convert("1,16", None, None) == (1, 16)
+    assert run(["bench", "W1", "--outstanding", "many"]) == 2
+    assert run(["bench", "W99"]) == 1
+
+
+def test_help_names_every_workload() -> None:
+    from raft.cli.bench import bench
+
+    text = CliRunner().invoke(bench, ["--help"]).output
+    for each in WORKLOADS:
+        assert each.text in text
+
+
+def test_writes_that_nobody_synced_are_no_figures() -> None:
+    idle = {"syncs": 0, "entries": 0, "entries_per_sync": 0.0}
+    busy = {"syncs": 9, "entries": 90, "entries_per_sync": 10.0}
+    run_of = lambda *nodes: {  # noqa: E731
+        "ops_per_second": 1.0,
+        "nodes": {str(number): node for number, node in enumerate(nodes)},
+    }
+    bench_cluster._require_durable([run_of(busy, busy, idle)], 3)
+    with pytest.raises(InvariantViolated, match="no majority"):
+        bench_cluster._require_durable([run_of(busy, idle, idle)], 3)
+
+
+def test_memory_that_poses_as_a_disk_is_told() -> None:
+    assert "memory" in durability({"filesystem": "tmpfs", "fdatasync_p50_ms": 0.0})
+    assert "synced to ext4" in durability({"filesystem": "ext4", "fdatasync_p50_ms": 0.2})
+
+
+def test_the_system_is_asked_for_what_processes_use(tmp_path: Path) -> None:
+    used = facts.usage(os.getpid())
+    assert used.most_resident_bytes >= used.resident_bytes > 1 << 20
+    assert facts.usage(1 << 30) == facts.Usage()
+    told = facts.machine(tmp_path)
+    assert told["cores"] == os.cpu_count()
+    assert list(tmp_path.iterdir()) == []
+
+
+def processes_naming(directory: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(directory) in words:
+            found.append(words)
+    return found
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
+def test_real_clusters_are_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    """A process of its own: `react` owns a reactor's whole life."""
+    import subprocess
+    import sys
+
+    import raft
+
+    command = [sys.executable, "-c", "from raft.cli.main import main; main()", "bench"]
+    options = ["W0", "W2", "W4l", "W7", "--runs", "1", "--seconds", "0.3", "--warm-up", "0"]
+    ended = subprocess.run(
+        [*command, *options, "--kills", "1", "--json", "--directory", str(tmp_path)]
+        + ["--outstanding", "10", "--connections", "4", "--load-processes", "2"],
+        env={**os.environ, "PYTHONPATH": str(Path(raft.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row["workload"] for row in rows] == ["W0", "W2", "W4l", "W7"]
+    for row in rows[:3]:
+        assert row["ops_per_second"] > 0
+        assert row["outstanding"] == 10
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
+        roles = [used["role"] for used in row["runs"][0]["processes"].values()]
+        assert (roles.count("leader"), roles.count("follower")) == (1, 2)
+    assert rows[0]["syncs_per_second"] > 0
+    assert [used["role"] for used in rows[1]["runs"][0]["processes"].values()].count("load") == 2
+    assert rows[3]["p50_ms"] > 0
+    assert list(tmp_path.iterdir()) == []
+    assert processes_naming(tmp_path) == []
