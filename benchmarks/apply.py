@@ -1,8 +1,10 @@
 """What applying one committed entry costs: `python benchmarks/apply.py [entries]`.
 
 The built-in key-value store, `set` of 64-byte values under 10,000 keys, in batches of 500
-records as the log holds them. The leader encodes every result, a follower none. Shown is CPU
-time: the best of the rounds, and the median to tell how quiet the computer was.
+records as the log holds them. The leader encodes every result, a follower none. The same again
+in a session: consecutive numbers, all of a batch without an answer yet. Shown is CPU time: the
+best of the rounds, and the median to tell how quiet the computer was. The rounds of all kinds
+take turns, so that a noisy moment does not fall on one of them alone.
 """
 
 from __future__ import annotations
@@ -14,35 +16,66 @@ import time
 from raft.codec import PLAIN
 from raft.machines.kv import KeyValueStore
 from raft.replica import Replica
-from raft.storage.records import encode_commands
+from raft.storage.records import (
+    Kind,
+    encode,
+    encode_commands,
+    encode_registration,
+    session_id,
+    session_payloads,
+)
 
 BATCH = 500
 ROUNDS = 7
 
 
-def batches(entries: int) -> list[bytes]:
-    """Return the records of `entries` commands, cut into batches."""
-    payloads = [
+NONCE = b"8 octets"
+OPENED = encode(1, 1, 0, Kind.REGISTER, encode_registration(NONCE))
+SESSION = session_id(1, NONCE)
+
+
+def commands(entries: int) -> list[bytes]:
+    """Return the encoded commands."""
+    return [
         PLAIN.encode(["set", f"key-{number % 10_000:012}", "v" * 64]) for number in range(entries)
     ]
+
+
+def batches(entries: int) -> list[bytes]:
+    """Return the records of `entries` commands behind a registration, cut into batches."""
+    payloads = commands(entries)
     return [
-        encode_commands(start + 1, 1, 1_000 * start, payloads[start : start + BATCH])
+        encode_commands(start + 2, 1, 1_000 * start, payloads[start : start + BATCH])
         for start in range(0, entries, BATCH)
     ]
 
 
-def microseconds(records: list[bytes], entries: int, want_end: int) -> list[float]:
-    """Return the cost of one entry, for each round."""
-    rounds = []
-    for _ in range(ROUNDS):
-        replica = Replica(KeyValueStore(), slice_seconds=60.0)
-        began = time.process_time()
-        for batch in records:
-            replica.apply(batch, 0, 0, want_end)
-        rounds.append((time.process_time() - began) / entries * 1e6)
-        if replica.last_applied != entries:
-            raise SystemExit(f"applied {replica.last_applied} of {entries} entries")
-    return rounds
+def session_batches(entries: int) -> list[bytes]:
+    """Return the same, as commands of one session."""
+    payloads = commands(entries)
+    return [
+        encode_commands(
+            start + 2,
+            1,
+            1_000 * start,
+            session_payloads(SESSION, start + 1, start + 1, payloads[start : start + BATCH]),
+            Kind.SESSION_COMMAND,
+        )
+        for start in range(0, entries, BATCH)
+    ]
+
+
+def microseconds(records: list[bytes], entries: int, want_end: int) -> float:
+    """Return the cost of one entry in one round."""
+    replica = Replica(KeyValueStore(), slice_seconds=60.0)
+    replica.apply(OPENED)
+    began = time.process_time()
+    for batch in records:
+        replica.apply(batch, 0, 0, want_end)
+    spent = (time.process_time() - began) / entries * 1e6
+    if replica.last_applied != entries + 1 or replica.command_errors:
+        raise SystemExit(f"applied {replica.last_applied} entries, {replica.command_errors} failed")
+    return spent
 
 
 def codec_microseconds(entries: int) -> list[float]:
@@ -58,16 +91,23 @@ def codec_microseconds(entries: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure and print one line for each role."""
+    """Measure and print one line for each kind."""
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    records = batches(entries)
-    for role, rounds in (
-        ("leader, results encoded", microseconds(records, entries, entries + 1)),
-        ("follower, no results", microseconds(records, entries, 0)),
-        ("gateway, Codec.check", codec_microseconds(entries)),
-    ):
-        best, median = min(rounds), statistics.median(rounds)
-        print(f"{role:24} {best:6.3f} us an entry (median {median:.3f} of {ROUNDS})")
+    plain, sessions = batches(entries), session_batches(entries)
+    kinds = {
+        "leader, results encoded": (plain, entries + 2),
+        "follower, no results": (plain, 0),
+        "leader, in a session": (sessions, entries + 2),
+        "follower, in a session": (sessions, 0),
+    }
+    rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(ROUNDS):
+        for kind, (records, want_end) in kinds.items():
+            rounds[kind].append(microseconds(records, entries, want_end))
+    rounds["gateway, Codec.check"] = codec_microseconds(entries)
+    for kind, spent in rounds.items():
+        best, median = min(spent), statistics.median(spent)
+        print(f"{kind:24} {best:6.3f} us an entry (median {median:.3f} of {ROUNDS})")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""What stands around the machine's bytes in a snapshot: a small header with a version.
+"""What stands around the machine's bytes in a snapshot: a header with a version, and sections.
 
 Layout: 8 bytes `RAFTSNAP`, u16 version, u32 length of the header (little-endian), the
-header as a MessagePack map, the sections that it lists, then the machine's own bytes.
+header as a MessagePack map, the sections that it lists, then the machine's own bytes. A
+section is a run of slices, each after its length as a u32, and ends with a length of 0: how
+large it is need not be known when it begins.
 Checksums, sizes and file names are the storage's affair.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 import msgspec
+from attrs import define
 
 from raft.errors import StateMachineFailed
 
@@ -22,13 +25,14 @@ CHUNK_BYTES: Final = 1024 * 1024
 _MAGIC = b"RAFTSNAP"
 _VERSION = 1
 _PREAMBLE = struct.Struct("<8sHI")
+_LENGTH = struct.Struct("<I")
 _HEADER_LIMIT_BYTES = 65536
 
 
 class Header(msgspec.Struct):
     """What stands before the machine's bytes.
 
-    `sections` lists (name, size in bytes) of what follows before them. A reader must know
+    `sections` lists (name, version) of what follows before them. A reader must know
     them all: state that is dropped silently is divergence.
     """
 
@@ -38,26 +42,75 @@ class Header(msgspec.Struct):
     sections: list[tuple[str, int]] = []
 
 
-def wrap(header: Header, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the header, then the machine's chunks, cut where they are too long."""
+def wrap(
+    header: Header, chunks: Iterable[bytes], sections: Sequence[Iterable[bytes]] = ()
+) -> Iterator[bytes]:
+    """Yield the header, the slices of `sections`, then the machine's chunks, cut where too long.
+
+    `sections` are those that the header lists, in its order; no slice of them is empty.
+    """
     content = msgspec.msgpack.encode(header)
-    yield _PREAMBLE.pack(_MAGIC, _VERSION, len(content)) + content
     try:
+        yield _PREAMBLE.pack(_MAGIC, _VERSION, len(content)) + content
+        for section in sections:
+            for piece in section:
+                yield from _cut(_LENGTH.pack(len(piece)) + piece)
+            yield _LENGTH.pack(0)
         for chunk in chunks:
-            if len(chunk) <= CHUNK_BYTES:
-                yield chunk
-            else:
-                for start in range(0, len(chunk), CHUNK_BYTES):
-                    yield chunk[start : start + CHUNK_BYTES]
+            yield from _cut(chunk)
     finally:
         # A machine may hold on to its view until it knows that nobody reads it any more.
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        for each in (*sections, chunks):
+            close = getattr(each, "close", None)
+            if close is not None:
+                close()
 
 
-def unwrap(chunks: Iterator[bytes]) -> tuple[Header, Iterator[bytes]]:
-    """Take the header off the chunks, wherever their borders are; raise `StateMachineFailed`."""
+def _cut(chunk: bytes) -> Iterator[bytes]:
+    if len(chunk) <= CHUNK_BYTES:
+        yield chunk
+    else:
+        for start in range(0, len(chunk), CHUNK_BYTES):
+            yield chunk[start : start + CHUNK_BYTES]
+
+
+@define
+class Content:
+    """A snapshot's content that is being read: its sections in order, then the rest."""
+
+    header: Header
+    _held: bytes
+    _chunks: Iterator[bytes]
+
+    def section(self) -> Iterator[bytes]:
+        """Yield the slices of the next section; exhaust it before anything else is read."""
+        while length := _LENGTH.unpack(self._take(_LENGTH.size))[0]:
+            yield self._take(length)
+
+    def rest(self) -> Iterator[bytes]:
+        """Return the machine's bytes; their borders may differ from those given."""
+        return chain((self._held,), self._chunks)
+
+    def _take(self, size: int) -> bytes:
+        if len(self._held) < size:
+            pieces, held = [self._held], len(self._held)
+            while held < size:
+                piece = next(self._chunks, None)
+                if piece is None:
+                    raise StateMachineFailed("the snapshot ends within a section")
+                pieces.append(piece)
+                held += len(piece)
+            self._held = b"".join(pieces)
+        taken, self._held = self._held[:size], self._held[size:]
+        return taken
+
+
+def unwrap(chunks: Iterator[bytes], known: frozenset[tuple[str, int]] = frozenset()) -> Content:
+    """Take the header off the chunks, wherever their borders are.
+
+    Raises:
+        StateMachineFailed: there is none, or it lists a section that is not `known`.
+    """
     head = b""
     size = _PREAMBLE.size
     for chunk in chunks:
@@ -78,7 +131,8 @@ def unwrap(chunks: Iterator[bytes]) -> tuple[Header, Iterator[bytes]]:
         header = msgspec.msgpack.decode(head[_PREAMBLE.size : size], type=Header)
     except msgspec.MsgspecError as error:
         raise StateMachineFailed(f"the snapshot's header cannot be read: {error}") from error
-    if header.sections:
-        names = ", ".join(name for name, _ in header.sections)
+    unknown = [section for section in header.sections if section not in known]
+    if unknown or len(set(header.sections)) < len(header.sections):
+        names = ", ".join(f"{name} {version}" for name, version in header.sections)
         raise StateMachineFailed(f"the snapshot holds {names}: a later release wrote it")
-    return header, chain((head[size:],), chunks)
+    return Content(header, head[size:], chunks)

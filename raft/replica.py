@@ -12,29 +12,22 @@ written for speed where that changes nothing else: one pass over the bytes, one 
 that is used again for each command, no object for an entry but the command itself, and
 no result encoded for which nobody waits. Checksums were verified when the bytes came in.
 
-What a machine's exception means is decided here and nowhere else:
-
-- `CommandError` is a result like any other;
-- MemoryError, RecursionError, OSError and whatever is no `Exception` are troubles of this
-  one machine: this node stops with `StateMachineFailed`, the others go on;
-- anything else is the same on every server, hence a result: `CommandFailed` with the
-  class name. A machine with `stop_on_error = True` stops the node instead.
+A command of a session is executed only if its number was not executed before; what the
+sessions remember is kept here beside the machine, and `raft.sessions` tells how. What a
+machine's exception means is told in `raft.outcomes`.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-import msgspec
 from attrs import frozen
-from twisted.logger import Logger
 
-from raft.codec import DECODE_ERRORS, ENCODE_ERRORS, PLAIN, Codec
+from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration
 from raft.envelope import Header, unwrap, wrap
 from raft.errors import (
@@ -45,30 +38,35 @@ from raft.errors import (
     NodeFailed,
     RaftError,
     Refused,
+    SessionExpired,
     StateMachineFailed,
 )
-from raft.interfaces import SnapshotMeta, Value
+from raft.interfaces import SnapshotMeta
 from raft.machine import CommandContext, verified_machine
-from raft.storage.records import HEADER_BYTES, BadRecord, Kind, decode_configuration
-
-Result = tuple[str, bytes]
-"""An outcome, encoded: ("", the result) or (an error's code, its facts as a dict)."""
-
-NOTHING: Final[Result] = ("", b"\xc0")
-"""The result None."""
+from raft.outcomes import NOTHING, Outcomes, Result, encoded_error, where
+from raft.sessions import Sessions
+from raft.storage.records import (
+    HEADER_BYTES,
+    SESSION_HEADER_BYTES,
+    BadRecord,
+    Kind,
+    decode_configuration,
+)
 
 SLICE_SECONDS: Final = 0.005
 """How long one call of `Replica.apply` may take, unless said otherwise."""
 
-LOCAL_ERRORS: Final = (MemoryError, RecursionError, OSError)
-"""Exceptions that say something about this computer and nothing about the command."""
-
 _CHECK_EVERY = 64
-_LOGGED_LIMIT = 256
+_KIND_AT = HEADER_BYTES - 1
 # A record's header after its checksum, which was verified long before.
 _unpack_header = struct.Struct("<4xIQQQB").unpack_from
-
-_log = Logger()
+# A session command's header, its first two fields as one: a session's id.
+_unpack_session = struct.Struct(f"<{HEADER_BYTES}x16sQQ").unpack_from
+_NOBODY = (b"", 0, 0)
+_SESSION_KINDS = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
+# The sections of a snapshot that this release writes, with their versions.
+_SESSIONS_SECTION = ("sessions", 1)
+_KNOWN_SECTIONS = frozenset({_SESSIONS_SECTION})
 
 
 @frozen
@@ -95,12 +93,12 @@ class Replica:
 
     Attributes:
         machine: the application's.
+        sessions: the clients', as of the last entry applied; to be read only.
         last_applied: Figure 2's; 0 before the first entry.
         last_applied_term: the term of that entry.
         last_time_us: the cluster's time as of that entry, in microseconds.
         configuration: the members as of that entry.
         configuration_index: where that configuration stands in the log.
-        command_errors: how many commands ended with an error, for metrics.
     """
 
     def __init__(
@@ -132,26 +130,34 @@ class Replica:
         self.last_time_us = 0
         self.configuration = Configuration()
         self.configuration_index = 0
-        self.command_errors = 0
         self._clock = clock
         self._slice_seconds = slice_seconds
         self._context = CommandContext(seed)
-        self._stop_on_error = bool(getattr(machine, "stop_on_error", False))
+        self._outcomes = Outcomes(codec, bool(getattr(machine, "stop_on_error", False)))
+        self.sessions = Sessions(self._session_ended)
         self._machine_name = str(getattr(machine, "machine_name", ""))
         self._machine_version = int(getattr(machine, "machine_version", 0))
         self._records_crc = 0
-        self._outcomes_crc = 0
         self._failure: NodeFailed | None = None
-        self._logged: set[str] = set()
+
+    @property
+    def command_errors(self) -> int:
+        """How many commands ended with an error, for metrics."""
+        return self._outcomes.errors
 
     @property
     def digest(self) -> int:
-        """A checksum (64 bits) of every record applied and every error among the outcomes.
+        """A checksum (64 bits) of every record applied, every error, and the sessions.
 
         Servers with the same `last_applied` have the same digest, or one of them has
-        diverged. It does not cover results or the machine's state.
+        diverged. Of the sessions it covers each end and each result that was kept. It does
+        not cover the results of other commands, nor the machine's state.
         """
-        return self._records_crc << 32 | self._outcomes_crc
+        return self._records_crc << 32 | self._outcomes.crc
+
+    def _session_ended(self, reason: bytes, session: bytes) -> None:
+        outcomes = self._outcomes
+        outcomes.crc = crc32(b"%s %s " % (reason, session), outcomes.crc)
 
     def apply(
         self,
@@ -198,130 +204,180 @@ class Replica:
             self._failure = failure
             raise
         self._records_crc = crc32(memoryview(records)[begun:offset], self._records_crc)
+        if self.sessions.evicted_count > self.sessions.warned_count:
+            self.sessions.warn(self._clock())
         return Applied(self.last_applied, offset, first_result, results)
 
     def _apply_run(
         self, records: bytes, offset: int, stop: int, results: list[Result] | None
     ) -> int:
-        """Apply entries below index `stop`; return the offset after the last one.
+        """Apply entries below index `stop`; return the offset after the last one."""
+        end = len(records)
+        try:
+            while offset < end and self.last_applied + 1 < stop:
+                kind = records[offset + _KIND_AT]
+                if kind == 1:
+                    offset = self._apply_commands(records, offset, stop, results)
+                elif kind == 4:
+                    offset = self._apply_session_commands(records, offset, stop, results)
+                else:
+                    offset = self._apply_other(records, offset, results)
+        except (struct.error, IndexError) as error:
+            following = self.last_applied + 1
+            raise InvariantViolated(f"truncated record where {following} must follow") from error
+        return offset
+
+    def _apply_commands(
+        self, records: bytes, offset: int, stop: int, results: list[Result] | None
+    ) -> int:
+        """Apply commands below index `stop` until an entry of another kind.
 
         The hot path: nothing in here may cost what can be paid once for a call.
         """
         unpack, decode, apply = _unpack_header, self.codec.decode_trusted, self.machine.apply
         context, last_time_us, end = self._context, self.last_time_us, len(records)
-        following, term = self.last_applied + 1, self.last_applied_term
+        outcomes = self._outcomes
+        following, applied_term = self.last_applied + 1, self.last_applied_term
         try:
             while offset < end and following < stop:
                 length, index, term, time_us, kind = unpack(records, offset)
+                if kind != 1:
+                    break
                 payload_at = offset + HEADER_BYTES
-                offset = payload_at + length
-                if index != following or offset > end:
+                after = payload_at + length
+                if index != following or after > end:
                     raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
                 if time_us > last_time_us:
                     last_time_us = time_us
-                if kind == 1:
-                    context.index = index
-                    context.term = term
-                    context.time_us = last_time_us
-                    try:
-                        result = apply(decode(records[payload_at:offset]), context)
-                    except BaseException as error:
-                        outcome = self._failed(error, index, records[payload_at:offset])
-                        if results is not None:
-                            results.append(outcome)
-                    else:
-                        if results is not None:
-                            results.append(NOTHING if result is None else self._encoded(result))
-                else:
-                    self._apply_other(kind, index, records[payload_at:offset])
+                context.index = index
+                context.term = term
+                context.time_us = last_time_us
+                try:
+                    result = apply(decode(records[payload_at:after]), context)
+                except BaseException as error:
+                    outcome = outcomes.failed(error, index, records[payload_at:after])
                     if results is not None:
-                        results.append(NOTHING)
-                following = index + 1
-        except struct.error as error:
-            raise InvariantViolated(f"truncated record where {following} must follow") from error
+                        results.append(outcome)
+                else:
+                    if results is not None:
+                        results.append(NOTHING if result is None else outcomes.encoded(result))
+                offset, following, applied_term = after, index + 1, term
         finally:
-            if following > self.last_applied + 1:
-                self.last_applied = following - 1
-                self.last_applied_term = term
-                self.last_time_us = last_time_us
+            self._advance(following, applied_term, last_time_us)
         return offset
 
-    def _apply_other(self, kind: int, index: int, payload: bytes) -> None:
-        """Note what an entry says that is no command; stop at what this release cannot read."""
-        if kind == Kind.CONFIGURATION:
+    def _apply_session_commands(
+        self, records: bytes, offset: int, stop: int, results: list[Result] | None
+    ) -> int:
+        """Apply commands of sessions below index `stop` until an entry of another kind.
+
+        A hot path too, made for many commands of one session, with one time, after each other.
+        """
+        sessions, outcomes, execute = self.sessions, self._outcomes, self._execute
+        last_time_us, end = self.last_time_us, len(records)
+        following, applied_term = self.last_applied + 1, self.last_applied_term
+        limits = sessions.limits
+        session, session_id, touched_us = None, b"", -1
+        try:
+            while offset < end and following < stop:
+                length, index, term, time_us, kind = _unpack_header(records, offset)
+                if kind != 4:
+                    break
+                command_at = offset + HEADER_BYTES + SESSION_HEADER_BYTES
+                after = offset + HEADER_BYTES + length
+                if index != following or after > end:
+                    raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
+                if time_us > last_time_us:
+                    last_time_us = time_us
+                named, sequence, low_mark = (
+                    _unpack_session(records, offset) if command_at <= after else _NOBODY
+                )
+                if named != session_id or last_time_us != touched_us:
+                    session_id, touched_us = named, last_time_us
+                    session = sessions.touch(named, last_time_us)
+                if session is None:
+                    outcome = outcomes.refused(SessionExpired(), index)
+                else:
+                    if low_mark > session.low_mark:
+                        session.raise_low_mark(low_mark)
+                    kept = session.results.get(sequence)
+                    if kept is not None:
+                        outcome = kept
+                    elif sequence < session.kept_from:
+                        outcome = outcomes.refused(session.refusal(sequence), index)
+                    else:
+                        outcome = execute(index, term, last_time_us, records[command_at:after])
+                        session.results[sequence] = outcome
+                        session.size_bytes += len(outcome[1])
+                        if len(session.results) > limits.results or (
+                            session.size_bytes > limits.results_bytes
+                        ):
+                            session.keep_within(limits)
+                if results is not None:
+                    results.append(outcome)
+                offset, following, applied_term = after, index + 1, term
+        finally:
+            self._advance(following, applied_term, last_time_us)
+        return offset
+
+    def _execute(self, index: int, term: int, time_us: int, payload: bytes) -> Result:
+        """Let the machine apply a session's command; return the outcome, which is kept."""
+        context, outcomes = self._context, self._outcomes
+        context.index = index
+        context.term = term
+        context.time_us = time_us
+        try:
+            result = self.machine.apply(self.codec.decode_trusted(payload), context)
+        except BaseException as error:
+            return outcomes.failed(error, index, payload)
+        if result is None:
+            return NOTHING
+        outcome = outcomes.encoded(result)
+        # Results are kept on every server, so that every server must have the same.
+        outcomes.crc = crc32(outcome[1], outcomes.crc)
+        return outcome
+
+    def _advance(self, following: int, term: int, time_us: int) -> None:
+        """Entries below `following` are applied, the last one of `term` at `time_us`."""
+        if following > self.last_applied + 1:
+            self.last_applied = following - 1
+            self.last_applied_term = term
+            self.last_time_us = time_us
+
+    def _apply_other(self, records: bytes, offset: int, results: list[Result] | None) -> int:
+        """Apply an entry that is no command; stop at what this release cannot read."""
+        length, index, term, time_us, kind = _unpack_header(records, offset)
+        payload_at = offset + HEADER_BYTES
+        offset, following = payload_at + length, self.last_applied + 1
+        if index != following or offset > len(records):
+            raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
+        payload, now_us = records[payload_at:offset], max(time_us, self.last_time_us)
+        outcome = NOTHING
+        if kind == Kind.NO_OP:
+            # A leader begins its term with a number nobody could guess: what random values
+            # are drawn from, the same on every server.
+            self._context.seed = payload or self._context.seed
+        elif kind == Kind.CONFIGURATION:
             try:
                 self.configuration = decode_configuration(payload)
             except BadRecord as error:
                 raise InvariantViolated(f"entry {index}: {error}") from error
             self.configuration_index = index
-        elif kind == Kind.NO_OP:
-            # A leader begins its term with a number nobody could guess: what random values
-            # are drawn from, the same on every server.
-            self._context.seed = payload or self._context.seed
+        elif kind in _SESSION_KINDS:
+            try:
+                outcome = "", self.sessions.apply(kind, index, now_us, payload)
+            except BadRecord:
+                # It is the same on every server, and so is what becomes of it.
+                outcome = self._outcomes.refused(BadCommand("the entry names no sessions"), index)
         else:
             raise InvariantViolated(
                 f"entry {index} is of kind {kind}, which this release does not know; it is never"
                 " skipped: run the release that the rest of the cluster runs"
             )
-
-    def _encoded(self, result: Value) -> Result:
-        try:
-            return "", self.codec.encode_result(result)
-        except ENCODE_ERRORS:
-            # The command took effect; only its result cannot travel. That the result is
-            # wrong on every server alike must not stop one after the other.
-            return _encoded_error(CommandFailed(f"{type(result).__name__} as a result"))
-
-    def _failed(self, error: BaseException, index: int, payload: bytes) -> Result:
-        """Return the outcome that `error` is, or raise what stops this node."""
-        if isinstance(error, NodeFailed):
-            raise error
-        if isinstance(error, CommandError):
-            outcome = _encoded_error(error)
-        elif isinstance(error, DECODE_ERRORS) and self._is_unreadable(payload):
-            outcome = _encoded_error(BadCommand("the command in the log cannot be decoded"))
-        elif (
-            self._stop_on_error
-            or isinstance(error, LOCAL_ERRORS)
-            or not isinstance(error, Exception)
-        ):
-            _log.error(
-                "The machine failed at entry {index}, this node stops: {exception} at {where}",
-                index=index,
-                exception=type(error).__name__,
-                where=_where(error),
-            )
-            raise StateMachineFailed(
-                f"{type(error).__name__} at entry {index}, {_where(error)}"
-            ) from error
-        else:
-            self._log_unforeseen(error, index)
-            outcome = _encoded_error(CommandFailed(type(error).__name__))
-        self.command_errors += 1
-        self._outcomes_crc = crc32(b"%d %s " % (index, outcome[0].encode()), self._outcomes_crc)
-        return outcome
-
-    def _is_unreadable(self, payload: bytes) -> bool:
-        # The hot path has one try for decoding and applying; this tells the two apart.
-        try:
-            self.codec.decode_trusted(payload)
-        except DECODE_ERRORS:
-            return True
-        return False
-
-    def _log_unforeseen(self, error: Exception, index: int) -> None:
-        # Neither the exception's text nor the command: both may hold what must not be in
-        # logs. Each place is told once; a broken command may come a million times.
-        where = _where(error)
-        level = _log.debug if where in self._logged else _log.warn
-        if len(self._logged) < _LOGGED_LIMIT:
-            self._logged.add(where)
-        level(
-            "The machine raised {exception} at entry {index}, in {where}; the command failed",
-            exception=type(error).__name__,
-            index=index,
-            where=where,
-        )
+        if results is not None:
+            results.append(outcome)
+        self._advance(index + 1, term, now_us)
+        return offset
 
     def query(self, payload: bytes) -> Result:
         """Answer a query from the current state.
@@ -334,15 +390,15 @@ class Replica:
         try:
             query = self.codec.decode(payload)
         except Refused as error:
-            return _encoded_error(error)
+            return encoded_error(error)
         try:
             answer = self.machine.query(query)
         except CommandError as error:
-            return _encoded_error(error)
+            return encoded_error(error)
         except Exception as error:
-            self._log_unforeseen(error, self.last_applied)
-            return _encoded_error(CommandFailed(type(error).__name__))
-        return NOTHING if answer is None else self._encoded(answer)
+            self._outcomes.log_unforeseen(error, self.last_applied)
+            return encoded_error(CommandFailed(type(error).__name__))
+        return NOTHING if answer is None else self._outcomes.encoded(answer)
 
     def snapshot(self) -> tuple[SnapshotMeta, Iterator[bytes]]:
         """Return what a snapshot of this moment says of itself, and its chunks.
@@ -364,8 +420,12 @@ class Replica:
             machine=self._machine_name,
             machine_version=self._machine_version,
         )
-        header = Header(self._records_crc, self._outcomes_crc, self._context.seed)
-        return meta, wrap(header, self.machine.snapshot())
+        header = Header(self._records_crc, self._outcomes.crc, self._context.seed)
+        chunks = self.machine.snapshot()
+        if self.sessions.is_untouched:
+            return meta, wrap(header, chunks)
+        header.sections = [_SESSIONS_SECTION]
+        return meta, wrap(header, chunks, (self.sessions.view(),))
 
     def restore(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         """Replace everything by the snapshot whose `snapshot` gave `meta` and `chunks`.
@@ -385,23 +445,24 @@ class Replica:
         self._failure = StateMachineFailed("a snapshot was not restored to its end")
         try:
             self._check_origin(meta)
-            header, rest = unwrap(iter(chunks))
-            self.machine.restore(rest)
+            content = unwrap(iter(chunks), _KNOWN_SECTIONS)
+            self.sessions.restore(content.section() if content.header.sections else ())
+            self.machine.restore(content.rest())
         except RaftError:
             raise
         except Exception as error:
             raise StateMachineFailed(
                 f"the snapshot up to {meta.index} was refused: {type(error).__name__},"
-                f" {_where(error)}"
+                f" {where(error)}"
             ) from error
         self.last_applied = meta.index
         self.last_applied_term = meta.term
         self.last_time_us = meta.time_us
         self.configuration = meta.configuration
         self.configuration_index = meta.configuration_index
-        self._records_crc = header.records_crc
-        self._outcomes_crc = header.outcomes_crc
-        self._context.seed = header.seed
+        self._records_crc = content.header.records_crc
+        self._outcomes.crc = content.header.outcomes_crc
+        self._context.seed = content.header.seed
         self._failure = None
 
     def _check_origin(self, meta: SnapshotMeta) -> None:
@@ -415,18 +476,3 @@ class Replica:
                 f"the snapshot is of version {meta.machine_version} of the machine, this node"
                 f" runs {self._machine_version}: upgrade it"
             )
-
-
-def _where(error: BaseException) -> str:
-    """Return file and line of the machine's own frame that raised, without any text."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-
-
-def _encoded_error(error: Refused) -> Result:
-    # The reason and detail of a CommandError are the application's, and may be anything.
-    facts = {
-        name: fact if fact is None or isinstance(fact, (bool, int)) else str(fact)
-        for name, fact in error.to_wire().items()
-    }
-    return error.code, msgspec.msgpack.encode(facts)

@@ -585,7 +585,7 @@ def test_another_machines_or_a_later_snapshot_is_refused_and_stops_the_node() ->
         lambda content: content[:8] + b"\x02\x00" + content[10:],
         lambda content: b"".join(wrap(Header(0, 0, b"x" * 66_000), [])),
         lambda content: content[:14] + b"\xc1" + content[15:],
-        lambda content: b"".join(wrap(Header(0, 0, sections=[("sessions", 0)]), [])),
+        lambda content: b"".join(wrap(Header(0, 0, sections=[("future", 1)]), [])),
     ],
     ids=["empty", "cut", "cut header", "magic", "version", "long header", "no map", "sections"],
 )

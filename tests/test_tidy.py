@@ -41,8 +41,11 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.machines": ("raft.machines", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.replica": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
-        *("raft.envelope", "raft.machine", "raft.storage.records"),
+        *("raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
+        "raft.storage.records",
     ),
+    "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records"),
+    "raft.outcomes": ("raft.interfaces", "raft.errors", "raft.codec"),
     "raft.envelope": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
     "raft.machine": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
     "raft.node": (
