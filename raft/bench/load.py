@@ -1,8 +1,8 @@
 """A closed loop: so many operations outstanding, each answer followed by the next operation.
 
 What this costs is in every figure, because the load runs on the machine that it loads. So
-an operation here is: a command taken from a list made before, one Deferred, which the
-measured side makes anyway, two readings of the clock, and one number kept.
+an operation here is: a command made, one Deferred, which the measured side makes anyway, two
+readings of the clock, and one number kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate, cycle
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -22,10 +23,9 @@ from raft.errors import InvariantViolated, RaftError
 
 KEYS = 10_000
 KEY_BYTES = 16
-PREPARED = 1 << 16
-"""So many operations are drawn before a run, and repeated in a circle."""
+PREPARED = 1 << 14
+"""So many keys are drawn before a run, and repeated in a circle."""
 
-LARGE_BYTES = 64 << 20
 READ_SHARE = 0.9
 ZIPF = 0.99
 PAUSE_SECONDS = 0.01
@@ -35,11 +35,21 @@ MOST_LATENCIES = 20_000_000
 
 NO_NAMES: Mapping[str, Any] = {}
 
-Issue = Callable[[int, bool, list[Any]], "Deferred[Any]"]
-"""Begin one operation: which of the outstanding places, whether it is a read, the command."""
+Issue = Callable[[int, int, list[Any]], "Deferred[Any]"]
+"""Begin one operation: which of the outstanding places, 1 for a read or 0, the command."""
 
-Operation = tuple[bool, list[Any]]
-"""Whether it is a read, and the command or query."""
+
+@frozen
+class Operations:
+    """What a run does, in a circle: keys, and of each whether it is read.
+
+    Commands are made one by one, as an application makes them: tens of thousands made before
+    would be fetched from memory, not from a cache, and would be the dearest part of the load.
+    """
+
+    keys: list[str]
+    reads: bytes
+    value: str
 
 
 def keys() -> list[str]:
@@ -47,27 +57,21 @@ def keys() -> list[str]:
     return [f"key-{number:0{KEY_BYTES - 4}d}" for number in range(KEYS)]
 
 
-def operations(kind: str, value_bytes: int, seed: int) -> list[Operation]:
+def operations(kind: str, value_bytes: int, seed: int) -> Operations:
     """Draw the operations of a run: "write", "read" or "mixed", the last by Zipf's law.
 
     Raises:
         InvariantViolated: there is no such kind.
     """
-    chance, names = random.Random(seed), keys()
-    value = "v" * value_bytes
+    chance, names, value = random.Random(seed), keys(), "v" * value_bytes
     if kind == "mixed":
         weights = list(accumulate(1 / rank**ZIPF for rank in range(1, KEYS + 1)))
         drawn = chance.choices(names, cum_weights=weights, k=PREPARED)
-        return [
-            (True, ["get", key]) if chance.random() < READ_SHARE else (False, ["set", key, value])
-            for key in drawn
-        ]
+        return Operations(drawn, bytes(chance.random() < READ_SHARE for _ in drawn), value)
+    if kind not in ("read", "write"):
+        raise InvariantViolated(f"no operations {kind!r}")
     drawn = chance.choices(names, k=PREPARED)
-    if kind == "read":
-        return [(True, ["get", key]) for key in drawn]
-    if kind == "write":
-        return [(False, ["set", key, value]) for key in drawn]
-    raise InvariantViolated(f"no operations {kind!r}")
+    return Operations(drawn, bytes([kind == "read"]), value)
 
 
 class Load:
@@ -82,7 +86,7 @@ class Load:
         self,
         reactor: Any,
         issue: Issue,
-        drawn: list[Operation],
+        drawn: Operations,
         outstanding: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -91,7 +95,9 @@ class Load:
         self.failures: dict[str, int] = {}
         self._reactor = reactor
         self._issue = issue
-        self._next = cycle(drawn).__next__
+        self._next_key = cycle(drawn.keys).__next__
+        self._next_reads = cycle(drawn.reads).__next__
+        self._value = drawn.value
         self._outstanding = outstanding
         self._clock = clock
         self._open = 0
@@ -124,7 +130,8 @@ class Load:
         return self._idle
 
     def _one(self, place: int) -> None:
-        is_read, command = self._next()
+        is_read, key = self._next_reads(), self._next_key()
+        command = ["get", key] if is_read else ["set", key, self._value]
         begun = self._clock()
         self._issue(place, is_read, command).addCallbacks(
             self._answered, self._failed, (place, begun), NO_NAMES, (place,), NO_NAMES

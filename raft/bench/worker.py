@@ -99,7 +99,7 @@ def through(target: RaftService | RaftClient) -> Issue:
     """Return what issues an operation through a node's or a client's own methods."""
     read, write = target.read, target.write
 
-    def issue(_: int, is_read: bool, command: list[Any]) -> Deferred[Any]:
+    def issue(_: int, is_read: int, command: list[Any]) -> Deferred[Any]:
         return read(command) if is_read else write(command)
 
     return issue
@@ -109,7 +109,7 @@ def alone(connections: list[ClientConnection]) -> Issue:
     """Return what issues each operation as a question of its own, joined with no other."""
     count, encode, timeout_ms = len(connections), PLAIN.encode, int(TIMEOUT_SECONDS * 1000)
 
-    def issue(place: int, is_read: bool, command: list[Any]) -> Deferred[Any]:
+    def issue(place: int, is_read: int, command: list[Any]) -> Deferred[Any]:
         connection = connections[place % count]
         if is_read:
             return connection.read_batch([encode(command)], timeout_ms)
@@ -123,7 +123,7 @@ async def fill(issue: Issue, value_bytes: int) -> None:
     names, value = keys(), "v" * value_bytes
     for begin in range(0, len(names), FILL_AT_ONCE):
         part = names[begin : begin + FILL_AT_ONCE]
-        await gatherResults([issue(0, False, ["set", key, value]) for key in part])
+        await gatherResults([issue(0, 0, ["set", key, value]) for key in part])
 
 
 async def _nothing() -> None:
