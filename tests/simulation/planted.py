@@ -33,21 +33,20 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 @frozen
 class Bug:
-    """One wrong line, the rules whose monitors may see it, and how many seeds it may take."""
+    """One wrong line, and the rules whose monitors may see it first."""
 
     plant: Patch
     rules: frozenset[str]
-    seeds: int = 100
 
 
 BUGS: dict[str, Bug] = {}
 
 
-def planted(*rules: str, seeds: int = 100) -> Callable[[Patch], Patch]:
+def planted(*rules: str) -> Callable[[Patch], Patch]:
     """Enter a bug under its function's name; `raised` stands for the core's own checks."""
 
     def enter(plant: Patch) -> Patch:
-        BUGS[plant.__name__] = Bug(plant, frozenset(rules), seeds)
+        BUGS[plant.__name__] = Bug(plant, frozenset(rules))
         return plant
 
     return enter
@@ -157,7 +156,7 @@ def what_was_received_counts_as_saved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replication, "receive_result", trusting)
 
 
-@planted("I13", "I7", "I12")
+@planted("I7", "I12", "I13", "raised")
 def a_follower_commits_what_it_did_not_verify(patch: pytest.MonkeyPatch) -> None:
     """[L2]: commit without the minimum."""
     receive_entries = replication.receive_entries
@@ -189,7 +188,7 @@ def a_read_is_confirmed_without_a_round(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reads, "advance", advance)
 
 
-@planted("I18", seeds=300)
+@planted("I18")
 def an_answer_sent_before_the_read_confirms_it(patch: pytest.MonkeyPatch) -> None:
     """[R3]: the round's number is that of a message already sent."""
     advance = reads.advance
@@ -203,7 +202,7 @@ def an_answer_sent_before_the_read_confirms_it(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(reads, "advance", early)
 
 
-@planted("I18", seeds=300)
+@planted("I18")
 def a_read_is_served_before_the_terms_no_op_commits(patch: pytest.MonkeyPatch) -> None:
     """[R1]: a new leader does not know yet what its predecessor committed."""
     advance = reads.advance
@@ -219,7 +218,7 @@ def a_read_is_served_before_the_terms_no_op_commits(patch: pytest.MonkeyPatch) -
     patch.setattr(reads, "advance", hasty)
 
 
-@planted("I1", "I6", "raised")
+@planted("I1", "I5", "I6", "raised")
 def votes_are_counted_by_number(patch: pytest.MonkeyPatch) -> None:
     """[E3]: a vote that arrives twice counts twice."""
     count_vote = elections.count_vote
@@ -235,7 +234,7 @@ def votes_are_counted_by_number(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(elections, "count_vote", by_number)
 
 
-@planted("I1", "I5", "I6", "raised", seeds=300)
+@planted("I1", "I5", "I6", "raised")
 def a_vote_of_an_older_term_counts(patch: pytest.MonkeyPatch) -> None:
     """[E3]: only grants of the current term do."""
     count_vote = elections.count_vote
@@ -246,7 +245,7 @@ def a_vote_of_an_older_term_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(elections, "count_vote", lax)
 
 
-@planted("I1", "I6", "I8", "raised")
+@planted("I1", "I5", "I6", "I7", "I8", "I18", "raised")
 def a_quorum_is_one_short(patch: pytest.MonkeyPatch) -> None:
     """[E3]: half is not a majority."""
 
@@ -263,7 +262,7 @@ def a_quorum_is_one_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Configuration, "agreed", agreed)
 
 
-@planted("I6", "I7", "raised", seeds=200)
+@planted("I6", "I7", "raised")
 def a_longer_log_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
     """[E2]: by index only."""
 
@@ -273,7 +272,7 @@ def a_longer_log_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Log, "is_up_to_date", is_up_to_date)
 
 
-@planted("raised", "I10", "I11", "I8")
+@planted("I8", "I10", "I11", "L5", "raised")
 def a_follower_always_truncates(patch: pytest.MonkeyPatch) -> None:
     """[L3]: a late message removes what was acknowledged since."""
     receive_entries = replication.receive_entries
@@ -292,7 +291,7 @@ def a_follower_always_truncates(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replication, "receive_entries", eager)
 
 
-@planted("I5", "I7", "raised")
+@planted("I5", "I7", "I11", "I13", "N6", "raised")
 def the_previous_term_is_not_checked(patch: pytest.MonkeyPatch) -> None:
     """5.3: a gap is noticed, a conflict is not."""
 
@@ -327,7 +326,7 @@ def a_term_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(elections, "count_pre_vote", adopting)
 
 
-@planted("L1", seeds=300)
+@planted("L1")
 def a_refused_pre_vote_hides_the_newer_term(patch: pytest.MonkeyPatch) -> None:
     """[E5]: safe, and without a leader for ever where logs and terms are unequal."""
 

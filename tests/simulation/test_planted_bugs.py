@@ -11,12 +11,15 @@ import pytest
 from raft.testing.simulator import first_failure
 from tests.simulation.planted import BUGS
 
+SEEDS = 300
+"""All were found within the first hundred when this was written; a changed core shifts that."""
+
 
 @pytest.mark.parametrize("name", sorted(BUGS))
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The failure names a rule that the bug breaks."""
     bug = BUGS[name]
     bug.plant(monkeypatch)
-    failure = first_failure(range(bug.seeds))
-    assert failure is not None, f"not found in {bug.seeds} seeds"
+    failure = first_failure(range(SEEDS))
+    assert failure is not None, f"not found in {SEEDS} seeds"
     assert failure.rule in bug.rules, str(failure)
