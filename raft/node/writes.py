@@ -40,7 +40,11 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """The size of its records."""
-        return sum(map(len, self.payloads)) + HEADER_BYTES * len(self.payloads)
+        payloads = self.payloads
+        if len(payloads) == 1:
+            # Asked three times for each box, and most clients' boxes hold one command.
+            return len(payloads[0]) + HEADER_BYTES
+        return sum(map(len, payloads)) + HEADER_BYTES * len(payloads)
 
     def close(self) -> Answered:
         """Count as answered, keep nothing more, and return whom to tell."""
