@@ -24,10 +24,8 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -43,18 +41,13 @@ from twisted.internet.task import deferLater
 from raft.cli.init import CLIENTS_ABOVE_PEERS, HTTP_ABOVE_PEERS, Place, content, places, write_file
 from raft.client import RaftClient
 from raft.errors import BadConfiguration, NoSuchNode, RaftError, Timeout
+from raft.testing.ports import HOST, free_base_port
 
 Found = TypeVar("Found")
 Status = dict[str, object]
 
-HOST: Final = "127.0.0.1"
-FIRST_PORT: Final = 10_000
-EPHEMERAL_FROM: Final = 32_768
-"""Where Linux begins to draw the ports of outgoing connections.
-
-A node's port must lie below: while the node is down, another's connection could be given it, and
-on loopback even connect to itself.
-"""
+PORTS_ABOVE: Final = (0, CLIENTS_ABOVE_PEERS, HTTP_ABOVE_PEERS)
+"""A node's ports, as `raft init` spreads them above the base port."""
 
 POLL_SECONDS: Final = 0.02
 ASK_SECONDS: Final = 0.5
@@ -175,7 +168,9 @@ class ProcessCluster:
             from twisted.internet import reactor
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        everyone = places(size, free_base_port(size) if base_port is None else base_port, [HOST])
+        everyone = places(
+            size, free_base_port(size, PORTS_ABOVE) if base_port is None else base_port, [HOST]
+        )
         self.nodes: dict[str, NodeProcess] = {}
         for place in everyone:
             path = self.directory / f"{place.id}.toml"
@@ -435,24 +430,6 @@ def twistd() -> list[str]:
     return [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 
 
-def free_base_port(nodes: int, chance: random.Random | None = None) -> int:
-    """Return a base port for which every port of `raft init` is free on the loopback.
-
-    Raises:
-        BadConfiguration: none was found.
-    """
-    chance = chance or random.SystemRandom()
-    for _ in range(200):
-        base = chance.randrange(FIRST_PORT, EPHEMERAL_FROM - HTTP_ABOVE_PEERS - nodes)
-        numbers = range(1, nodes + 1)
-        kinds = (0, CLIENTS_ABOVE_PEERS, HTTP_ABOVE_PEERS)
-        if all(_is_free(base + above + number) for above in kinds for number in numbers):
-            return base
-    raise BadConfiguration(
-        f"no free ports were found from {FIRST_PORT} to {EPHEMERAL_FROM}; end what listens there"
-    )
-
-
 def with_settings(text: str, settings: Mapping[str, object]) -> str:
     """Return a file of `raft init` in which the defaults named in `settings` are replaced.
 
@@ -467,15 +444,6 @@ def with_settings(text: str, settings: Mapping[str, object]) -> str:
         if count != 1:
             raise BadConfiguration(f"settings: {key!r} stands {count} times in a node's file")
     return text
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _die_with(parent: int) -> None:

@@ -11,7 +11,8 @@ import pytest_twisted
 from raft.cli.init import CLIENTS_ABOVE_PEERS
 from raft.config import read_config
 from raft.errors import BadConfiguration, NoSuchNode, Timeout
-from raft.testing.processes import ProcessCluster, free_base_port
+from raft.testing.ports import free_base_port
+from raft.testing.processes import PORTS_ABOVE, ProcessCluster
 
 pytestmark = pytest.mark.integration
 
@@ -63,9 +64,9 @@ def test_ports_in_use_are_not_chosen() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        free = free_base_port(3)
+        free = free_base_port(3, PORTS_ABOVE)
         drawn = Drawn(port - 1, port - 2 - CLIENTS_ABOVE_PEERS, free)
-        assert free_base_port(3, drawn) == free  # type: ignore[arg-type]
+        assert free_base_port(3, PORTS_ABOVE, drawn) == free  # type: ignore[arg-type]
         assert drawn.numbers == []
 
 
