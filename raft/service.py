@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -28,30 +28,25 @@ from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration, Member
-from raft.errors import (
-    BadConfiguration,
-    NodeStopped,
-    NotFound,
-    RaftError,
-)
+from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import IStorage, Recovered, Value
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.desk import ClientDesk
+from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
 from raft.node.membership import Members
+from raft.node.observers import Observer, Observers
 from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
 from raft.node.refusals import refusal
-from raft.node.settings import NodeSettings
+from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
 from raft.node.status import status_of
-from raft.node.waiters import Waiters
+from raft.node.waiters import Waiters, following
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
-from raft.storage.records import Kind, decode
 from raft.storage.wal import WriteAheadLog
 from raft.transport.clients import ClientListener
-from raft.transport.endpoints import require_private
 from raft.transport.greeting import Identity
 from raft.transport.peers import PeerNetwork
 
@@ -62,9 +57,9 @@ _log = Logger()
 
 STOP_SECONDS = 1.0
 """How long a stop waits for the leadership to be handed over."""
+CLOSE_SECONDS = 10.0
+"""How long it then waits for the disk."""
 
-
-Observer = Callable[[out.Change], object]
 StorageFactory = Callable[[NodeSettings, str], IStorage]
 
 
@@ -119,23 +114,17 @@ class RaftService(Service):
         self.replica = Replica(machine, self.codec, clock=clock)
         self.failure: BaseException | None = None
         self.ended: Deferred[BaseException | None] = Deferred()
-        self.forwarder = Forwarder(reactor)
+        self.forwarder = Forwarder(reactor, clock)
         self.started_at = 0.0
         self._make_storage = make_storage
         self._directory: DataDirectory | None = None
         self.ops: OpsDoor | None = None
-        self._observers: list[Observer] = []
+        self._observers = Observers(settings.id)
         self._waiters = Waiters(reactor)
+        self._started = False
         self._stopping: Deferred[None] | None = None
-        endpoints = (settings.peer_endpoint, settings.client_endpoint, settings.http_endpoint)
-        for endpoint in filter(None, endpoints):
-            require_private(endpoint, settings.allow_plaintext, listen=True)
-        if settings.first_members:
-            ids = [member.id for member in settings.first_members]
-            if settings.id not in ids:
-                raise BadConfiguration(f"{settings.id!r} is not among the first members {ids}")
-            if not settings.cluster_id:
-                raise BadConfiguration("first members need a cluster id that all of them share")
+        self._closing: Deferred[None] | None = None
+        check_settings(settings)
 
     # Life.
 
@@ -144,9 +133,12 @@ class RaftService(Service):
 
         Raises:
             RaftError: the directory is in use, damaged or another server's; a port is taken.
+            NodeStopped: it has run before. What has run keeps its state: make a new one.
         """
         if self.running:
             return
+        if self._closing is not None:
+            raise NodeStopped("a node runs once; make a new RaftService")
         settings = self.settings
         self._directory = DataDirectory.open(
             settings.data_directory, settings.id, settings.cluster_id
@@ -156,6 +148,9 @@ class RaftService(Service):
         except BaseException:
             self._abandon()
             raise
+        if self.failure is not None:
+            # The cluster knows this server with another data directory.
+            raise self.failure
         super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self, directory: DataDirectory) -> None:
@@ -176,6 +171,7 @@ class RaftService(Service):
             disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
             contact=lambda sender, term: self.shell.contact(sender, term),
             accept=self.members.judge,
+            limits=peer_limits(settings, self.codec.limit_bytes),
             chance=rng,
         )
         self.shell = Shell(
@@ -184,11 +180,12 @@ class RaftService(Service):
             self.storage,
             self.replica,
             self.network,
-            self._changed,
+            self._observers.tell,
             self._turned,
             self._failed,
             settings.bounds,
         )
+        self._started = True
         self.writes = LocalWrites(self.shell, self.codec)
         self.reads = LocalReads(self.codec)
         self.desk = ClientDesk(self, self.codec)
@@ -229,6 +226,8 @@ class RaftService(Service):
 
     def _abandon(self) -> None:
         """Undo a start that failed."""
+        if self._started:
+            self.shell.stop()
         for name in ("network", "listener"):
             part = getattr(self, name, None)
             if part is not None:
@@ -242,11 +241,10 @@ class RaftService(Service):
 
     def stopService(self) -> Deferred[None]:
         """Hand over the leadership, answer everybody, close everything; fires when done."""
-        if not self.running:
-            return self._stopping or succeed(None)
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._stopping = Deferred.fromCoroutine(self._stop())
-        return self._stopping
+        if self.running:
+            super().stopService()  # type: ignore[no-untyped-call]
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        return following(self._stopping) if self._stopping else succeed(None)
 
     async def _stop(self) -> None:
         server = self.shell.server
@@ -258,28 +256,39 @@ class RaftService(Service):
                 _log.info("{id} stops without a successor: {error}", id=self.id, error=error)
         await self._close_ops()
         await self._close()
-        self._end(None)
+        self._end(self.failure)
 
     def _close_ops(self) -> Deferred[None]:
         """Close the HTTP door, which stays open when the node fails, to say so."""
         door, self.ops = self.ops, None
         return door.stop() if door else succeed(None)
 
-    async def _close(self) -> None:
+    def _close(self) -> Deferred[None]:
+        if self._closing is None:
+            self._closing = Deferred()
+            Deferred.fromCoroutine(self._close_all()).chainDeferred(self._closing)
+        return following(self._closing)
+
+    async def _close_all(self) -> None:
         self.shell.stop()
         self.forwarder.close()
-        self._waiters.fail_all(NodeStopped())
-        await gatherResults([self.listener.stop(), self.network.stop(), self.storage.stop()])
-        if self._directory is not None:
+        self._waiters.fail_all(self._not_running())
+        files = [self.storage.stop(), self.shell.snapshots.idle()]
+        sockets = [self.listener.stop(), self.network.stop()]
+        closing = DeferredList([*files, *sockets], consumeErrors=True)
+        results = await closing.addTimeout(CLOSE_SECONDS, self.reactor)
+        for closed, failure in results:
+            if not closed:
+                _log.failure("{id} did not close all it had open", failure, id=self.id)
+        # Where a thread may still write, the lock stays until the process ends.
+        if self._directory is not None and all(closed for closed, _ in results[: len(files)]):
             self._directory.release()
 
     def _failed(self, error: BaseException) -> None:
         """The node is ill: stop serving and say why; the process may live on."""
         self.failure = error
         _log.critical("{id} stops serving: {error}", id=self.id, error=error)
-        self._stopping = Deferred.fromCoroutine(self._close())
-        self._stopping.addErrback(lambda failure: _log.failure("Closing failed", failure))
-        self._stopping.addCallback(lambda _: self._end(error))
+        self._close().addCallback(lambda _: self._end(error))
 
     def _end(self, error: BaseException | None) -> None:
         if not self.ended.called:
@@ -291,6 +300,11 @@ class RaftService(Service):
     def id(self) -> str:
         """The server's id."""
         return self.settings.id
+
+    @property
+    def serves(self) -> bool:
+        """Whether it runs, and has not failed."""
+        return bool(self.running) and self.shell.running
 
     def write(self, command: object, timeout: float | None = None) -> Deferred[Value]:
         """Replicate and apply `command`; fires with the machine's result.
@@ -307,12 +321,22 @@ class RaftService(Service):
             OutcomeUnknown: the leadership was lost after the append.
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
-        if not self.running or not self.shell.running:
-            return fail(self._not_running())
-        deadline = self.settings.timeout_seconds if timeout is None else timeout
+        try:
+            seconds = self._seconds(timeout)
+        except RaftError as error:
+            return fail(error)
         if self.forwards:
-            return self._forward(command, deadline)
-        return self.writes.write(command, deadline)
+            return self._forward(command, seconds)
+        return self.writes.write(command, seconds)
+
+    def _seconds(self, timeout: float | None) -> float:
+        """Return the time that a call may take; raise where there can be none."""
+        if not self.serves:
+            raise self._not_running()
+        seconds = self.settings.timeout_seconds if timeout is None else timeout
+        if not isinstance(seconds, int | float) or not seconds >= 0:
+            raise BadCommand(f"timeout is {timeout!r}; give seconds, 0 or more")
+        return seconds
 
     def _forward(self, command: object, timeout_seconds: float) -> Deferred[Value]:
         return self.writes.forward(
@@ -339,10 +363,11 @@ class RaftService(Service):
             NotLeader, ElectionInProgress, Timeout: try again, elsewhere or later.
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
-        if not self.running or not self.shell.running:
-            return fail(self._not_running())
-        deadline = self.settings.timeout_seconds if timeout is None else timeout
-        return self.reads.read(query, self.clock() + deadline, self.read_batch)
+        try:
+            deadline = self.clock() + self._seconds(timeout)
+        except RaftError as error:
+            return fail(error)
+        return self.reads.read(query, deadline, self.read_batch)
 
     def read_batch(self, batch: ReadBatch) -> None:
         """Take encoded queries; the clients' door uses it too."""
@@ -357,7 +382,7 @@ class RaftService(Service):
 
     def leader(self) -> str | None:
         """Return the id of the leader this node knows, or None."""
-        return self.shell.server.leader_id if self.running else None
+        return self.shell.server.leader_id if self.serves else None
 
     def leader_address(self) -> str | None:
         """Return the leader's client address, where known."""
@@ -366,7 +391,14 @@ class RaftService(Service):
         return member.client_address or None if member else None
 
     def when_leader(self, timeout: float = 10.0) -> Deferred[str]:
-        """Fire with the leader's id as soon as this node knows one."""
+        """Fire with the leader's id as soon as this node knows one.
+
+        Raises (as failures):
+            Timeout: it knew none.
+            NodeStopped, NodeFailed: the node has ended.
+        """
+        if self._closing is not None:
+            return fail(self._not_running())
         return self._waiters.wait(self.leader, timeout, "no leader was elected")
 
     def status(self) -> dict[str, object]:
@@ -378,25 +410,11 @@ class RaftService(Service):
 
         Raises:
             NotFound: it is compacted away, or not committed (yet).
+            BadCommand: it cannot be decoded.
+            NodeStopped, NodeFailed: the node does not run.
         """
-        server = self.shell.server
-        if not 0 < index <= server.commit_index:
-            raise NotFound(f"entry {index} is not committed; the last one is {server.commit_index}")
-        try:
-            _, records = self.shell.cache.slice(index, index + 1, 1)
-        except KeyError:
-            raise NotFound(f"entry {index} is compacted into a snapshot") from None
-        record = next(decode(records))
-        command = None
-        if record.kind == Kind.COMMAND:
-            command = self.codec.decode_trusted(record.payload)
-        return {
-            "index": record.index,
-            "term": record.term,
-            "time": record.time_us / 1_000_000,
-            "kind": Kind(record.kind).name.lower(),
-            "command": command,
-        }
+        self._seconds(None)
+        return entry_at(self.shell, self.codec, index)
 
     def get_entry(self, index: int) -> Deferred[dict[str, object]]:
         """Fire with `entry(index)`."""
@@ -416,6 +434,7 @@ class RaftService(Service):
             Timeout: no majority of the members answered; it goes on trying.
         """
         try:
+            self._seconds(timeout)
             self.members.found(tuple(members))
         except RaftError as error:
             return fail(error)
@@ -434,6 +453,8 @@ class RaftService(Service):
             BadConfiguration: the target is no other voter.
             Timeout: the target did not take over; this node may lead on.
         """
+        if not self._started or not self.shell.running:
+            return fail(self._not_running())
         server = self.shell.server
         if server.role is not out.Role.LEADER:
             return fail(refusal(self.shell.server, out.Refusal.NOT_LEADER))
@@ -449,7 +470,7 @@ class RaftService(Service):
 
     def take_snapshot(self) -> Deferred[int]:
         """Take a snapshot now; fires with the index up to which the log may be compacted."""
-        return self.shell.snapshots.take()
+        return self.shell.snapshots.take() if self.serves else fail(self._not_running())
 
     # Observers, and callers who wait for a state.
 
@@ -458,23 +479,7 @@ class RaftService(Service):
 
         What it raises is logged and touches nothing. Returns what ends the observation.
         """
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer) if observer in self._observers else None
-
-    def _changed(self, change: out.Change) -> None:
-        if isinstance(change, out.RoleChanged):
-            _log.info(
-                "{id} is {role} in term {term}, the leader is {leader}",
-                id=self.id,
-                role=change.role.value,
-                term=change.term,
-                leader=change.leader or "not known",
-            )
-        for observer in list(self._observers):
-            try:
-                observer(change)
-            except Exception:
-                _log.failure("An observer of {id} failed", id=self.id)
+        return self._observers.add(observer)
 
     def _turned(self) -> None:
         """A turn is over: write the answers, follow the members, wake who waits."""

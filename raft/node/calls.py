@@ -123,7 +123,8 @@ class LocalWrites:
             payload = self.codec.encode(command)
         except RaftError as error:
             return fail(error)
-        deferred: Deferred[Value] = Deferred(lambda _: None)
+        unknown = OutcomeUnknown("cancelled after it was passed on")
+        deferred: Deferred[Value] = Deferred(lambda waiting: waiting.errback(unknown))
 
         def answer(packed: bytes | RaftError) -> None:
             if deferred.called:
@@ -132,7 +133,7 @@ class LocalWrites:
             if isinstance(result, RaftError):
                 deferred.errback(result)
             else:
-                deferred.callback(result)
+                tell(self.codec, deferred, ("", PLAIN.encode_result(result)))
 
         write_batch(payload, answer)
         return deferred

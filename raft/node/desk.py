@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from raft.codec import Codec
 from raft.core.configuration import Member
-from raft.errors import BadCommand, RaftError
+from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import Answer, IClientService
 from raft.node.answers import Outcome
 from raft.node.reads import ReadBatch
@@ -58,6 +58,8 @@ class ClientDesk:
         """Check, then append; or pass on to the leader where this node is set to forward."""
         self._check(commands)
         node = self.node
+        if not node.serves:
+            raise NodeStopped()
         if node.forwards:
             address = node.leader_address()
             node.forwarder.write_batch(address, commands, timeout_seconds, answer)
@@ -72,6 +74,8 @@ class ClientDesk:
         if consistency != LINEARIZABLE:
             raise BadCommand(f"consistency {consistency!r} is not known; use {LINEARIZABLE!r}")
         node = self.node
+        if not node.serves:
+            raise NodeStopped()
         node.read_batch(ReadBatch(queries, node.clock() + timeout_seconds, packing(answer)))
 
     def _check(self, payloads: list[bytes]) -> None:

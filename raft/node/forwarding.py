@@ -6,17 +6,35 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from raft.errors import NotAppended, OutcomeUnknown, RaftError
+from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, Timeout
 from raft.interfaces import Answer
 from raft.transport.arguments import pack_results
 from raft.transport.calls import ClientConnection, dial
 
 HOP_SECONDS = 0.05
 """What each hop takes off the time-out: two nodes that each think the other leads end soon."""
+DIAL_SECONDS = 2.0
+WAITING_BYTES = 16 << 20
+"""What may wait for a connection that is being made."""
+
+
+@define(eq=False)
+class Forwarded:
+    """A batch on its way to another node."""
+
+    commands: list[bytes]
+    deadline: float
+    answer: Answer
+    timer: Any = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its commands."""
+        return sum(map(len, self.commands))
 
 
 @define(eq=False)
@@ -24,8 +42,11 @@ class Forwarder:
     """One connection to the present leader's client address, made when it is needed."""
 
     reactor: Any
+    clock: Callable[[], float]
     _address: str = ""
-    _connection: Deferred[ClientConnection] | None = None
+    _connection: ClientConnection | None = None
+    _dialling: Deferred[None] | None = None
+    _waiting: list[Forwarded] = Factory(list)
 
     def write_batch(
         self, address: str | None, commands: list[bytes], timeout_seconds: float, answer: Answer
@@ -35,52 +56,69 @@ class Forwarder:
         if not address or left <= 0:
             answer(NotAppended("the leader cannot be reached from here in time"))
             return
-        timeout_ms = max(1, int(left * 1000))
-        written = self._connected(address).addCallback(
-            lambda connection: connection.write_batch(commands, timeout_ms)
-        )
-        written.addCallbacks(
-            lambda results: answer(pack_results([_packed(result) for result in results])),
-            lambda failure: answer(_error(failure)),
-        )
-
-    def _connected(self, address: str) -> Deferred[ClientConnection]:
-        if self._connection is None or self._address != address:
+        if address != self._address:
             self.close()
             self._address = address
-            self._connection = dial(self.reactor, address)
-            self._connection.addCallback(self._watch)
-        waiting: Deferred[ClientConnection] = Deferred()
-        self._connection.addCallbacks(
-            lambda connection: _pass(waiting.callback, connection),
-            lambda failure: self._not_connected(waiting, failure),
-        )
-        return waiting
+        batch = Forwarded(commands, self.clock() + left, answer)
+        if self._connection is not None:
+            self._ask(self._connection, batch)
+        elif batch.size_bytes + sum(each.size_bytes for each in self._waiting) > WAITING_BYTES:
+            answer(Overloaded("the connection with the leader is not made yet"))
+        else:
+            self._wait(batch, left)
 
-    def _watch(self, connection: ClientConnection) -> ClientConnection:
-        connection.lost.addCallback(lambda _: self._forget(connection))
-        return connection
+    def _wait(self, batch: Forwarded, seconds: float) -> None:
+        batch.timer = self.reactor.callLater(seconds, self._expire, batch)
+        self._waiting.append(batch)
+        if self._dialling is None:
+            dialled = dial(self.reactor, self._address, DIAL_SECONDS)
+            # Whoever closes meanwhile cancels it, and both are told.
+            self._dialling = dialling = dialled.addCallbacks(self._connected, self._failed)
+            if dialling.called:
+                self._dialling = None
 
-    def _forget(self, connection: ClientConnection) -> None:
-        if self._connection is not None and self._connection.called:
+    def _expire(self, batch: Forwarded) -> None:
+        self._waiting.remove(batch)
+        batch.answer(Timeout(False, "the connection with the leader was not made in time"))
+
+    def _taken(self) -> list[Forwarded]:
+        taken, self._waiting = self._waiting, []
+        for batch in taken:
+            batch.timer.cancel()
+        return taken
+
+    def _connected(self, connection: ClientConnection) -> None:
+        self._dialling = None
+        self._connection = connection
+        connection.lost.addCallback(lambda _: self._lost(connection))
+        for batch in self._taken():
+            self._ask(connection, batch)
+
+    def _failed(self, failure: Failure) -> None:
+        self._dialling = None
+        for batch in self._taken():
+            batch.answer(NotAppended(f"the leader cannot be reached from here: {failure.value}"))
+
+    def _lost(self, connection: ClientConnection) -> None:
+        if self._connection is connection:
             self._connection = None
 
-    def _not_connected(self, waiting: Deferred[ClientConnection], failure: Failure) -> None:
-        self._connection = None
-        waiting.errback(failure)
+    def _ask(self, connection: ClientConnection, batch: Forwarded) -> None:
+        timeout_ms = max(1, int((batch.deadline - self.clock()) * 1000))
+        connection.write_batch(batch.commands, timeout_ms).addCallbacks(
+            lambda results: batch.answer(pack_results([_packed(each) for each in results])),
+            lambda failure: batch.answer(_error(failure)),
+        )
 
     def close(self) -> None:
         """Close the connection; what is outstanding ends with its own outcome."""
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        connection.addCallbacks(lambda open_one: open_one.close(), lambda _: None)
-        connection.cancel()
-
-
-def _pass(call: Callable[[ClientConnection], object], value: ClientConnection) -> ClientConnection:
-    call(value)
-    return value
+        dialling, self._dialling = self._dialling, None
+        self._address = ""
+        if dialling is not None:
+            dialling.cancel()
+        if connection is not None:
+            connection.close()
 
 
 def _packed(result: Any) -> bytes | RaftError:

@@ -12,12 +12,17 @@ from raft.core import events as ev
 from raft.core import membership
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration, PeerRefused
+from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
 
 if TYPE_CHECKING:
     from raft.service import RaftService
 
 _log = Logger()
+
+MOST_HEARD = 1024
+"""How many servers are remembered that are no members."""
+NAME_BYTES = 255
 
 REMEDY = (
     "its data directory was wiped, swapped or copied: remove the member and let it join again "
@@ -49,6 +54,9 @@ class Members:
                 f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
                 f"not {greeting.incarnation}; {REMEDY}"
             )
+        if member is None and len(self.heard) >= MOST_HEARD:
+            # Whoever can dial could otherwise fill this node's memory with names.
+            return None
         self.heard[greeting.server_id] = greeting.incarnation
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
@@ -67,7 +75,7 @@ class Members:
             self._followed = configuration
             self._check_self(configuration)
             members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
-            node.network.set_peers(members or self.strangers)
+            node.network.set_peers(_dialable(members or self.strangers))
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
         if self._unpinned and membership.may_change(server):
@@ -110,10 +118,50 @@ class Members:
                 f"{node.id} belongs to cluster {node.identity.cluster_id or '?'} already; a "
                 "cluster is founded once, from an empty node"
             )
-        ids = [member.id for member in members]
-        if node.id not in ids or len(set(ids)) != len(ids):
-            raise BadConfiguration(
-                f"the members must be distinct and include {node.id!r}, got {ids}"
-            )
+        check_members(members, node.id)
         node.take_cluster_id(uuid.uuid4().hex)
         node.shell.post(ev.Bootstrap(Configuration(members)))
+
+
+def check_members(members: tuple[Member, ...], founder: str) -> None:
+    """Refuse members that could not form a cluster, before the log holds them for good.
+
+    Raises:
+        BadConfiguration: names the member, what is wrong with it, and what would be right.
+    """
+    ids = [member.id for member in members]
+    for member in members:
+        if not isinstance(member.id, str) or not member.id.isprintable() or not member.id:
+            raise BadConfiguration(f"a member's id is {member.id!r}; it must be printable text")
+        if len(member.id.encode()) > NAME_BYTES:
+            raise BadConfiguration(
+                f"a member's id is {member.id[:40]!r}...; it may have {NAME_BYTES} bytes"
+            )
+        for key in ("peer_address", "client_address"):
+            address = getattr(member, key)
+            if key == "client_address" and not address:
+                continue
+            try:
+                parse_dial(address)
+            except (BadConfiguration, TypeError, AttributeError, ValueError) as error:
+                raise BadConfiguration(
+                    f"member {member.id!r}: {key} is {address!r}: {error}; write for example "
+                    "tcp:10.0.0.1:7000"
+                ) from error
+    if founder not in ids or len(set(ids)) != len(ids):
+        raise BadConfiguration(f"the members must be distinct and include {founder!r}, got {ids}")
+    if founder not in [member.id for member in members if member.voter]:
+        raise BadConfiguration(f"{founder!r} founds the cluster, so it must be a voter")
+
+
+def _dialable(addresses: dict[str, str]) -> dict[str, str]:
+    """Leave out what cannot be dialled: one bad address must not stop every member."""
+    found = {}
+    for server, address in addresses.items():
+        try:
+            parse_dial(address)
+        except BadConfiguration as error:
+            _log.error("{server} cannot be dialled: {error}", server=server, error=error)
+        else:
+            found[server] = address
+    return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from raft.core.configuration import Member
 from raft.core.server import Options
+from raft.errors import BadConfiguration
 from raft.node.bounds import Bounds
 from raft.storage.wal import SEGMENT_SIZE_BYTES
 from raft.transport.clients import ClientLimits
+from raft.transport.endpoints import require_private
+from raft.transport.peers import PeerLimits
 
 
 @frozen
@@ -46,3 +49,32 @@ class NodeSettings:
     options: Options = Options()
     bounds: Bounds = Bounds()
     client_limits: ClientLimits = ClientLimits()
+
+
+def check_settings(settings: NodeSettings) -> None:
+    """Refuse what a node could not start with.
+
+    Raises:
+        BadConfiguration: says what is wrong, and what would be right.
+    """
+    endpoints = (settings.peer_endpoint, settings.client_endpoint, settings.http_endpoint)
+    for endpoint in filter(None, endpoints):
+        require_private(endpoint, settings.allow_plaintext, listen=True)
+    if settings.first_members:
+        ids = [member.id for member in settings.first_members]
+        if settings.id not in ids:
+            raise BadConfiguration(f"{settings.id!r} is not among the first members {ids}")
+        if not settings.cluster_id:
+            raise BadConfiguration("first members need a cluster id that all of them share")
+
+
+def peer_limits(settings: NodeSettings, command_bytes: int) -> PeerLimits:
+    """Return limits under which every message passes that a node may have to send.
+
+    One command, or the commands of one client's box, may have to travel together.
+    """
+    limits = PeerLimits()
+    box_bytes = max(settings.client_limits.box_bytes, command_bytes)
+    message_bytes = max(limits.message_bytes, box_bytes + (1 << 20))
+    queue_bytes = max(limits.queue_bytes, 2 * message_bytes)
+    return evolve(limits, message_bytes=message_bytes, queue_bytes=queue_bytes)

@@ -16,7 +16,7 @@ def status_of(node: RaftService) -> dict[str, object]:
     Indexes and terms are numbers; `members` lists all members, with what a leader knows of
     their progress; times are in seconds, sizes in bytes.
     """
-    if not node.running:
+    if not node.serves:
         return {"id": node.id, "role": "stopped", "failure": _failure(node)}
     shell, server = node.shell, node.shell.server
     log = server.log

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from raft.errors import RaftError, Timeout
 
@@ -46,13 +47,15 @@ class Waiters:
     def look(self) -> None:
         """Ask for all of them."""
         for waiter in list(self._waiting):
-            if result := waiter.done():
+            # Whoever was called before may have ended this one.
+            if waiter in self._waiting and (result := waiter.done()):
                 self._end(waiter, result)
 
     def fail_all(self, error: RaftError) -> None:
         """End all of them with `error`."""
         for waiter in list(self._waiting):
-            self._end(waiter, error)
+            if waiter in self._waiting:
+                self._end(waiter, error)
 
     def _forget(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:
@@ -66,3 +69,19 @@ class Waiters:
             waiter.deferred.errback(result)
         else:
             waiter.deferred.callback(result)
+
+
+def following(deferred: Deferred[Any]) -> Deferred[Any]:
+    """Return a Deferred of its own that fires as `deferred` does; cancelling forgets it.
+
+    One Deferred given to two callers would let the first change what the second gets.
+    """
+    own: Deferred[Any] = Deferred()
+
+    def passed(result: Any) -> Any:
+        if not own.called:
+            own.callback(result)
+        return None if isinstance(result, Failure) else result
+
+    deferred.addBoth(passed)
+    return own
