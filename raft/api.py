@@ -4,7 +4,7 @@ A *peer* is the name of a node that was started in this process, or a pair
 `(name, endpoint)` of a node elsewhere, where the endpoint is its client address:
 
     yield start_node("a", config)
-    yield set_configuration("a", [("a", "tcp:10.0.0.1:7001"), ...])
+    yield set_configuration("a", [{"id": "a", "peer_address": "tcp:10.0.0.1:7000"}, ...])
     yield write("a", ["set", "k", 1])
 
 Every function that waits returns a Deferred. `leader` and `status` look at a node of this
@@ -16,28 +16,30 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred
 
 from raft.codec import PLAIN
 from raft.core.configuration import Member
-from raft.errors import BadConfiguration, NoSuchNode, RaftError
+from raft.errors import BadCommand, BadConfiguration, NoSuchNode, RaftError
 from raft.interfaces import Value
 from raft.machines.kv import KeyValueStore
 from raft.node.ports import address_of
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.transport.arguments import pack_members, unpack_plain
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import GRACE_SECONDS, ClientConnection, dial
 from raft.transport.commands import GetEntry, SetConfiguration
 
 Peer = str | tuple[str, str]
 """The name of a node in this process, or (name, client endpoint) of one elsewhere."""
 
 TIMEOUT_SECONDS = 3.0
+LONGEST_SECONDS = 86_400
 
 _nodes: dict[str, RaftService] = {}
 """The nodes of this process that `start_node` started: the one module-level state there is."""
@@ -61,9 +63,12 @@ def start_node(
         return fail(BadConfiguration(f"a node named {name!r} runs in this process already"))
 
     def start() -> RaftService:
-        node = config
+        node: object = config
         if isinstance(node, NodeSettings):
             node = RaftService(node, KeyValueStore() if machine is None else machine)
+        if not isinstance(node, RaftService):
+            kind = type(node).__name__
+            raise BadConfiguration(f"config is {kind}; give NodeSettings or a RaftService")
         node.startService()
         _nodes[name] = node
         node.ended.addCallback(lambda ended: _forget(name, node, ended))
@@ -95,9 +100,8 @@ def write(peer: Peer, command: object, timeout: float = TIMEOUT_SECONDS) -> Defe
     """
     if isinstance(peer, str):
         return _with_node(peer, lambda node: node.write(command, timeout))
-    milliseconds = int(timeout * 1000)
     return Deferred.fromCoroutine(
-        _batch_of_one(peer, timeout, command, lambda to, one: to.write_batch([one], milliseconds))
+        _batch_of_one(peer, timeout, command, lambda to, one, left: to.write_batch([one], left))
     )
 
 
@@ -105,9 +109,8 @@ def read(peer: Peer, query: object, timeout: float = TIMEOUT_SECONDS) -> Deferre
     """Answer `query` from applied state that a quorum has confirmed; see `RaftService.read`."""
     if isinstance(peer, str):
         return _with_node(peer, lambda node: node.read(query, timeout))
-    milliseconds = int(timeout * 1000)
     return Deferred.fromCoroutine(
-        _batch_of_one(peer, timeout, query, lambda to, one: to.read_batch([one], milliseconds))
+        _batch_of_one(peer, timeout, query, lambda to, one, left: to.read_batch([one], left))
     )
 
 
@@ -158,11 +161,11 @@ def set_configuration(
         _elsewhere(
             peer,
             timeout,
-            lambda to: to.call(
+            lambda to, left: to.call(
                 SetConfiguration,
-                timeout,
+                left / 1000 + GRACE_SECONDS,
                 members=pack_members(checked),
-                timeout_ms=int(timeout * 1000),
+                timeout_ms=left,
             ),
         )
     ).addCallback(lambda _: None)
@@ -177,7 +180,7 @@ def get_entry(peer: Peer, index: int) -> Deferred[dict[str, Any]]:
     if isinstance(peer, str):
         return _with_node(peer, lambda node: node.get_entry(index))
     return Deferred.fromCoroutine(
-        _elsewhere(peer, TIMEOUT_SECONDS, lambda to: to.call(GetEntry, index=index))
+        _elsewhere(peer, TIMEOUT_SECONDS, lambda to, _: to.call(GetEntry, index=index))
     ).addCallback(lambda answer: unpack_plain(answer["entry"]))
 
 
@@ -257,19 +260,28 @@ def _with_node(name: str, call: Callable[[RaftService], Any]) -> Deferred[Any]:
     node = _nodes.get(name)
     if node is None:
         return fail(NoSuchNode(f"{name!r}; running are {sorted(_nodes) or 'none'}"))
-    return call(node) or succeed(None)
+    return maybeDeferred(call, node)
+
+
+Left = int
+"""Milliseconds that are left of a call's time, once the connection is made."""
 
 
 async def _elsewhere(
-    peer: tuple[str, str], timeout: float, ask: Callable[[ClientConnection], Deferred[Any]]
+    peer: tuple[str, str],
+    timeout: float,
+    ask: Callable[[ClientConnection, Left], Deferred[Any]],
 ) -> Any:
     """Ask one node elsewhere, over a connection of this call's own; follow nothing."""
     from twisted.internet import reactor
 
     _, address = peer
+    if not isinstance(timeout, int | float) or not 0 <= timeout <= LONGEST_SECONDS:
+        raise BadCommand(f"timeout is {timeout!r}; give seconds from 0 to {LONGEST_SECONDS}")
+    deadline = time.monotonic() + timeout
     connection = await dial(reactor, address, timeout)
     try:
-        return await ask(connection)
+        return await ask(connection, max(0, int((deadline - time.monotonic()) * 1000)))
     finally:
         connection.close()
 
@@ -278,10 +290,10 @@ async def _batch_of_one(
     peer: tuple[str, str],
     timeout: float,
     value: object,
-    ask: Callable[[ClientConnection, bytes], Deferred[Any]],
+    ask: Callable[[ClientConnection, bytes, Left], Deferred[Any]],
 ) -> Value:
     payload = PLAIN.encode(value)
-    (result,) = await _elsewhere(peer, timeout, lambda connection: ask(connection, payload))
+    (result,) = await _elsewhere(peer, timeout, lambda to, left: ask(to, payload, left))
     if isinstance(result, RaftError):
         raise result
     answer: Value = result
