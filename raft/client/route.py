@@ -19,7 +19,7 @@ class Backoff:
     """Pauses with full jitter: drawn from [0, base * 2**n), at most from [0, cap), in seconds."""
 
     def __init__(
-        self, chance: random.Random, base_seconds: float = 0.05, cap_seconds: float = 1.0
+        self, chance: random.Random, base_seconds: float = 0.05, cap_seconds: float = 0.25
     ) -> None:
         """Start with the shortest pause."""
         self._chance = chance
