@@ -454,7 +454,7 @@ class Shell:
             return
         last_applied = replica.last_applied
         if self.writes.replaced:
-            self.writes.settle_replaced(last_applied + 1, self._term_at)
+            self.writes.settle_replaced(last_applied + 1, replica.last_applied_term, self._term_at)
         for batch in self.reads.ready(last_applied):
             self.answers.put(batch, [replica.query(query) for query in batch.queries])
         saved = self.server.log.saved_index

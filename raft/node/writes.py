@@ -132,12 +132,19 @@ class Writes:
             elif not batch.answered:
                 self.replaced.append(batch)
 
-    def settle_replaced(self, end: int, term_at: Callable[[int], int]) -> None:
-        """Everything below `end` is committed: answer the replaced batches that began there."""
+    def settle_replaced(self, end: int, last_term: int, term_at: Callable[[int], int]) -> None:
+        """Answer the replaced batches of which the entries below `end` tell the fate.
+
+        All of those are committed, the last one in `last_term`. Terms never fall along a
+        log: behind an entry of a later term than its own, a batch can never come back.
+        """
         waiting, self.replaced = self.replaced, []
         for batch in waiting:
             if batch.start >= end:
-                self.replaced.append(batch)
+                if last_term > batch.term:
+                    self.answers.put(batch, Superseded())
+                else:
+                    self.replaced.append(batch)
             elif term_at(batch.start) == batch.term:
                 unknown = OutcomeUnknown("the command came back with another leader")
                 self.answers.put(batch, unknown)

@@ -191,6 +191,21 @@ def test_an_entry_that_another_leader_commits_in_its_place_is_superseded() -> No
     assert old.machine.applied == [["add", "kept"]]
 
 
+def test_an_entry_behind_one_of_a_later_term_is_superseded_at_once() -> None:
+    """L9: terms never fall along a log, so nobody need write to where it stood."""
+    world, wire, _nodes = cluster(3)
+    old = leader_of(wire)
+    wire.isolate(old.id)
+    told = []
+    for number in range(5):
+        told.append(old.write(["add", number], 60.0))
+        world.run()
+    leader_of(wire, [node.id for node in others(wire, old)])
+    wire.heal()
+    world.run(0.5)
+    assert [type(each.value) for each in told] == [Superseded] * 5
+
+
 def test_an_entry_that_survives_its_leader_is_answered_with_its_result() -> None:
     world, wire, _nodes = cluster(3)
     old = leader_of(wire)
