@@ -43,7 +43,7 @@ from raft.node.refusals import refusal
 from raft.node.scribe import Scribe
 from raft.node.sending import Network, Sending
 from raft.node.snapshots import Snapshots
-from raft.node.writes import Batch, Writes
+from raft.node.writes import Batch, Writes, groups_of
 from raft.replica import Replica
 from raft.storage.records import BadRecord, decode
 from raft.transport.wire import SnapshotChunk
@@ -305,17 +305,18 @@ class Shell:
             refused = StorageFull()
         elif self._behind():
             refused = Overloaded("the machine is behind the log")
-        for batch in queued:
-            if refused is not None:
-                self._refuse(batch, refused)
-                continue
+        if refused is not None:
+            self._refuse(queued, refused)
+            return
+        for group in groups_of(queued):
             self._number += 1
-            self.writes.proposed[self._number] = batch
-            self._events.append(ev.Propose(self._number, len(batch.payloads), batch.size_bytes))
+            self.writes.proposed[self._number] = group
+            self._events.append(ev.Propose(self._number, group.count, group.size_bytes))
 
-    def _refuse(self, batch: Batch, error: RaftError) -> None:
-        self.refused_count += len(batch.payloads)
-        self.answers.put(batch, error)
+    def _refuse(self, batches: list[Batch], error: RaftError) -> None:
+        for batch in batches:
+            self.refused_count += len(batch.payloads)
+            self.answers.put(batch, error)
 
     def _ring(self) -> None:
         if self._turn_call is None:
@@ -396,10 +397,10 @@ class Shell:
                 # Leadership was lost within the step, and with it the entry's place.
                 self.writes.truncated(accepted.start)
         for rejected in outputs.rejected:
-            batch = self.writes.proposed.pop(rejected.request, None)
+            group = self.writes.proposed.pop(rejected.request, None)
             error = refusal(self.server, rejected.reason)
-            if batch is not None:
-                self._refuse(batch, error)
+            if group is not None:
+                self._refuse(group.batches, error)
             else:
                 self.reads.fail(rejected.request, error)
         for request in outputs.lost:

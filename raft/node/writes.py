@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
+from typing import Final
 
 from attrs import Factory, define
 
-from raft.errors import OutcomeUnknown, RaftError, Superseded, Timeout
+from raft.errors import InvariantViolated, OutcomeUnknown, RaftError, Superseded, Timeout
 from raft.node.answers import Answered, Answers, Outcome, nobody
 from raft.node.deadlines import Deadlines
 from raft.storage.records import HEADER_BYTES
+
+GROUP_BYTES: Final = 64 << 10
+"""The most that is joined to one proposal; the core's log joins sizes up to as much."""
 
 
 @define(eq=False)
@@ -58,6 +63,43 @@ class Batch:
             self.close()(result)
 
 
+@define(eq=False)
+class Group:
+    """Batches that are one proposal to the core; each is still answered for itself."""
+
+    batches: list[Batch]
+    size_bytes: int
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """The commands of all of them, in order."""
+        if len(self.batches) == 1:
+            return self.batches[0].payloads
+        return [payload for batch in self.batches for payload in batch.payloads]
+
+    @property
+    def count(self) -> int:
+        """How many commands there are."""
+        return sum(len(batch.payloads) for batch in self.batches)
+
+
+def groups_of(batches: list[Batch]) -> list[Group]:
+    """Join batches, in order, to groups of at most GROUP_BYTES, or of one batch.
+
+    What a proposal costs the core and the scribe is so paid for a turn's boxes together, and
+    not for each: a thousand clients with one write each are the rule, not the exception.
+    """
+    groups: list[Group] = []
+    for batch in batches:
+        size_bytes = batch.size_bytes
+        if groups and groups[-1].size_bytes + size_bytes <= GROUP_BYTES:
+            groups[-1].batches.append(batch)
+            groups[-1].size_bytes += size_bytes
+        else:
+            groups.append(Group([batch], size_bytes))
+    return groups
+
+
 @define
 class Writes:
     """All batches of one server: queued, proposed in this turn, and appended."""
@@ -65,7 +107,7 @@ class Writes:
     answers: Answers
     queued: list[Batch] = Factory(list)
     queued_bytes: int = 0
-    proposed: dict[int, Batch] = Factory(dict)
+    proposed: dict[int, Group] = Factory(dict)
     appended: deque[Batch] = Factory(deque)
     """In the order of their indexes, which never overlap."""
     replaced: list[Batch] = Factory(list)
@@ -88,14 +130,19 @@ class Writes:
         return [batch for batch in taken if not batch.answered]
 
     def accepted(self, request: int, start: int, end: int, term: int) -> None:
-        """Note where a proposed batch stands in the log."""
-        batch = self.proposed.pop(request)
-        batch.start, batch.end, batch.term = start, end, term
-        # The records are made: the cache and the disk have them.
-        batch.payloads = []
-        # Entries of an older term from `start` on were replaced before this one came.
+        """Note where the batches of a proposal stand in the log."""
+        batches = self.proposed.pop(request).batches
+        # Entries of an older term from `start` on were replaced before these came.
         self.truncated(start)
-        self.appended.append(batch)
+        for batch in batches:
+            batch.start, batch.term = start, term
+            start += len(batch.payloads)
+            batch.end = start
+            # The records are made: the cache and the disk have them.
+            batch.payloads = []
+        if start != end:
+            raise InvariantViolated(f"a proposal's commands end at {start}, its entries at {end}")
+        self.appended.extend(batches)
 
     @property
     def wanted(self) -> tuple[int, int]:
@@ -175,7 +222,8 @@ class Writes:
         """
         for batch in self.take_queued():
             self.answers.put(batch, queued)
-        for batch in (*self.proposed.values(), *self.appended, *self.replaced):
+        groups = [group.batches for group in self.proposed.values()]
+        for batch in chain(*groups, self.appended, self.replaced):
             self.answers.put(batch, appended)
         self.proposed.clear()
         self.appended.clear()
