@@ -65,6 +65,7 @@ class Plan:
 
 
 Row = dict[str, Any]
+Counts = Mapping[str, tuple[int, ...]]
 
 
 class _Answers(Protocol):
@@ -267,6 +268,12 @@ class Stand:
                 failures[name] = failures.get(name, 0) + number
         row: Row = {**summary(latencies, max(answer["seconds"] for answer in answers))}
         row["failures"] = failures
+        row["elections"] = _most_term(counted_after) - _most_term(counted)
+        if not latencies:
+            raise InvariantViolated(
+                f"nothing was answered in {taken:.1f} s, {row['elections']} elections were held, "
+                f"and {failures or 'nothing'} failed: is this machine busy with something else?"
+            )
         row["processes"] = self._used(before, after, taken, leader, row["ops_per_second"])
         row["nodes"] = _synced(counted, counted_after)
         return row
@@ -302,11 +309,11 @@ class Stand:
             }
         return found
 
-    async def _counts(self) -> dict[str, tuple[int, int]]:
-        """Return (syncs, entries) of each node so far."""
+    async def _counts(self) -> Counts:
+        """Return (syncs, entries, term) of each node that answers."""
         statuses = await self._cluster.statuses()
         return {
-            id: (int(str(status["sync_count"])), int(str(status["entry_count"])))
+            id: (*(int(str(status[name])) for name in ("sync_count", "entry_count", "term")),)
             for id, status in statuses.items()
             if status is not None
         }
@@ -326,6 +333,7 @@ class Stand:
         for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms"):
             row[name] = round(statistics.median(run[name] for run in runs), 4)
         row["failures"] = sum(sum(run["failures"].values()) for run in runs)
+        row["elections"] = sum(run["elections"] for run in runs)
         row["syncs_per_second"] = _median(runs, "syncs", self.plan.seconds)
         row["entries_per_sync"] = _median(runs, "entries_per_sync")
         if self.workload.writes:
@@ -356,6 +364,7 @@ class Stand:
             "p999_ms": None,
             "max_ms": round(ordered[-1], 1),
             "failures": 0,
+            "elections": self.plan.kills,
             "runs": [{"failover_ms": round(each, 1)} for each in ordered],
         }
 
@@ -396,11 +405,13 @@ def _extend(latencies: array[float], path: Path) -> None:
     path.unlink()
 
 
-def _synced(
-    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
-) -> dict[str, Row]:
+def _most_term(counts: Counts) -> int:
+    return max((term for _, _, term in counts.values()), default=0)
+
+
+def _synced(before: Counts, after: Counts) -> dict[str, Row]:
     found = {}
-    for id, (syncs, entries) in after.items():
+    for id, (syncs, entries, _) in after.items():
         if id in before:
             new, added = syncs - before[id][0], entries - before[id][1]
             batch = round(added / new, 1) if new else 0.0

@@ -210,14 +210,16 @@ def figures(rows: Sequence[Row]) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("workload", "", "outstanding", "bytes", "ops/s", "(least", "most)"):
         shown.add_column(heading, justify="left" if heading in ("workload", "") else "right")
-    for heading in ("p50 ms", "p99 ms", "p99.9 ms", "max ms", "entries/sync", "syncs/s", "failed"):
+    for heading in ("p50 ms", "p99 ms", "p99.9 ms", "max ms", "entries/sync", "syncs/s"):
+        shown.add_column(heading, justify="right")
+    for heading in ("failed", "elections"):
         shown.add_column(heading, justify="right")
     for row in rows:
         cells = [row["workload"], row["text"], f"{row['outstanding']:,}", f"{row['value_bytes']:,}"]
         cells += [_number(row.get(key), 0) for key in RATES]
         cells += [_number(row.get(key), 2) for key in LATENCIES]
         cells += [_number(row.get(key), 0) for key in ("entries_per_sync", "syncs_per_second")]
-        shown.add_row(*map(Text, [*cells, str(row["failures"])]))
+        shown.add_row(*map(Text, [*cells, str(row["failures"]), str(row["elections"])]))
     return shown
 
 
