@@ -18,9 +18,11 @@ from raft.storage.records import HEADER_BYTES
 _length_at = struct.Struct("<4xI").unpack_from
 
 
-def offset_of(records: bytes, start: int, index: int) -> int:
-    """Return the byte at which entry `index` begins in `records`, which begin with `start`."""
-    offset = 0
+def offset_of(records: bytes, start: int, index: int, offset: int = 0) -> int:
+    """Return the byte at which entry `index` begins in `records`.
+
+    Entry `start` begins at byte `offset`.
+    """
     for _ in range(index - start):
         offset += HEADER_BYTES + int(_length_at(records, offset)[0])
     return offset
@@ -41,10 +43,15 @@ class RecordCache:
     size_bytes: int = 0
     _starts: list[int] = Factory(list)
     _pieces: list[bytes] = Factory(list)
+    _known: tuple[int, int, int] = (0, 0, 0)
+    """(start of a piece, an index in it, its offset): where the last slice ended. Who applies a
+    large piece by slices would otherwise walk over it from its beginning each time."""
 
     def append(self, start: int, end: int, records: bytes) -> None:
         """Add the records of entries [start, end); what stood from `start` on is replaced."""
         self.truncate(start)
+        if start == end:
+            return
         self._starts.append(start)
         self._pieces.append(records)
         self.size_bytes += len(records)
@@ -52,6 +59,7 @@ class RecordCache:
 
     def truncate(self, start: int) -> None:
         """Drop the entries from `start` on."""
+        self._known = (0, 0, 0)
         while self._starts and self._starts[-1] >= start:
             self._starts.pop()
             self.size_bytes -= len(self._pieces.pop())
@@ -64,6 +72,7 @@ class RecordCache:
 
     def restart_after(self, index: int) -> None:
         """Drop everything: the next entry is `index` + 1."""
+        self._known = (0, 0, 0)
         self._starts.clear()
         self._pieces.clear()
         self.size_bytes, self.end = 0, index + 1
@@ -82,7 +91,7 @@ class RecordCache:
     def slice(self, start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:
         """Return (end, records) of the entries from `start` on, at most up to `end`.
 
-        At least one entry, and no more than `limit_bytes` beyond the first piece. Raises
+        At least one entry, and no more than `limit_bytes` unless that one is larger. Raises
         KeyError where an entry is neither here nor saved.
         """
         if not self._starts or start < self._starts[0]:
@@ -92,25 +101,40 @@ class RecordCache:
             raise KeyError(start)
         at = bisect_right(self._starts, start) - 1
         taken: list[bytes] = []
-        size, reached = 0, start
+        left, reached = limit_bytes, start
         while reached < end and at < len(self._starts):
-            piece_end = self._end_of(at)
-            piece = self._cut(at, reached, min(end, piece_end))
-            if taken and size + len(piece) > limit_bytes:
+            stop = min(end, self._end_of(at))
+            upto, piece = self._cut(at, reached, stop, left, at_least_one=not taken)
+            if piece:
+                taken.append(piece)
+            left -= len(piece)
+            reached, at = upto, at + 1
+            if upto < stop:
                 break
-            taken.append(piece)
-            size += len(piece)
-            reached, at = min(end, piece_end), at + 1
         return reached, taken[0] if len(taken) == 1 else b"".join(taken)
 
     def _end_of(self, at: int) -> int:
         return self._starts[at + 1] if at + 1 < len(self._starts) else self.end
 
-    def _cut(self, at: int, start: int, end: int) -> bytes:
+    def _cut(
+        self, at: int, start: int, stop: int, limit_bytes: int, at_least_one: bool
+    ) -> tuple[int, bytes]:
+        """Return (end, records) of entries [start, stop) of one piece, as many as fit."""
         piece, piece_start = self._pieces[at], self._starts[at]
-        if start == piece_start and end == self._end_of(at):
-            return piece
-        first = offset_of(piece, piece_start, start)
-        if end == self._end_of(at):
-            return piece[first:]
-        return piece[first : offset_of(piece, piece_start, end)]
+        whole = stop == self._end_of(at)
+        if whole and start == piece_start and len(piece) <= limit_bytes:
+            return stop, piece
+        known_piece, known_index, known_offset = self._known
+        if known_piece != piece_start or known_index > start:
+            known_index, known_offset = piece_start, 0
+        first = offset_of(piece, known_index, start, known_offset)
+        if whole and len(piece) - first <= limit_bytes:
+            return stop, piece[first:]
+        index, offset = start, first
+        while index < stop:
+            following = offset + HEADER_BYTES + int(_length_at(piece, offset)[0])
+            if following - first > limit_bytes and not (at_least_one and index == start):
+                break
+            index, offset = index + 1, following
+        self._known = (piece_start, index, offset)
+        return index, piece[first:offset]

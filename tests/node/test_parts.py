@@ -1,0 +1,61 @@
+"""A client's box in parts: each command has its own outcome, in its own place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.codec import Codec
+from raft.errors import CommandTooLarge, NotLeader, Overloaded
+from raft.node import parts
+from raft.node.parts import Gathering, checked, outcome_of, parts_of
+
+
+def gather(refused: dict[int, Any], results: list[Any], sizes: list[int]) -> Any:
+    answers: list[Any] = []
+    gathering = Gathering(answers.append, refused)
+    takers = [gathering.part(size) for size in sizes]
+    for take, result in list(zip(takers, results, strict=True))[::-1]:
+        assert not answers
+        take(result)
+    (answer,) = answers
+    return answer
+
+
+@given(st.lists(st.integers(0, 40).map(bytes), min_size=1))
+def test_parts_are_the_payloads_in_order_and_within_the_bound(payloads: list[bytes]) -> None:
+    limit, parts.PART_BYTES = parts.PART_BYTES, 64
+    try:
+        found = list(parts_of(payloads))
+    finally:
+        parts.PART_BYTES = limit
+    assert [each for part in found for each in part] == payloads
+    assert all(part and (len(part) == 1 or sum(map(len, part)) <= 64) for part in found)
+
+
+def test_one_bad_command_does_not_refuse_its_neighbours() -> None:
+    accepted, refused = checked([b"\xc0", bytes(99), b"\xc2"], Codec(limit_bytes=50).check)
+    assert accepted == [b"\xc0", b"\xc2"]
+    assert list(refused) == [1]
+    code, facts = refused[1]
+    assert code == CommandTooLarge.code
+    assert msgspec.msgpack.decode(facts)["limit_bytes"] == 50
+
+
+def test_outcomes_keep_their_places_whatever_part_is_answered_first() -> None:
+    answer = gather({1: ("X", b"x")}, [[("", b"0"), ("", b"2")], [("", b"3")]], [2, 1])
+    assert answer == [("", b"0"), ("X", b"x"), ("", b"2"), ("", b"3")]
+
+
+def test_a_redirect_of_all_parts_is_the_answer_of_the_whole() -> None:
+    error = NotLeader("b", "tcp:h:1")
+    assert gather({}, [error, NotLeader("b", "tcp:h:1")], [1, 2]) is error
+
+
+def test_a_part_that_failed_alone_fails_each_of_its_commands() -> None:
+    error = Overloaded()
+    answer = gather({}, [[("", b"0")], error], [1, 2])
+    assert answer == [("", b"0"), outcome_of(error), outcome_of(error)]
