@@ -15,6 +15,7 @@ from raft.core.configuration import Member
 from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import Answer, IClientService
 from raft.node.answers import Outcome
+from raft.node.parts import Gathering, checked, parts_of
 from raft.node.reads import ReadBatch
 from raft.node.writes import Batch
 from raft.transport.arguments import pack_array
@@ -56,32 +57,40 @@ class ClientDesk:
 
     def write_batch(self, commands: list[bytes], timeout_seconds: float, answer: Answer) -> None:
         """Check, then append; or pass on to the leader where this node is set to forward."""
-        self._check(commands)
         node = self.node
         if not node.serves:
             raise NodeStopped()
-        if node.forwards:
+        deadline = node.clock() + timeout_seconds
+        accepted, refused = checked(commands, self.codec.check)
+        if not accepted:
+            packing(answer)([refused[at] for at in sorted(refused)])
+        elif node.forwards and not refused:
             address = node.leader_address()
             node.forwarder.write_batch(address, commands, timeout_seconds, answer)
-            return
-        node.shell.write(Batch(commands, node.clock() + timeout_seconds, packing(answer)))
+        else:
+            gathering = Gathering(packing(answer), refused)
+            parts = list(parts_of(accepted))
+            # All parts are known before the first can be answered.
+            takers = [gathering.part(len(part)) for part in parts]
+            for part, take in zip(parts, takers, strict=True):
+                node.shell.write(Batch(part, deadline, take))
 
     def read_batch(
         self, queries: list[bytes], timeout_seconds: float, consistency: str, answer: Answer
     ) -> None:
         """Answer from a state that a quorum has confirmed."""
-        self._check(queries)
         if consistency != LINEARIZABLE:
             raise BadCommand(f"consistency {consistency!r} is not known; use {LINEARIZABLE!r}")
         node = self.node
         if not node.serves:
             raise NodeStopped()
-        node.read_batch(ReadBatch(queries, node.clock() + timeout_seconds, packing(answer)))
-
-    def _check(self, payloads: list[bytes]) -> None:
-        check = self.codec.check
-        for payload in payloads:
-            check(payload)
+        deadline = node.clock() + timeout_seconds
+        accepted, refused = checked(queries, self.codec.check)
+        if not accepted:
+            packing(answer)([refused[at] for at in sorted(refused)])
+            return
+        take = Gathering(packing(answer), refused).part(len(accepted))
+        node.read_batch(ReadBatch(accepted, deadline, take))
 
     def status(self) -> dict[str, object]:
         """Return the node's status."""
