@@ -14,7 +14,7 @@ from raft.config import read_config
 from raft.errors import RaftError
 from raft.tap import make_node
 
-log = Logger()
+log = Logger(namespace="visits")
 application = Application("visits")
 node = make_node(read_config(os.environ.get("RAFT_CONFIG", "node.toml")), reactor, Counter())
 node.setServiceParent(application)
