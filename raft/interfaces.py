@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from attrs import frozen
@@ -82,6 +82,41 @@ class IStateMachine(Interface):
 
         Chunk borders may differ from those given. Raise to refuse; the node stops.
         """
+
+
+class IOnDiskStateMachine(IStateMachine):
+    """A machine that keeps its own durable state, with the replica's notes beside it [RULES S5].
+
+    Called in the reactor's thread, one call at a time: `open` first, then batches of `begin`,
+    any number of `apply` (or one `restore`), `commit`; queries and `snapshot` between batches.
+    A batch becomes durable as a whole or not at all: a process may end at any moment, and what
+    was not committed is applied again. After a failed batch nothing more is called but `close`.
+    Exceptions of these methods stop this node.
+    """
+
+    def open() -> Iterable[tuple[bytes, bytes]]:
+        """Open what is durable, make it where there is nothing; return all notes. May block."""
+
+    def begin() -> None:
+        """Begin a batch."""
+
+    def commit(last_applied: int, notes: Mapping[bytes, bytes | None]) -> None:
+        """End the batch and make it visible to queries, with `notes` in the same transaction.
+
+        `last_applied` is the index that the state is of, for the machine's own use. Notes are
+        opaque: each replaces the one under the same key, None removes it.
+        The batch may be lost with the computer's power, as long as no earlier one is lost
+        without the later ones: the log has it still.
+        """
+
+    def restore(chunks: Iterator[bytes]) -> None:
+        """Replace the state, as in `IStateMachine`; the notes of before are all forgotten.
+
+        Called within a batch: until `commit`, what was there before must stay durable.
+        """
+
+    def close() -> None:
+        """Close what is open. Nothing is called after that but `open`."""
 
 
 @frozen

@@ -16,7 +16,7 @@ from zope.interface.exceptions import (
 from zope.interface.verify import verifyObject
 
 from raft.errors import BadConfiguration
-from raft.interfaces import IStateMachine
+from raft.interfaces import IOnDiskStateMachine, IStateMachine
 
 
 @define
@@ -58,13 +58,16 @@ def verified_machine(machine: object) -> IStateMachine:
         raise BadConfiguration(
             f"{name} is no state machine; decorate it with @implementer(IStateMachine)"
         )
+    interface = IStateMachine
+    if IOnDiskStateMachine.providedBy(machine):
+        interface = IOnDiskStateMachine
     try:
-        verifyObject(IStateMachine, machine)
+        verifyObject(interface, machine)
     except Invalid as error:
         # Several faults at once come as one exception that lists them.
         faults = "; ".join(_fault(each) for each in getattr(error, "exceptions", (error,)))
         raise BadConfiguration(f"{name} {faults}") from error
-    for method in IStateMachine:
+    for method in interface:
         if iscoroutinefunction(getattr(machine, method)):
             raise BadConfiguration(
                 f"{name} has an async {_method(method)}; it must answer when it returns"
@@ -82,7 +85,8 @@ def _fault(error: Exception) -> str:
 
 def _method(method: object) -> str:
     name = method if isinstance(method, str) else getattr(method, "__name__", str(method))
-    signature = IStateMachine[name].getSignatureString() if name in IStateMachine else "()"
+    known = name in IOnDiskStateMachine
+    signature = IOnDiskStateMachine[name].getSignatureString() if known else "()"
     return f"{name}{signature}"
 
 

@@ -292,8 +292,24 @@ class Sessions:
             for form in restored
         )
 
-    def load(self, sessions: Iterable[Session]) -> None:
-        """Replace the sessions by others, given with the one unused for longest first."""
+    @property
+    def newest_order(self) -> int:
+        """The `order` of the newest use."""
+        return self._order
+
+    def used_since(self, order: int) -> Iterator[Session]:
+        """Yield the sessions that were used after `order`, newest first. Change nothing."""
+        for session in reversed(self._by_id.values()):
+            if session.order <= order:
+                return
+            yield session
+
+    def load(self, sessions: Iterable[Session], newest_order: int = 0) -> None:
+        """Replace the sessions by others, given with the one unused for longest first.
+
+        Uses are numbered from above `newest_order` on; these sessions first.
+        """
+        self._order = max(self._order, newest_order)
         self._by_id.clear()
         # The first use of any of them finds out who is due.
         self._due_us = 0

@@ -360,16 +360,19 @@ def test_the_bytes_of_results_are_bounded() -> None:
     """S2."""
     cluster = Cluster()
     session = cluster.register()
-    assert cluster.send(session, 1, 50) == [1, b"x" * 50]
-    assert cluster.send(session, 2, 60) == [2, b"x" * 60]
+    # Each result has four bytes besides the text: together these are exactly the bound.
+    assert cluster.send(session, 0, 42) == [1, b"x" * 42]
+    assert cluster.send(session, 1, 50) == [2, b"x" * 50]
+    assert cluster.send(session, 0, 42) == [1, b"x" * 42]
+    assert cluster.send(session, 2, 60) == [3, b"x" * 60]
     assert is_error(cluster.send(session, 1, 50), ResultDropped)
     # One that is larger than the bound is answered, and not kept at all.
-    assert cluster.send(session, 3, 200) == [3, b"x" * 200]
+    assert cluster.send(session, 3, 200) == [4, b"x" * 200]
     assert is_error(cluster.send(session, 3, 200), ResultDropped)
     kept = cluster.replica.sessions.get(session)
     assert kept is not None
     assert (kept.results, kept.size_bytes) == ({}, 0)
-    assert len(cluster.machine.calls) == 3
+    assert len(cluster.machine.calls) == 4
 
 
 def test_a_dropped_number_that_the_client_passes_becomes_stale() -> None:
@@ -425,6 +428,18 @@ def test_a_session_expires_by_the_clusters_time_alone() -> None:
         cluster.time_us = late
         assert (cluster.send(session, 1) == 1) is alive
         assert cluster.replica.sessions.expired_count == (not alive)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_session_expires_whatever_was_there_before_it(resumed: bool) -> None:
+    """S3, S4: also the first one, and one that comes from a snapshot."""
+    cluster = Cluster()
+    cluster.time_us = 5000
+    session = cluster.register()
+    if resumed:
+        cluster.replica = copied(cluster.replica)
+    cluster.time_us = 6001
+    assert is_error(cluster.send(session, 1), SessionExpired)
 
 
 def test_time_that_seems_to_run_backwards_expires_nothing() -> None:

@@ -7,9 +7,12 @@ rules S2 and S3 what must become of each entry. A follower is fed the same log i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
 
+import attrs
 import msgspec
+import pytest
 from attrs import define, evolve, field
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from zope.interface import implementer
 
 from raft.codec import PLAIN
-from raft.errors import CommandError
-from raft.interfaces import Context, IStateMachine, SnapshotMeta, Value
-from raft.replica import Replica, Result
+from raft.errors import CommandError, StateMachineFailed
+from raft.interfaces import Context, IOnDiskStateMachine, IStateMachine, SnapshotMeta, Value
+from raft.replica import Applied, Replica, Result
 from raft.storage.records import (
     Kind,
     SessionLimits,
@@ -62,6 +65,64 @@ class Effects:
 
     def restore(self, chunks: object) -> None:
         self.effects = msgspec.msgpack.decode(b"".join(chunks))  # type: ignore[call-overload]
+
+
+@define
+class Disk:
+    """What outlives a process."""
+
+    effects: list[Value] = field(factory=list)
+    notes: dict[bytes, bytes] = field(factory=dict)
+    last_applied: int = 0
+    broken: bool = False
+    commits: int = 0
+
+
+@implementer(IOnDiskStateMachine)
+class Shelf(Effects):
+    """The same, with a disk: what is not committed is lost."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self.disk = disk
+        self.inside = False
+        self.notes: dict[bytes, bytes] = {}
+
+    def open(self) -> list[tuple[bytes, bytes]]:
+        self.effects = list(self.disk.effects)
+        self.notes = dict(self.disk.notes)
+        return list(self.notes.items())
+
+    def begin(self) -> None:
+        assert not self.inside
+        self.inside = True
+
+    def apply(self, command: Value, context: Context) -> Value:
+        assert self.inside
+        return super().apply(command, context)
+
+    def restore(self, chunks: object) -> None:
+        assert self.inside
+        super().restore(chunks)
+        self.notes = {}
+
+    def commit(self, last_applied: int, notes: Mapping[bytes, bytes | None]) -> None:
+        assert self.inside
+        self.inside = False
+        if self.disk.broken:
+            raise OSError(5, "the computer has lost power")
+        for key, value in notes.items():
+            if value is None:
+                # Only what is there is removed: the replica knows what it has stored.
+                del self.notes[key]
+            else:
+                self.notes[key] = value
+        self.disk.effects, self.disk.notes = list(self.effects), dict(self.notes)
+        self.disk.last_applied = last_applied
+        self.disk.commits += 1
+
+    def close(self) -> None:
+        self.inside = False
 
 
 @define
@@ -144,11 +205,20 @@ class Oracle:
 class Clients(RuleBasedStateMachine):
     """A log with the commands of clients that behave as badly as they can."""
 
+    def started(self, server: str) -> Replica:
+        """Return the replica of a server that has just started."""
+        return Replica(Effects())
+
+    @property
+    def machine(self) -> Effects:
+        machine = self.replica.machine
+        assert isinstance(machine, Effects)
+        return machine
+
     @initialize()
     def begin(self) -> None:
-        self.machine = Effects()
-        self.replica = Replica(self.machine)
-        self.follower = Replica(Effects())
+        self.replica = self.started("leader")
+        self.follower = self.started("follower")
         self.oracle = Oracle()
         self.time_us = 0
         self.log: list[bytes] = []
@@ -165,9 +235,12 @@ class Clients(RuleBasedStateMachine):
     def apply(self, start: int) -> list[Result]:
         index = start + 1
         records = b"".join(self.log[start:])
-        applied = self.replica.apply(records, 0, index, len(self.log) + 1, float("inf"))
+        applied = self.applied(records, index)
         assert applied.last_applied == len(self.log)
         return applied.results
+
+    def applied(self, records: bytes, index: int) -> Applied:
+        return self.replica.apply(records, 0, index, len(self.log) + 1, float("inf"))
 
     @rule(limits=st.sampled_from(LIMITS))
     def register(self, limits: SessionLimits | None) -> None:
@@ -177,7 +250,7 @@ class Clients(RuleBasedStateMachine):
         self.ids.append(session_id(index, nonce))
         self.oracle.register(self.ids[-1], self.time_us, limits)
 
-    @rule(by_us=st.integers(0, 400))
+    @rule(by_us=st.integers(0, 1500))
     def pass_time(self, by_us: int) -> None:
         self.time_us += by_us
 
@@ -253,19 +326,22 @@ class Clients(RuleBasedStateMachine):
     def restart(self, from_snapshot: bool) -> None:
         """A server forgets all but the newest snapshot and the log."""
         before = self.replica
-        self.machine = Effects()
-        self.replica = Replica(self.machine)
+        self.replica = self.started("leader")
         self.reading.clear()
         if from_snapshot and self.snapshot is not None:
-            self.replica.restore(*self.snapshot)
+            self.install(self.replica)
         self.replica.apply(b"".join(self.log[self.replica.last_applied :]), 0, 0, 0, float("inf"))
         assert self.replica.digest == before.digest
         assert self.machine.effects == before.machine.effects  # type: ignore[attr-defined]
 
+    def install(self, replica: Replica) -> None:
+        if self.snapshot is not None and self.snapshot[0].index >= replica.last_applied:
+            replica.restore(*self.snapshot)
+
     @rule(steps=st.lists(st.integers(1, 9), max_size=5), install=st.booleans())
     def let_the_follower_catch_up(self, steps: list[int], install: bool) -> None:
-        if install and self.snapshot and self.snapshot[0].index >= self.follower.last_applied:
-            self.follower.restore(*self.snapshot)
+        if install:
+            self.install(self.follower)
         for step in steps:
             start = self.follower.last_applied
             self.follower.apply(b"".join(self.log[start : start + step]))
@@ -300,6 +376,55 @@ class Clients(RuleBasedStateMachine):
             self.follower.apply(b"".join(self.log[start:]), 0, 0, 0, float("inf"))
             self.a_follower_that_is_as_far_is_the_same()
 
+
+class ClientsOfADisk(Clients):
+    """The same with machines that are durable by themselves, and lose batches [S5]."""
+
+    def started(self, server: str) -> Replica:
+        if not hasattr(self, "disks"):
+            self.disks = {"leader": Disk(), "follower": Disk()}
+        self.disks[server].broken = False
+        replica = Replica(Shelf(self.disks[server]))
+        replica.open()
+        assert replica.last_applied == self.disks[server].last_applied
+        return replica
+
+    @rule()
+    def break_the_next_batch(self) -> None:
+        self.disks["leader"].broken = True
+
+    def applied(self, records: bytes, index: int) -> Applied:
+        disk = self.disks["leader"]
+        if disk.broken:
+            with pytest.raises(StateMachineFailed):
+                super().applied(records, index)
+            with pytest.raises(StateMachineFailed):
+                self.replica.query(b"\xc0")
+            self.replica = self.started("leader")
+            self.reading.clear()
+            assert self.replica.last_applied == index - 1
+        return super().applied(records, index)
+
+    @rule()
+    def restart_the_follower(self) -> None:
+        before = self.follower
+        self.follower = self.started("follower")
+        assert self.follower.digest == before.digest
+        assert [attrs.astuple(each)[:6] for each in self.follower.sessions] == [
+            attrs.astuple(each)[:6] for each in before.sessions
+        ]
+
+    @invariant()
+    def nothing_is_noted_that_is_not_remembered(self) -> None:
+        results = sum(len(each.results) for each in self.replica.sessions)
+        count = len(self.disks["leader"].notes)
+        assert count in (0, 1 + len(self.replica.sessions) + results)
+
+
+TestClientsOfADisk = ClientsOfADisk.TestCase
+TestClientsOfADisk.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+)
 
 TestClients = Clients.TestCase
 TestClients.settings = settings(

@@ -41,7 +41,11 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.machines": ("raft.machines", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.replica": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
-        *("raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
+        *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
+        "raft.storage.records",
+    ),
+    "raft.durable": (
+        *("raft.interfaces", "raft.core", "raft.errors", "raft.outcomes", "raft.sessions"),
         "raft.storage.records",
     ),
     "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records"),
