@@ -77,7 +77,6 @@ class LocalWrites:
         if (
             batch is None
             or batch.taken
-            or batch.answered
             or self._open_for != timeout_seconds
             or self._open_bytes + size_bytes > BATCH_BYTES
         ):

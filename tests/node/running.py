@@ -126,5 +126,14 @@ class Nodes:
                     self.cut |= {(one, other), (other, one)}
 
     async def stop(self) -> None:
-        """Stop all, at once."""
-        await DeferredList([node.stopService() for node in self.all.values()])
+        """Stop all: the leader last, which then has nobody to wait for."""
+        followers, leaders = [], []
+        for node in self.all.values():
+            leads = node.serves and node.leader() == node.id
+            (leaders if leads else followers).append(node)
+        await DeferredList([node.stopService() for node in followers])
+        gone = [node.id for node in followers]
+        await until(
+            lambda: not any(each.network.is_connected(id) for each in leaders for id in gone)
+        )
+        await DeferredList([node.stopService() for node in leaders])

@@ -10,7 +10,7 @@ import pytest
 from raft.errors import NotApplied, OutcomeUnknown, Timeout
 from tests.node.world import Journal, Node, Outcome, Wire, World, cluster, leader_of
 
-SEEDS = range(24)
+SEEDS = range(14)
 
 
 class Storm:

@@ -121,3 +121,13 @@ def test_a_large_piece_is_cut_where_the_limit_says() -> None:
     reached, piece = cache.slice(1, 1001, 4096)
     assert len(piece) <= 4096
     assert cache._known == (1, reached, len(piece))
+
+
+def test_where_a_slice_ended_is_forgotten_with_its_piece() -> None:
+    cache = RecordCache(1 << 20, lambda *_: (0, b""))
+    for size, starts in ((10, (1, 5, 9)), (90, (15, 1))):
+        records = [record(n, 1, size) for n in range(1, 21)]
+        cache.append(1, 21, b"".join(records))
+        for start in starts:
+            reached, piece = cache.slice(start, start + 3, 1 << 20)
+            assert (reached, piece) == (start + 3, b"".join(records[start - 1 : start + 2]))
