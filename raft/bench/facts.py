@@ -49,7 +49,7 @@ def usage(pid: int) -> Usage:
 def machine(directory: Path) -> dict[str, object]:
     """Return what figures depend on: processor, system, versions, and the disk of `directory`."""
     return {
-        "processor": _processor(),
+        "processor": _cpu_model(),
         "cores": os.cpu_count() or 0,
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -97,7 +97,7 @@ def filesystem(directory: Path) -> str:
     return found
 
 
-def _processor() -> str:
+def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
