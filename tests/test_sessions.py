@@ -364,15 +364,19 @@ def test_the_bytes_of_results_are_bounded() -> None:
     assert cluster.send(session, 0, 42) == [1, b"x" * 42]
     assert cluster.send(session, 1, 50) == [2, b"x" * 50]
     assert cluster.send(session, 0, 42) == [1, b"x" * 42]
-    assert cluster.send(session, 2, 60) == [3, b"x" * 60]
-    assert is_error(cluster.send(session, 1, 50), ResultDropped)
+    # Nor is more dropped than must be: without the first these are the bound again.
+    assert cluster.send(session, 2, 42) == [3, b"x" * 42]
+    assert is_error(cluster.send(session, 0, 42), ResultDropped)
+    assert cluster.send(session, 1, 50) == [2, b"x" * 50]
+    assert cluster.send(session, 3, 60) == [4, b"x" * 60]
+    assert is_error(cluster.send(session, 2, 42), ResultDropped)
     # One that is larger than the bound is answered, and not kept at all.
-    assert cluster.send(session, 3, 200) == [4, b"x" * 200]
-    assert is_error(cluster.send(session, 3, 200), ResultDropped)
+    assert cluster.send(session, 4, 200) == [5, b"x" * 200]
+    assert is_error(cluster.send(session, 4, 200), ResultDropped)
     kept = cluster.replica.sessions.get(session)
     assert kept is not None
     assert (kept.results, kept.size_bytes) == ({}, 0)
-    assert len(cluster.machine.calls) == 4
+    assert len(cluster.machine.calls) == 5
 
 
 def test_a_dropped_number_that_the_client_passes_becomes_stale() -> None:
@@ -446,8 +450,10 @@ def test_time_that_seems_to_run_backwards_expires_nothing() -> None:
     """S3."""
     cluster = Cluster()
     cluster.time_us = 5000
-    session = cluster.register()
+    cluster.entry(Kind.NO_OP, b"")
     cluster.time_us = 0
+    session = cluster.register()
+    assert cluster.replica.last_time_us == 5000
     assert cluster.send(session, 1) == 1
     cluster.time_us = 6000
     assert cluster.send(session, 2) == 2
@@ -676,6 +682,23 @@ def test_sections_come_back_wherever_the_borders_of_chunks_are() -> None:
         [b"c"],
         b"m",
     ]
+
+
+def test_a_section_that_is_given_up_is_closed() -> None:
+    closed: list[str] = []
+
+    class Pieces:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"x", b"y"])
+
+        def close(self) -> None:
+            closed.append("section")
+
+    pieces = Pieces()
+    chunks = wrap(Header(0, 0, sections=[("one", 1)]), [], [pieces])
+    next(chunks), next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    assert closed == ["section"]
 
 
 @pytest.mark.parametrize("sections", [[("sessions", 2)], [("sessions", 1)] * 2, [("more", 1)]])

@@ -416,9 +416,10 @@ class ClientsOfADisk(Clients):
 
     @invariant()
     def nothing_is_noted_that_is_not_remembered(self) -> None:
-        results = sum(len(each.results) for each in self.replica.sessions)
-        count = len(self.disks["leader"].notes)
-        assert count in (0, 1 + len(self.replica.sessions) + results)
+        for server, replica in (("leader", self.replica), ("follower", self.follower)):
+            results = sum(len(each.results) for each in replica.sessions)
+            count = len(self.disks[server].notes)
+            assert count in (0, 1 + len(replica.sessions) + results)
 
 
 TestClientsOfADisk = ClientsOfADisk.TestCase
