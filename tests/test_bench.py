@@ -156,6 +156,14 @@ def test_operations_are_as_the_workloads_say() -> None:
         operations("scan", 64, 7)
 
 
+def test_the_state_of_large_values_stays_within_memory() -> None:
+    for size in (64, *SIZES):
+        names = keys(size)
+        assert set(operations("write", size, 1).keys) <= set(names)
+        assert len(names) * size <= 64 << 20
+    assert len(keys(64)) == KEYS
+
+
 def test_percentiles_are_by_rank() -> None:
     found = summary(array("d", [number / 1000 for number in range(1000, 0, -1)]), 2.0)
     assert found == {

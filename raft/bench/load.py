@@ -26,6 +26,9 @@ KEY_BYTES = 16
 PREPARED = 1 << 14
 """So many keys are drawn before a run, and repeated in a circle."""
 
+STATE_BYTES = 64 << 20
+"""Where values are large, fewer keys are used: the state of a long run must stay within memory."""
+
 READ_SHARE = 0.9
 ZIPF = 0.99
 PAUSE_SECONDS = 0.01
@@ -52,9 +55,10 @@ class Operations:
     value: str
 
 
-def keys() -> list[str]:
-    """Return all keys that are read and written."""
-    return [f"key-{number:0{KEY_BYTES - 4}d}" for number in range(KEYS)]
+def keys(value_bytes: int = 1) -> list[str]:
+    """Return all keys that are read and written, where values have so many bytes."""
+    count = min(KEYS, max(1, STATE_BYTES // value_bytes))
+    return [f"key-{number:0{KEY_BYTES - 4}d}" for number in range(count)]
 
 
 def operations(kind: str, value_bytes: int, seed: int) -> Operations:
@@ -63,9 +67,9 @@ def operations(kind: str, value_bytes: int, seed: int) -> Operations:
     Raises:
         InvariantViolated: there is no such kind.
     """
-    chance, names, value = random.Random(seed), keys(), "v" * value_bytes
+    chance, names, value = random.Random(seed), keys(value_bytes), "v" * value_bytes
     if kind == "mixed":
-        weights = list(accumulate(1 / rank**ZIPF for rank in range(1, KEYS + 1)))
+        weights = list(accumulate(1 / rank**ZIPF for rank in range(1, len(names) + 1)))
         drawn = chance.choices(names, cum_weights=weights, k=PREPARED)
         return Operations(drawn, bytes(chance.random() < READ_SHARE for _ in drawn), value)
     if kind not in ("read", "write"):

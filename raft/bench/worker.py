@@ -120,7 +120,7 @@ def alone(connections: list[ClientConnection]) -> Issue:
 
 async def fill(issue: Issue, value_bytes: int) -> None:
     """Write every key once."""
-    names, value = keys(), "v" * value_bytes
+    names, value = keys(value_bytes), "v" * value_bytes
     for begin in range(0, len(names), FILL_AT_ONCE):
         part = names[begin : begin + FILL_AT_ONCE]
         await gatherResults([issue(0, 0, ["set", key, value]) for key in part])
