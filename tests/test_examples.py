@@ -22,7 +22,7 @@ from tests.node.running import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.deadline(40)]
 
-ROOT = Path(raft.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 RAFT = "from raft.cli.main import main; main()"
 TWISTD = "from twisted.scripts.twistd import run; run()"

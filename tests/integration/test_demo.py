@@ -95,7 +95,11 @@ def test_a_demo_that_fails_says_why(tmp_path: Path) -> None:
 def test_no_node_survives_an_interrupted_demo(tmp_path: Path, number: signal.Signals) -> None:
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(
-            [*DEMO, "--directory", str(tmp_path)], stdout=out, stderr=subprocess.STDOUT
+            [*DEMO, "--directory", str(tmp_path)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # What a shell starts in the background ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         wait_until(lambda: len(survivors(tmp_path)) == 3)
