@@ -345,21 +345,22 @@ class Replica:
                 if named != session_id or last_time_us != touched_us:
                     session_id, touched_us = named, last_time_us
                     session = sessions.touch(named, last_time_us)
+                    kept = session.results if session is not None else {}
                 if session is None:
                     outcome = outcomes.refused(SessionExpired(), index)
                 else:
                     if low_mark > session.low_mark:
                         session.raise_low_mark(low_mark)
-                    kept = session.results.get(sequence)
-                    if kept is not None:
-                        outcome = kept
+                    found = kept.get(sequence)
+                    if found is not None:
+                        outcome = found
                     elif sequence < session.kept_from:
                         outcome = outcomes.refused(session.refusal(sequence), index)
                     else:
                         outcome = execute(index, term, last_time_us, records[command_at:after])
-                        session.results[sequence] = outcome
+                        kept[sequence] = outcome
                         session.size_bytes += len(outcome[1])
-                        if len(session.results) > limits.results or (
+                        if len(kept) > limits.results or (
                             session.size_bytes > limits.results_bytes
                         ):
                             session.keep_within(limits)

@@ -160,7 +160,8 @@ class RaftService(Service):
         )
         self.storage = self._make_storage(settings, found.incarnation)
         recovered = self.storage.recover()
-        if recovered.snapshot is not None:
+        self.replica.open()
+        if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
         rng = random.Random(secrets.randbits(128))
         self.members = Members(self)
@@ -233,6 +234,7 @@ class RaftService(Service):
             if part is not None:
                 part.stop()
         self._close_ops()
+        self.replica.close()
         storage = getattr(self, "storage", None)
         if storage is not None:
             storage.stop()
@@ -280,6 +282,7 @@ class RaftService(Service):
         for closed, failure in results:
             if not closed:
                 _log.failure("{id} did not close all it had open", failure, id=self.id)
+        self.replica.close()
         # Where a thread may still write, the lock stays until the process ends.
         if self._directory is not None and all(closed for closed, _ in results[: len(files)]):
             self._directory.release()
