@@ -92,6 +92,7 @@ class SQLiteDatabase:
         self._generation = 0
         self._database: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._calculator: sqlite3.Connection | None = None
         self._restored: Path | None = None
         self._context: Context | None = None
         # Statements of our own are not asked about, and carry a mark that no one else can
@@ -130,7 +131,7 @@ class SQLiteDatabase:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute(_MAKE_NOTES)
         refuse_other_functions(database)
-        add_date_functions(database)
+        self._calculator = add_date_functions(database)
         add_log_functions(database, self._told)
         database.set_authorizer(self._authorize)
         reader = self._reader = _connection(self.path)
@@ -162,10 +163,10 @@ class SQLiteDatabase:
 
     def close(self) -> None:
         """Close the database; what is not committed is taken back."""
-        for connection in (self._reader, self._database):
+        for connection in (self._reader, self._database, self._calculator):
             if connection is not None:
                 connection.close()
-        self._database = self._reader = None
+        self._database = self._reader = self._calculator = None
 
     # Batches.
 

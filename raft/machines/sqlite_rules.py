@@ -116,8 +116,11 @@ def refuse_other_functions(connection: sqlite3.Connection) -> None:
             connection.create_function(name, count, refuse)
 
 
-def add_date_functions(connection: sqlite3.Connection) -> None:
-    """Put functions that take a time in the place of those that know the present one."""
+def add_date_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Put functions that take a time in the place of those that know the present one.
+
+    Returns the connection that calculates for them, to be closed with `connection`.
+    """
     calculator = sqlite3.connect(":memory:", isolation_level=None)
 
     def replaced(name: str) -> Callable[..., Scalar]:
@@ -140,6 +143,7 @@ def add_date_functions(connection: sqlite3.Connection) -> None:
 
     for name in DATE_FUNCTIONS:
         connection.create_function(name, -1, replaced(name), deterministic=True)
+    return calculator
 
 
 _LOCAL_TIME = re.compile(r"\b(now|localtime|utc)\b", re.IGNORECASE)
