@@ -144,9 +144,11 @@ class Notes:
             raise _failed("written", error) from error
 
     def forget(self) -> None:
-        """The machine forgets its notes with its state, for it is being restored."""
+        """The machine forgets its notes with its state, for it is being restored.
+
+        The sessions that are restored are used anew, so that the next commit notes them all.
+        """
         self._stored.clear()
-        self._order = 0
 
     def commit(self, progress: Progress) -> None:
         """End the batch: its effects and its notes become durable together, or not at all."""

@@ -422,6 +422,23 @@ class ClientsOfADisk(Clients):
             assert count in (0, 1 + len(replica.sessions) + results)
 
 
+def test_after_a_restore_every_note_is_stored_again() -> None:
+    """S5, N6: a machine that is restored forgets its notes, those that stay the same too."""
+    disk = Disk()
+    replica = Replica(Shelf(disk))
+    replica.open()
+    session = session_id(1, b"a client")
+    (payload,) = session_payloads(session, 1, 0, [PLAIN.encode([session, 1])])
+    replica.apply(encode(1, 1, 0, Kind.REGISTER, encode_registration(b"a client")))
+    replica.apply(encode(2, 1, 0, Kind.SESSION_COMMAND, payload))
+    before = {key: value for key, value in disk.notes.items() if key[:1] == b"r"}
+    assert len(before) == 1
+    meta, chunks = replica.snapshot()
+    replica.restore(meta, list(chunks))
+    assert {key: value for key, value in disk.notes.items() if key[:1] == b"r"} == before
+    assert len(disk.notes) == 3
+
+
 TestClientsOfADisk = ClientsOfADisk.TestCase
 TestClientsOfADisk.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False

@@ -158,6 +158,9 @@ class SQLiteDatabase:
         self._is_own = True
         try:
             return _open(self._database).execute(sql + self._mark, tuple(parameters))
+        except sqlite3.Error as error:
+            # Nothing that a client sent can make a statement of our own fail.
+            raise StateMachineFailed(f"SQLite says {type(error).__name__}: {error}") from error
         finally:
             self._is_own = False
 
@@ -202,12 +205,16 @@ class SQLiteDatabase:
         self._own("SAVEPOINT command")
         try:
             results: list[Value] = [self._execute(sql, given) for sql, given in statements]
+        except StateMachineFailed:
+            # SQLite has taken back the whole batch where the disk is full, for example.
+            raise
         except BaseException:
             self._own("ROLLBACK TO command")
+            self._own("RELEASE command")
             raise
         finally:
             self._context = None
-            self._own("RELEASE command")
+        self._own("RELEASE command")
         return results[0] if command[0] == "execute" else results
 
     def _execute(self, sql: str, parameters: Parameters) -> Value:

@@ -330,6 +330,16 @@ def start_and_insert(node: Node) -> None:
     node.execute("INSERT INTO t (x) VALUES (1)")
 
 
+def test_a_full_disk_stops_this_node_alone(node: Node) -> None:
+    """sc-SM2: it says nothing about the command, which other servers have applied."""
+    node.execute(TABLE)
+    node.machine._own("PRAGMA max_page_count = 5")
+    with pytest.raises(StateMachineFailed, match="SQLITE_FULL"):
+        node.execute("INSERT INTO t (x) VALUES (zeroblob(100000))")
+    node.restart()
+    assert node.rows() == []
+
+
 def test_files_are_private_and_leftovers_are_removed(tmp_path: Path) -> None:
     directory = tmp_path / "db"
     node = Node(directory)
@@ -388,6 +398,37 @@ def test_a_snapshot_is_of_one_moment_while_commands_go_on(node: Node, tmp_path: 
     assert other.send(session, 1, ["execute", "DROP TABLE later"]) == {"changes": 1, "rows": []}
     assert other.rows("SELECT * FROM later") == [[1]]
     assert len(list(other.directory.glob("database-*.sqlite"))) == 1
+    other.replica.close()
+
+
+def test_a_snapshots_moment_is_that_of_the_call(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N2: however late the thread that copies gets its turn."""
+
+    class LateThread:
+        def __init__(
+            self, target: Callable[..., None], args: tuple[object, ...], **_: object
+        ) -> None:
+            self.run = lambda: target(*args)
+
+        def start(self) -> None:
+            return None
+
+        def join(self, seconds: float | None = None) -> None:
+            if seconds is not None:
+                self.run()
+
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr("raft.machines.sqlite_backup.Thread", LateThread)
+    fill(node, 100)
+    meta, chunks = node.replica.snapshot()
+    node.execute("DELETE FROM t")
+    other = Node(tmp_path / "other")
+    other.replica.restore(meta, list(chunks))
+    assert other.rows("SELECT count(*) FROM t") == [[100]]
     other.replica.close()
 
 
