@@ -460,14 +460,14 @@ async def test_a_broken_connection_tells_sent_writes_from_unsent(place: Any, unt
     sent = client.write_batch([encode(1)], 5000)
     asked = client.call(commands.GetEntry, index=1)
     await until(lambda: here.service.batches)
+    with pytest.raises(errors.NotFound):
+        await asked
     here.service.raises = None
     (server,) = here.listener._connections
     unsent = client.write_batch([encode(2)], 5000)
     client.abandon("this test ends it")
     with pytest.raises(errors.OutcomeUnknown):
         await sent
-    with pytest.raises(errors.NotFound):
-        await asked
     with pytest.raises(errors.NotAppended):
         await unsent
     assert "lost" in await client.lost
