@@ -93,6 +93,11 @@ def test_without_a_drift_bound_there_is_no_lease() -> None:
 def test_a_new_term_begins_without_a_lease() -> None:
     """R9: zero at the start of a term, until its own no-op is committed."""
     server = leader("a", clock_drift_bound=BOUND)
+    elapse(server, HEARTBEAT)
+    hears_but_has_not_saved = AppendEntriesResult(
+        server.current_term, True, 1, server.state.sequence, 2, promise_seconds=TIMEOUT
+    )
+    hear(server, "b", hears_but_has_not_saved)
     assert step(server, Read(7, lease=True)).confirmed == ()
 
 
