@@ -37,12 +37,22 @@ def heard_leader(server: Server, asker: str) -> bool:
     """
     if not server.options.check_quorum:
         return False
+    if server.options.clock_drift_bound and _may_have_promised(server):
+        return True
     if isinstance(server.state, Leader):
         contact = replication.quorum_contact(server, server.state)
         return server.now - contact < server.options.election_timeout_seconds
     if server.leader_id in (None, asker):
         return False
     return server.now - server.heard_at < server.options.election_timeout_seconds
+
+
+def _may_have_promised(server: Server) -> bool:
+    """Tell whether this server, before it restarted, may have heard a leader that has a lease.
+
+    It forgot whom it heard. A whole election timeout later no lease can rest on that [RULES R9].
+    """
+    return server.now - server.started_at < server.options.election_timeout_seconds
 
 
 def judge_deadlines(server: Server) -> None:

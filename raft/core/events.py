@@ -44,10 +44,11 @@ class Read:
     """Find the index from which a linearizable read may be answered [RULES R1-R8].
 
     `request` stands for any number of reads that arrived together. A follower asks its
-    leader.
+    leader. With `lease` a leader whose lease is valid asks nobody [RULES R9].
     """
 
     request: int
+    lease: bool = False
 
 
 @frozen

@@ -5,6 +5,7 @@ The fields of `Outputs` stand in the order in which the shell carries them out.
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 from attrs import frozen
@@ -124,10 +125,15 @@ class Rejected:
 
 @frozen
 class ReadConfirmed:
-    """Read `request` may be answered once everything up to `index` is applied."""
+    """Read `request` may be answered once everything up to `index` is applied.
+
+    If that is before `valid_until` (monotonic seconds): a lease ends. A clock must be read
+    immediately before the answer.
+    """
 
     request: int
     index: int
+    valid_until: float = math.inf
 
 
 @frozen

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from raft.core import elections, snapshots
+from raft.core import elections, reads, snapshots
 from raft.core.events import Propose
 from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
 from raft.core.outputs import Accepted, Proposed, Quarantined, Refusal, Rejected, Replicated
@@ -212,6 +212,7 @@ def answering(server: Server, sender: str, term: int, sequence: int) -> Progress
     if progress is None or progress.pace is Pace.QUARANTINED:
         return None
     progress.heard(server.now, sequence)
+    reads.note_answer(leader, progress)
     return progress
 
 
@@ -294,6 +295,7 @@ def heartbeat(server: Server, leader: Leader) -> None:
     many entries are still on their way; the answer tells what was received.
     """
     leader.heartbeat_deadline = server.now + server.options.heartbeat_seconds
+    reads.note_beat(server, leader)
     for peer, progress in leader.progress.items():
         if progress.pace is Pace.QUARANTINED:
             continue

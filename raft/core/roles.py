@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from attrs import Factory, define, frozen
 
 from raft.core.progress import Progress
@@ -42,6 +44,14 @@ class ReadOrigin:
 
 
 @define
+class Question:
+    """A read that a follower passed on, and when it last asked."""
+
+    request: int
+    asked_at: float
+
+
+@define
 class ReadRound:
     """Reads that wait for a quorum to answer messages from `sequence` on [RULES R3]."""
 
@@ -71,4 +81,8 @@ class Leader:
     """The number of the last message sent; grows with each within the term."""
     waiting_reads: list[ReadOrigin] = Factory(list)
     round: ReadRound | None = None
+    beats: deque[tuple[int, float]] = Factory(deque)
+    """(first sequence, time) of heartbeats that may yet be answered: for leases only."""
+    lease_given_up: bool = False
+    """A TimeoutNow was sent in this term: it may still arrive [RULES R9]."""
     transfer: Transfer | None = None

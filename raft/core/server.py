@@ -21,7 +21,7 @@ from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.log import Log
-from raft.core.roles import Candidate, Follower, Leader, PreCandidate
+from raft.core.roles import Candidate, Follower, Leader, PreCandidate, Question
 from raft.errors import InvariantViolated
 
 
@@ -30,6 +30,8 @@ class Options:
     """The protocol's settings; the same on every server but for good reason.
 
     Election timeouts are drawn from [election_timeout_seconds, twice that).
+    `clock_drift_bound` is how many times faster one server's clock may run than another's, at
+    least 1 and the same on every server; 0 means that nobody serves reads by lease.
     """
 
     heartbeat_seconds: float = 0.06
@@ -40,6 +42,7 @@ class Options:
     max_inflight_bytes: int = 8 * 1024 * 1024
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     disk_timeout_seconds: float = 2.0
+    clock_drift_bound: float = 0.0
     pre_vote: bool = True
     check_quorum: bool = True
 
@@ -104,8 +107,9 @@ class Server:
     hard_state_ticket: int = 0
     unsaved_since: float = math.inf
     """Since when a save has been waiting without any being done; infinity when none is."""
-    asked_leader: dict[int, int] = Factory(dict)
-    """Reads that a follower passed on: the number on the wire -> the shell's request."""
+    started_at: float = -math.inf
+    asked_leader: dict[int, Question] = Factory(dict)
+    """Reads that a follower passed on, by their number on the wire."""
     next_question: int = 0
     turn: Turn = field(default=Factory(lambda: Turn(1)), repr=False)
 
@@ -129,7 +133,7 @@ class Server:
         `first_index`, at most one above the snapshot's index.
         """
         log = Log(first_index, prev_term)
-        server = cls(id=id, options=options, rng=rng, now=now, log=log)
+        server = cls(id=id, options=options, rng=rng, now=now, started_at=now, log=log)
         server.current_term, server.voted_for = hard_state.current_term, hard_state.voted_for
         if snapshot is not None:
             index, _, configuration, configuration_index = snapshot
@@ -231,7 +235,7 @@ class Server:
             case ev.Propose():
                 replication.propose(self, event)
             case ev.Read():
-                reads.ask(self, event.request)
+                reads.ask(self, event)
             case ev.CancelReads():
                 reads.cancel(self, event.requests)
             case ev.TransferLeadership():
