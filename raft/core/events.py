@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from raft.core.configuration import Configuration
+from raft.core.configuration import Configuration, Member
 from raft.core.messages import Message
 
 
@@ -72,6 +72,20 @@ class Bootstrap:
 
 
 @frozen
+class ChangeConfiguration:
+    """Make `members` the cluster, the whole of it, by as many steps as it takes [RULES M3, M5].
+
+    `expected_index` is the index of the configuration from which the caller computed it, or
+    None for any [RULES M4]. `force` skips the guard against losing a live majority.
+    """
+
+    request: int
+    members: tuple[Member, ...]
+    expected_index: int | None = None
+    force: bool = False
+
+
+@frozen
 class PinIncarnations:
     """The (id, incarnation) of servers that were heard: pin those not pinned yet [RULES M7].
 
@@ -117,6 +131,7 @@ Event = (
     | CancelReads
     | TransferLeadership
     | Bootstrap
+    | ChangeConfiguration
     | PinIncarnations
     | Unreachable
     | SnapshotSaved

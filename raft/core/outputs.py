@@ -32,6 +32,10 @@ class Refusal(Enum):
     NOT_A_VOTER = "not a voter"
     NOT_EMPTY = "not empty"
     LOST_LEADERSHIP = "lost leadership"
+    CHANGE_IN_PROGRESS = "change in progress"
+    OTHER_CONFIGURATION = "other configuration"
+    NO_VOTERS = "no voters"
+    NO_LIVE_MAJORITY = "no live majority"
 
 
 @frozen
@@ -178,13 +182,31 @@ class Quarantined:
 
 
 @frozen
+class ConfigurationCommitted:
+    """`configuration`, entry `index`, is committed; nothing of it can be undone any more."""
+
+    index: int
+    configuration: Configuration
+
+
+@frozen
+class ChangeAbandoned:
+    """A change of the configuration was given up: `server` did not catch up, for `reason`."""
+
+    server: str
+    reason: str
+
+
+@frozen
 class Compacted:
     """The log now starts after `index`; what storage holds up to there may go."""
 
     index: int
 
 
-Change = RoleChanged | TransferEnded | Quarantined | Compacted
+Change = (
+    RoleChanged | TransferEnded | Quarantined | ConfigurationCommitted | ChangeAbandoned | Compacted
+)
 
 
 @frozen

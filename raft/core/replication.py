@@ -14,7 +14,7 @@ from raft.core.events import Propose
 from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
 from raft.core.outputs import Accepted, Proposed, Quarantined, Refusal, Rejected, Replicated
 from raft.core.progress import Pace, Progress
-from raft.core.roles import Follower, Leader
+from raft.core.roles import Departure, Follower, Leader
 from raft.errors import InvariantViolated
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ def become_leader(server: Server) -> None:
 
 
 def follow_configuration(server: Server, leader: Leader) -> None:
-    """Keep progress for just the members of the latest configuration."""
+    """Keep progress for the members of the latest configuration, and for who must hear of it.
+
+    A removed server is sent the entry that removes it before it is forgotten [RULES M6].
+    """
     peers = server.peers
     for peer in set(leader.progress) - set(peers):
-        del leader.progress[peer]
+        leader.departing.setdefault(peer, Departure(server.log.configuration_index))
     for peer in peers:
+        leader.departing.pop(peer, None)
         if peer not in leader.progress:
             leader.progress[peer] = Progress(server.log.last_index + 1, server.now)
 

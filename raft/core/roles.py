@@ -60,6 +60,32 @@ class Transfer:
 
 
 @define
+class Departure:
+    """A server was removed by entry `index`, which it should get, and know to be committed.
+
+    Messages of the leader from `sequence` on tell so; 0 while the entry is not committed.
+    """
+
+    index: int
+    sequence: int = 0
+
+
+@define
+class CatchUp:
+    """How a newcomer catches up, in rounds: each ends where the log ended when it began [D 4.2.1].
+
+    `goal_index` is the end of the log when it was added.
+    """
+
+    goal_index: int
+    round_end: int
+    round_started: float
+    heard_at: float
+    rounds: int = 0
+    is_ready: bool = False
+
+
+@define
 class Leader:
     """Figure 2's volatile state on leaders, and the reads, per term."""
 
@@ -72,3 +98,8 @@ class Leader:
     waiting_reads: list[ReadOrigin] = Factory(list)
     round: ReadRound | None = None
     transfer: Transfer | None = None
+    catching_up: dict[str, CatchUp] = Factory(dict)
+    departing: dict[str, Departure] = Factory(dict)
+    """Servers that are no members any more, and are still told so."""
+    is_leaving: bool = False
+    """It is no voter of the committed configuration and hands over [RULES M6]."""
