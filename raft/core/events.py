@@ -76,7 +76,10 @@ class ChangeConfiguration:
     """Make `members` the cluster, the whole of it, by as many steps as it takes [RULES M3, M5].
 
     `expected_index` is the index of the configuration from which the caller computed it, or
-    None for any [RULES M4]. `force` skips the guard against losing a live majority.
+    None for any [RULES M4]. A member that is one already keeps its pinned incarnation, and may
+    be named with no other. `force` begins the change even where too few of the voters that are
+    to be are heard: they must come back before anything is committed again. Where newcomers
+    catch up first, the step after that still waits for them.
     """
 
     request: int

@@ -41,6 +41,8 @@ class Progress:
     """The leader's sequence when match_index was learnt: later refusals know of it."""
     append_sequence: int = 0
     """The sequence of the last message that carried entries."""
+    first_sequence: int = 0
+    """Answers to earlier messages are of one that had this id before, and left."""
     promise_seconds: float = 0.0
     snapshot_index: int = 0
     _inflight: deque[tuple[int, int]] = Factory(deque)

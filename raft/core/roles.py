@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from attrs import Factory, define, frozen
 
 from raft.core.progress import Progress
@@ -63,10 +65,12 @@ class Transfer:
 class Departure:
     """A server was removed by entry `index`, which it should get, and know to be committed.
 
-    Messages of the leader from `sequence` on tell so; 0 while the entry is not committed.
+    Messages of the leader from `sequence` on tell so; 0 while the entry is not committed. It
+    has until `deadline` (monotonic seconds).
     """
 
     index: int
+    deadline: float
     sequence: int = 0
 
 
@@ -74,14 +78,15 @@ class Departure:
 class CatchUp:
     """How a newcomer catches up, in rounds: each ends where the log ended when it began [D 4.2.1].
 
-    `goal_index` is the end of the log when it was added.
+    The first ends at the entry that made it a learner, or after it.
     """
 
-    goal_index: int
     round_end: int
     round_started: float
-    heard_at: float
-    rounds: int = 0
+    moved_at: float
+    """When it was last seen to come nearer, or to be there (monotonic seconds)."""
+    match_index: int = 0
+    long_rounds: int = 0
     is_ready: bool = False
 
 
@@ -99,6 +104,8 @@ class Leader:
     round: ReadRound | None = None
     transfer: Transfer | None = None
     catching_up: dict[str, CatchUp] = Factory(dict)
+    blocked_since: float = math.inf
+    """Since when all have caught up, but too few of the voters that are to be are heard."""
     departing: dict[str, Departure] = Factory(dict)
     """Servers that are no members any more, and are still told so."""
     is_leaving: bool = False

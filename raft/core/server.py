@@ -373,7 +373,8 @@ class Server:
         """Append `configuration`, which counts at once [RULES M1]; return its index."""
         index = self.log.last_index + 1
         entry = out.Configured(index, self.current_term, configuration)
-        self.append(index + 1, 64 + 128 * len(configuration.members), entry)
+        listed = len(configuration.members) + len(configuration.target)
+        self.append(index + 1, 64 + 128 * listed, entry)
         self.log.configurations.append((index, configuration))
         self.configuration_changed()
         return index
