@@ -60,10 +60,10 @@ def follow_configuration(server: Server, leader: Leader) -> None:
     for peer in peers:
         comes_back = leader.departing.pop(peer, None) is not None
         if comes_back or peer not in leader.progress:
+            # A leader's own configuration is the first entry to try: it leaves at once.
+            begin = index if index >= leader.first_index else server.log.last_index + 1
             first = leader.sequence + 1 if leader.sequence else 0
-            leader.progress[peer] = Progress(
-                server.log.last_index + 1, server.now, first_sequence=first
-            )
+            leader.progress[peer] = Progress(begin, server.now, first_sequence=first)
 
 
 def propose(server: Server, proposal: Propose) -> None:
