@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from raft.core.configuration import Configuration
+from raft.core.configuration import Configuration, Member
 from raft.core.messages import Message
 
 
@@ -73,6 +73,23 @@ class Bootstrap:
 
 
 @frozen
+class ChangeConfiguration:
+    """Make `members` the cluster, the whole of it, by as many steps as it takes [RULES M3, M5].
+
+    `expected_index` is the index of the configuration from which the caller computed it, or
+    None for any [RULES M4]. A member that is one already keeps its pinned incarnation, and may
+    be named with no other. `force` begins the change even where too few of the voters that are
+    to be are heard: they must come back before anything is committed again. Where newcomers
+    catch up first, the step after that still waits for them.
+    """
+
+    request: int
+    members: tuple[Member, ...]
+    expected_index: int | None = None
+    force: bool = False
+
+
+@frozen
 class PinIncarnations:
     """The (id, incarnation) of servers that were heard: pin those not pinned yet [RULES M7].
 
@@ -118,6 +135,7 @@ Event = (
     | CancelReads
     | TransferLeadership
     | Bootstrap
+    | ChangeConfiguration
     | PinIncarnations
     | Unreachable
     | SnapshotSaved

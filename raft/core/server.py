@@ -42,6 +42,7 @@ class Options:
     max_inflight_bytes: int = 8 * 1024 * 1024
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     disk_timeout_seconds: float = 2.0
+    join_timeout_seconds: float = 30.0
     clock_drift_bound: float = 0.0
     pre_vote: bool = True
     check_quorum: bool = True
@@ -107,6 +108,8 @@ class Server:
     hard_state_ticket: int = 0
     unsaved_since: float = math.inf
     """Since when a save has been waiting without any being done; infinity when none is."""
+    told_configuration: int = 0
+    """The index of the last configuration that was told to be committed."""
     started_at: float = -math.inf
     asked_leader: dict[int, Question] = Factory(dict)
     """Reads that a follower passed on, by their number on the wire."""
@@ -218,13 +221,22 @@ class Server:
         elections.judge_deadlines(self)
         replication.judge_deadlines(self)
         replication.advance(self)
+        membership.advance(self)
         reads.advance(self)
         transfer.advance(self)
         replication.replicate(self)
+        self._tell_configuration()
         after = (self.role, self.current_term, self.leader_id)
         if after != before:
             self.turn.changes.append(out.RoleChanged(*after))
         return self._outputs()
+
+    def _tell_configuration(self) -> None:
+        """Say once of each configuration that it is committed."""
+        index, configuration = self.log.configuration_at(self.commit_index)
+        if index > self.told_configuration:
+            self.told_configuration = index
+            self.turn.changes.append(out.ConfigurationCommitted(index, configuration))
 
     def _take(self, event: ev.Event) -> None:
         match event:
@@ -242,6 +254,8 @@ class Server:
                 transfer.begin(self, event.target)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
+            case ev.ChangeConfiguration():
+                membership.change(self, event)
             case ev.PinIncarnations():
                 membership.pin(self, event)
             case ev.Unreachable():
@@ -363,7 +377,8 @@ class Server:
         """Append `configuration`, which counts at once [RULES M1]; return its index."""
         index = self.log.last_index + 1
         entry = out.Configured(index, self.current_term, configuration)
-        self.append(index + 1, 64 + 128 * len(configuration.members), entry)
+        listed = len(configuration.members) + len(configuration.target)
+        self.append(index + 1, 64 + 128 * listed, entry)
         self.log.configurations.append((index, configuration))
         self.configuration_changed()
         return index

@@ -121,12 +121,12 @@ def test_a_configuration_counts_from_its_append() -> None:
 
 
 def test_a_leader_replicates_to_a_new_member_at_once() -> None:
-    """M1: a leader sends to the members of the latest configuration, and to them only."""
+    """M1: a leader sends to the members of the latest configuration from its append on."""
     server = leader("a")
     server.append_configuration(configuration("abd"))
     outputs = step(server, Propose(1, 1, 100))
     assert {send.receiver for send in outputs.send} == {"d"}
-    assert sorted(server.state.progress) == ["b", "d"]
+    assert (sorted(server.state.progress), list(server.state.departing)) == (["b", "c", "d"], ["c"])
 
 
 def test_a_configuration_that_is_truncated_is_reverted_for_the_timer_too() -> None:
