@@ -22,7 +22,7 @@ def reset_timer(server: Server) -> None:
 
     Timeouts lengthen after consecutive failures, up to twice [RULES E9].
     """
-    if not server.is_voter:
+    if not server.may_campaign:
         server.election_deadline = math.inf
         return
     timeout = server.options.election_timeout_seconds * (1 + server.rng.random())
@@ -59,7 +59,7 @@ def judge_deadlines(server: Server) -> None:
     """Campaign where no leader was heard in time."""
     if isinstance(server.state, Leader) or server.now < server.election_deadline:
         return
-    if not server.is_voter:
+    if not server.may_campaign:
         server.election_deadline = math.inf
         return
     if not isinstance(server.state, Follower):

@@ -192,6 +192,22 @@ class Server:
         return self.configuration.is_voter(self.id)
 
     @property
+    def may_campaign(self) -> bool:
+        """Whether this server may start elections [RULES E8].
+
+        Voters may, and who lost its vote by a configuration that may not be committed: others
+        may lack that entry, and can elect nobody against a log that ends with it [D 4.2.2].
+        """
+        if self.is_voter:
+            return True
+        configurations = self.log.configurations
+        return (
+            self.log.configuration_index > self.commit_index
+            and len(configurations) > 1
+            and configurations[-2][1].is_voter(self.id)
+        )
+
+    @property
     def peers(self) -> list[str]:
         """The other members, in order of their ids."""
         return sorted(self.configuration.ids - {self.id})

@@ -384,6 +384,23 @@ def test_who_caught_up_and_fell_behind_again_must_catch_up_again() -> None:
     assert server.configuration == configuration("abde")
 
 
+def test_who_takes_in_nothing_more_is_not_ready_any_more() -> None:
+    """M5: it answers, and its round does not end: then it does not keep up (sc-M11)."""
+    server = ready()
+    change(server, "abde")
+    wait(server, TIMEOUT, "e")
+    step(server, Propose(1, 1, 100))
+    stuck = server.log.last_index - 1
+    for _ in range(8):
+        wait(server, HEARTBEAT, "d", "e")
+        answer(server, "d", stuck)
+    for _ in range(8):
+        wait(server, HEARTBEAT, "d")
+        answer(server, "d", stuck)
+    assert server.state.catching_up["e"].is_ready
+    assert not server.configuration.is_joint
+
+
 def test_ten_rounds_that_are_too_long_end_the_change() -> None:
     """M5: at most ten rounds of catching up, else give up with an error (4.2.1; sc-M11)."""
     server = ready()
@@ -527,10 +544,29 @@ def test_votes_change_only_before_a_live_majority() -> None:
             assert server.configuration == configuration("abc")
 
 
-def test_a_newcomer_that_dies_while_others_catch_up_is_not_promoted() -> None:
-    """M5: that it once kept up does not help a majority that needs it."""
+def test_a_change_that_was_blocked_may_be_tried_again() -> None:
+    """M5: the next try has as much patience with the voters that are to be as the first."""
     server = ready()
-    change(server, "de")
+    change(server, "cd")
+    save(server)
+    answer(server, "b")
+    wait(server, 2 * TIMEOUT, "c", "d")
+    wait(server, PATIENCE + 1, "c")
+    assert server.configuration == configuration("abc")
+    wait(server, PATIENCE, "c")
+    change(server, "cd", force=True)
+    save(server)
+    answer(server, "d")
+    answer(server, "b")
+    wait(server, TIMEOUT, "c")
+    assert server.configuration.target
+
+
+@pytest.mark.parametrize("after", ["de", "abde"])
+def test_a_newcomer_that_dies_while_others_catch_up_is_not_promoted(after: str) -> None:
+    """M5: that it once kept up says nothing, whether or not a majority needs it."""
+    server = ready()
+    change(server, after)
     wait(server, TIMEOUT, "e")
     assert server.state.catching_up["d"].is_ready
     wait(server, 2 * TIMEOUT, "d", "e")
@@ -586,6 +622,10 @@ def test_a_removed_leader_that_nobody_relieves_steps_down() -> None:
     settle(server)
     changes = wait(server, TIMEOUT / 2)
     assert server.role is Role.LEADER
+    changes += elapse(server, server.state.transfer.deadline - server.now).changes
+    assert server.role is Role.LEADER
+    outputs = step(server, Propose(1, 1, 100))
+    assert (outputs.accepted, len(outputs.rejected)) == ((), 1)
     changes += wait(server, TIMEOUT)
     assert TransferEnded(None) in changes
     assert (server.role, server.is_voter) == (Role.FOLLOWER, False)
@@ -698,15 +738,17 @@ def test_a_removed_server_counts_for_nothing_while_it_is_told() -> None:
 
 def test_a_removed_server_is_sent_no_snapshot() -> None:
     """M6: a server that left needs no state; gigabytes would go to nobody."""
-    server = ready()
-    change(server, "ab")
-    save(server)
-    answer(server, "b")
-    step(server, SnapshotSaved(3))
-    sequence = server.state.sequence
-    outputs = hear(server, "c", AppendEntriesResult(2, False, 2, sequence, 0))
-    assert outputs.start_snapshots == ()
-    assert elapse(server, HEARTBEAT).start_snapshots == ()
+    for is_member in (True, False):
+        server = leader("a")
+        answer(server, "b")
+        if not is_member:
+            change(server, "ab")
+            save(server)
+            answer(server, "b")
+        step(server, SnapshotSaved(2))
+        behind = AppendEntriesResult(2, False, 1, server.state.sequence, 0)
+        outputs = hear(server, "c", behind)
+        assert bool(outputs.start_snapshots) is is_member
 
 
 def test_a_server_that_comes_back_is_a_stranger() -> None:
