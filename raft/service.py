@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -27,10 +27,12 @@ from twisted.logger import Logger
 from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
-from raft.core.configuration import Configuration, Member
+from raft.core.configuration import Configuration
 from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import IStorage, Recovered, Value
+from raft.node.administration import Administration
 from raft.node.calls import LocalReads, LocalWrites
+from raft.node.changes import Changes
 from raft.node.desk import ClientDesk
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
@@ -71,7 +73,7 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
     )
 
 
-class RaftService(Service):
+class RaftService(Service, Administration):
     """One node: serves its machine's state to this process and, over AMP, to clients.
 
     Attributes:
@@ -120,7 +122,8 @@ class RaftService(Service):
         self._directory: DataDirectory | None = None
         self.ops: OpsDoor | None = None
         self._observers = Observers(settings.id)
-        self._waiters = Waiters(reactor)
+        self.waiters = Waiters(reactor)
+        self.changes = Changes(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -272,7 +275,7 @@ class RaftService(Service):
     async def _close_all(self) -> None:
         self.shell.stop()
         self.forwarder.close()
-        self._waiters.fail_all(self._not_running())
+        self.waiters.fail_all(self._not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]
         sockets = [self.listener.stop(), self.network.stop()]
         closing = DeferredList([*files, *sockets], consumeErrors=True)
@@ -322,14 +325,14 @@ class RaftService(Service):
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
         try:
-            seconds = self._seconds(timeout)
+            seconds = self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
         if self.forwards:
             return self._forward(command, seconds)
         return self.writes.write(command, seconds)
 
-    def _seconds(self, timeout: float | None) -> float:
+    def checked_seconds(self, timeout: float | None) -> float:
         """Return the time that a call may take; raise where there can be none."""
         if not self.serves:
             raise self._not_running()
@@ -364,7 +367,7 @@ class RaftService(Service):
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
         try:
-            deadline = self.clock() + self._seconds(timeout)
+            deadline = self.clock() + self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
         return self.reads.read(query, deadline, self.read_batch)
@@ -399,7 +402,7 @@ class RaftService(Service):
         """
         if self._closing is not None:
             return fail(self._not_running())
-        return self._waiters.wait(self.leader, timeout, "no leader was elected")
+        return self.waiters.wait(self.leader, timeout, "no leader was elected")
 
     def status(self) -> dict[str, object]:
         """Return what this node knows of itself and its cluster, as plain values."""
@@ -413,7 +416,7 @@ class RaftService(Service):
             BadCommand: it cannot be decoded.
             NodeStopped, NodeFailed: the node does not run.
         """
-        self._seconds(None)
+        self.checked_seconds(None)
         return entry_at(self.shell, self.codec, index)
 
     def get_entry(self, index: int) -> Deferred[dict[str, object]]:
@@ -422,28 +425,6 @@ class RaftService(Service):
             return succeed(self.entry(index))
         except RaftError as error:
             return fail(error)
-
-    def set_configuration(self, members: Sequence[Member], timeout: float = 3.0) -> Deferred[None]:
-        """Found a cluster of `members` from this empty node, which mints its id.
-
-        Fires once the configuration is committed. Members that are empty join as soon as
-        the leader reaches them.
-
-        Raises (as failures):
-            BadConfiguration: this node belongs to a cluster already, or is no member.
-            Timeout: no majority of the members answered; it goes on trying.
-        """
-        try:
-            self._seconds(timeout)
-            self.members.found(tuple(members))
-        except RaftError as error:
-            return fail(error)
-        server = self.shell.server
-        return self._waiters.wait(
-            lambda: server.commit_index >= server.log.configuration_index > 0,
-            timeout,
-            "no majority of the members answered yet; the node goes on trying",
-        ).addCallback(lambda _: None)
 
     def transfer_leadership(self, target: str | None = None, timeout: float = 3.0) -> Deferred[str]:
         """Hand the leadership to `target` (or the best voter); fires with the new leader's id.
@@ -462,7 +443,7 @@ class RaftService(Service):
         if (target is None and not voters) or (target is not None and target not in voters):
             return fail(refusal(self.shell.server, out.Refusal.NOT_A_VOTER))
         self.shell.post(ev.TransferLeadership(target))
-        return self._waiters.wait(
+        return self.waiters.wait(
             lambda: server.leader_id if server.leader_id not in (None, server.id) else None,
             timeout,
             "the leadership was not taken over",
@@ -486,7 +467,7 @@ class RaftService(Service):
         if self.shell.running:
             self.members.follow()
         self.listener.flush()
-        self._waiters.look()
+        self.waiters.look()
 
     def take_cluster_id(self, cluster_id: str) -> None:
         """Belong to `cluster_id` from here on, durably."""

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
+from raft.core.configuration import Member
 from raft.core.server import Options, Server
 from raft.errors import (
     InvariantViolated,
@@ -85,6 +86,10 @@ class Shell:
     bad_record_count: int = 0
     refused_count: int = 0
     """Commands that were refused before they reached the log."""
+    changes: dict[int, list[out.Accepted | out.Rejected]] = Factory(dict)
+    """Changes of the configuration that the core has not answered: where its answer goes."""
+    abandoned: out.ChangeAbandoned | None = None
+    """The last change of the configuration that was given up here."""
     _events: list[ev.Event] = Factory(list)
     _number: int = 0
     _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
@@ -161,6 +166,15 @@ class Shell:
         """Queue an event for the next step."""
         self._events.append(event)
         self.schedule()
+
+    def change(
+        self, members: tuple[Member, ...], expected_index: int, force: bool
+    ) -> list[out.Accepted | out.Rejected]:
+        """Ask the core to make `members` the cluster; return the list that gets its answer."""
+        self._number += 1
+        answered = self.changes[self._number] = []
+        self.post(ev.ChangeConfiguration(self._number, members, expected_index, force))
+        return answered
 
     def schedule(self) -> None:
         """Let a step follow at the end of this reactor turn."""
@@ -392,11 +406,17 @@ class Shell:
 
     def _answer(self, outputs: out.Outputs) -> None:
         for accepted in outputs.accepted:
+            if accepted.request in self.changes:
+                self.changes.pop(accepted.request).append(accepted)
+                continue
             self.writes.accepted(accepted.request, accepted.start, accepted.end, accepted.term)
             if not self.server.log.matches(accepted.start, accepted.term):
                 # Leadership was lost within the step, and with it the entry's place.
                 self.writes.truncated(accepted.start)
         for rejected in outputs.rejected:
+            if rejected.request in self.changes:
+                self.changes.pop(rejected.request).append(rejected)
+                continue
             group = self.writes.proposed.pop(rejected.request, None)
             error = refusal(self.server, rejected.reason)
             if group is not None:
@@ -414,6 +434,13 @@ class Shell:
                 grace = 4 * self.server.options.election_timeout_seconds
                 self.writes.give_up_by(self.clock() + grace)
             self.snapshots.role_changed(change)
+        elif isinstance(change, out.ChangeAbandoned):
+            self.abandoned = change
+            _log.warn(
+                "The change of the members is taken back, because of {peer}: {reason}",
+                peer=change.server,
+                reason=change.reason,
+            )
         elif isinstance(change, out.Quarantined):
             _log.error(
                 "{peer} had saved entries up to {match} and has lost them: its disk went back. "
