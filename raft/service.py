@@ -8,6 +8,8 @@
 
 Nothing is opened before `startService`: the lock, the threads and the ports belong to
 the process that runs, not to the one that only reads its configuration.
+
+This is one room of more than 500 lines: most of them say what a public call promises.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.errors import BadCommand, NodeStopped, RaftError
-from raft.interfaces import IStorage, Recovered, Value
+from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
 from raft.node.administration import Administration
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.changes import Changes
@@ -332,6 +334,18 @@ class RaftService(Service, Administration):
             return self._forward(command, seconds)
         return self.writes.write(command, seconds)
 
+    def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
+        """Do as `write` does; fires with the result and the index of its entry in the log.
+
+        A read with that as `min_index`, on any server, sees the write. A node that forwards
+        answers so only while it leads: `NotLeader` says who does.
+        """
+        try:
+            seconds = self.checked_seconds(timeout)
+        except RaftError as error:
+            return fail(error)
+        return self.writes.write(command, seconds, indexed=True)
+
     def checked_seconds(self, timeout: float | None) -> float:
         """Return the time that a call may take; raise where there can be none."""
         if not self.serves:
@@ -355,27 +369,72 @@ class RaftService(Service, Administration):
         leader = self.shell.server.leader_id
         return self.settings.forward and leader is not None and leader != self.id
 
-    def read(self, query: object, timeout: float | None = None) -> Deferred[Value]:
-        """Answer `query` from applied state that a quorum has confirmed to be current.
+    def read(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Value]:
+        """Answer `query` from applied state that is as current as `consistency` says.
 
-        Sees every write that was answered before this call, by any node. Always safe to
-        retry. A follower answers `NotLeader`, unless it is set to forward: then it asks
-        the leader how far it must be and answers itself.
+        Always safe to retry. Without `consistency` it is `linearizable`, and a follower
+        answers `NotLeader`, unless it is set to forward.
+
+        Args:
+            query: what the machine understands.
+            timeout: in seconds, 3 by default.
+            consistency: `linearizable` sees every write that was answered before this call,
+                by any node; a follower or learner asks the leader how far it must be, and
+                answers itself. `lease` is the same without asking anyone, on a leader whose
+                lease is valid (`Options.clock_drift_bound`); elsewhere it is as none.
+                `local` is whatever this node has applied. `bounded` is `local` where that is
+                no older than `max_age`; till then it waits.
+            min_index: wait until this entry is applied here: what `write_indexed` or
+                `read_indexed` told, by whichever node.
+            max_age: in seconds, for `bounded`.
 
         Raises (as failures):
-            NotLeader, ElectionInProgress, Timeout: try again, elsewhere or later.
+            NotLeader, ElectionInProgress, Overloaded: try again, elsewhere or later.
+            Timeout: there was no answer in time, or no state that is new enough.
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
+        return self._read(query, timeout, consistency, min_index, max_age, False)
+
+    def read_indexed(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Indexed]:
+        """Do as `read` does; fires with the answer, and the index and age of its state."""
+        return self._read(query, timeout, consistency, min_index, max_age, True)
+
+    def _read(
+        self,
+        query: object,
+        timeout: float | None,
+        consistency: str,
+        min_index: int,
+        max_age: float | None,
+        indexed: bool,
+    ) -> Deferred[Any]:
         try:
+            terms = ReadTerms(consistency, min_index, max_age)
             deadline = self.clock() + self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
-        return self.reads.read(query, deadline, self.read_batch)
+        return self.reads.read(query, deadline, self.read_batch, terms, indexed)
 
     def read_batch(self, batch: ReadBatch) -> None:
         """Take encoded queries; the clients' door uses it too."""
-        server = self.shell.server
-        if server.role is out.Role.LEADER or self.settings.forward:
+        leads = self.shell.server.role is out.Role.LEADER
+        if leads or self.settings.forward or batch.terms.on_any_node:
             self.shell.read(batch)
         else:
             batch.finish(refusal(self.shell.server, out.Refusal.NOT_LEADER))
