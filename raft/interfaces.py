@@ -335,8 +335,17 @@ class IClientService(Interface):
     def leader() -> object:
         """Return (leader's id, its client address), both empty where none is known."""
 
-    def set_configuration(members: tuple[Member, ...], timeout_seconds: float) -> object:
-        """Make `members` the cluster; return a Deferred that fires once it is done."""
+    def set_configuration(
+        members: tuple[Member, ...],
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
+        """Add or update `members`; return a Deferred that fires once it is done.
+
+        See `RaftService.set_configuration` for what the others mean.
+        """
 
     def get_entry(index: int) -> object:
         """Return the committed entry as a plain dict, or a Deferred of it."""

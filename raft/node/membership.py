@@ -50,6 +50,9 @@ class Members:
     _followed: Configuration | None = None
     _beside: frozenset[str] = frozenset()
     """Who is no member and still spoken with."""
+    _was_member: bool = False
+    _is_told: bool = False
+    """Whether the log says that this server was removed."""
     _unpinned: bool = False
     _asked: tuple[int, Configuration | None] = (0, None)
     """In which term, and of which configuration, the core was last asked to pin."""
@@ -84,6 +87,7 @@ class Members:
         if configuration is not self._followed or beside != self._beside:
             self._followed, self._beside = configuration, beside
             self._check_self(configuration)
+            self._was_member |= node.id in configuration.ids
             members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
             known = self.strangers | self.addresses
             members |= {peer: known[peer] for peer in beside if peer in known}
@@ -91,11 +95,38 @@ class Members:
             node.network.set_peers(_dialable(members or self.strangers))
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
+        if self._was_member and node.id not in configuration.ids:
+            self._tell_removal()
         if self._unpinned and membership.may_change(server):
             self._pin()
         leader = server.leader_id
         if leader and not node.identity.cluster_id and self.clusters.get(leader):
             node.take_cluster_id(self.clusters[leader])
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether this server was a member, and is none in what is committed [RULES M6]."""
+        server = self.node.shell.server
+        index, configuration = server.log.configuration_at(server.commit_index)
+        if (
+            not index
+            or configuration.member(self.node.id)
+            or server.configuration.ids & {server.id}
+        ):
+            return False
+        return self._was_member or any(
+            each.member(self.node.id) for _, each in server.log.configurations
+        )
+
+    def _tell_removal(self) -> None:
+        is_removed = self.is_removed
+        if is_removed and not self._is_told:
+            _log.warn(
+                "{id} was removed from the cluster: it votes no more and gets no entries. Stop "
+                "it; to let it join again, start it with an empty data directory.",
+                id=self.node.id,
+            )
+        self._is_told = is_removed
 
     def _still_needed(self, server: Server) -> frozenset[str]:
         """Return who is no member and still spoken with [RULES M6].

@@ -9,7 +9,11 @@ from typing import Any
 import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import gatherResults
+from twisted.logger import formatEvent, globalLogPublisher
 
+import raft
+from raft.client import RaftClient
+from raft.core import outputs as out
 from raft.core.configuration import Member
 from raft.core.server import Options
 from raft.errors import (
@@ -127,6 +131,112 @@ async def test_a_leader_removes_itself_and_hands_over(nodes: Nodes) -> None:
     other = await nodes.leader(rest)
     await other.write(["set", "k", 1])
     await until(lambda: leader.leader() != leader.id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removed_follower_says_so_and_stands_for_no_election(nodes: Nodes) -> None:
+    """M6: the leader speaks with it until it knows."""
+    await nodes.found()
+    leader = await nodes.leader()
+    gone = nodes.others(leader)[0]
+    assert gone.status()["removed"] is False
+    heard: list[str] = []
+
+    def observe(event: Any) -> None:
+        heard.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        await leader.remove(gone.id)
+        await until(lambda: gone.status()["removed"])
+        await until(lambda: any(f"{gone.id} was removed" in line for line in heard))
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert len([line for line in heard if "was removed" in line]) == 1
+    await until(lambda: not leader.network.is_connected(gone.id))
+    server = gone.shell.server
+    term, quiet_until = server.current_term, gone.clock() + 0.8
+    await until(lambda: gone.clock() > quiet_until)
+    assert (server.role, server.current_term) == (out.Role.FOLLOWER, term)
+    assert leader.status()["removed"] is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_moves_is_followed_by_an_address_in_the_log(nodes: Nodes) -> None:
+    """M7: all addresses at once, while the nodes listen at both."""
+    every = [nodes.start(id, peer_endpoint="tcp:0", allow_plaintext=True) for id in "abc"]
+
+    for node in every:
+        node._found_address(f"tcp:127.0.0.1:{node.peer_port.getHost().port}")  # type: ignore[attr-defined]
+
+    def at(host: str) -> list[Member]:
+        ports = [node.peer_port.getHost().port for node in every]
+        return [
+            Member(node.id, "", f"tcp:{host}:{port}")
+            for node, port in zip(every, ports, strict=True)
+        ]
+
+    await every[0].set_configuration(at("127.0.0.1"), 8.0)
+    leader = await nodes.leader()
+    moved = at("127.0.0.2")
+    await leader.set_configuration(moved)
+    await leader.write(["set", "k", 1])
+    for node in every:
+        await applied_by(node, leader)
+        links = node.network._links.values()
+        assert all(link.address.startswith("tcp:127.0.0.2:") for link in links)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_status_tells_what_each_member_is(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    d, e = nodes.start("d"), nodes.start("e")
+    await leader.add_learner(nodes.member(d))
+    e.network.set_peers({})
+    nodes.isolate("e")
+    added = leader.add(nodes.member(e))
+    added.addErrback(lambda _: None)
+    await until(lambda: leader.shell.server.configuration.target)
+    status = leader.status()
+    rows: Any = status["members"]
+    roles = {row["id"]: row["role"] for row in rows}
+    assert roles == {**dict.fromkeys("abc", "voter"), "d": "learner", "e": "joining"}
+    assert status["joint"] is False
+    assert set(status["target"]) == set("abcde")  # type: ignore[call-overload]
+    nodes.cut.clear()
+    await added
+    assert leader.status()["target"] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_from_outside(nodes: Nodes) -> None:
+    """The client looks at the members, and is refused where they have changed since."""
+    await nodes.found()
+    leader = await nodes.leader()
+    d = nodes.start("d")
+    addresses = [nodes.member(node).client_address for node in nodes.others(leader)]
+    client = RaftClient(addresses)
+    try:
+        await client.add_learner(nodes.member(d))
+        await client.promote("d")
+        assert voters(leader) == set("abcd")
+        gone = next(node for node in nodes.others(leader) if node is not d)
+        await client.remove(gone.id)
+        e = nodes.start("e")
+        await client.replace("d", nodes.member(e))
+        assert voters(leader) == (set("abc") | {"e"}) - {gone.id}
+        seen = index_of(leader)
+        error = await outcome(client.set_configuration([Member("e")], expected_index=seen - 1))
+        assert isinstance(error, ConfigurationInProgress)
+        for asked in (client.remove("z"), client.promote("z"), client.replace("z", Member("y"))):
+            assert isinstance(await outcome(asked), NotFound)
+        mine = nodes.member(leader)
+        there = (leader.id, mine.client_address)
+        await raft.set_configuration(there, [mine], 8.0, replace=True)
+        assert voters(leader) == {leader.id}
+    finally:
+        await client.close()
 
 
 @pytest_twisted.ensureDeferred
