@@ -141,22 +141,27 @@ def status(name: str) -> dict[str, object]:
 
 
 def set_configuration(
-    peer: Peer, members: Sequence[Member | Mapping[str, Any]], timeout: float = TIMEOUT_SECONDS
+    peer: Peer,
+    members: Sequence[Member | Mapping[str, Any]],
+    timeout: float = TIMEOUT_SECONDS,
+    *,
+    replace: bool = False,
+    expected_index: int | None = None,
+    force: bool = False,
 ) -> Deferred[None]:
-    """Let an empty node found a cluster of `members`; fires once a majority has agreed.
+    """Add or update members, or with `replace` make them the cluster; found one where none is.
 
     A member is a `Member`, or a mapping with `id`, `peer_address` and `client_address`.
-
-    Raises (as failures):
-        BadConfiguration: the node belongs to a cluster already, or is not among the members.
-        Timeout: no majority answered yet.
+    Arguments and failures are those of `RaftService.set_configuration`; a change that lets a
+    server join may take longer than the default `timeout` of 3 seconds, and goes on then.
     """
+    options: dict[str, Any] = {"replace": replace, "expected_index": expected_index, "force": force}
     try:
         checked = tuple(_member(member) for member in members)
     except (TypeError, ValueError) as error:
         return fail(BadConfiguration(f"members: {error}"))
     if isinstance(peer, str):
-        return _with_node(peer, lambda node: node.set_configuration(checked, timeout))
+        return _with_node(peer, lambda node: node.set_configuration(checked, timeout, **options))
     return Deferred.fromCoroutine(
         _elsewhere(
             peer,
@@ -166,6 +171,7 @@ def set_configuration(
                 left / 1000 + GRACE_SECONDS,
                 members=pack_members(checked),
                 timeout_ms=left,
+                **options,
             ),
         )
     ).addCallback(lambda _: None)

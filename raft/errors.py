@@ -85,6 +85,19 @@ class ConfigurationInProgress(NotApplied):
     code = "CONFIGURATION_IN_PROGRESS"
 
 
+class ConfigurationAbandoned(NotApplied):
+    """The change of the configuration was taken back; the members are those before it."""
+
+    code = "CONFIGURATION_ABANDONED"
+    facts = ("server", "reason")
+
+    def __init__(self, server: str, reason: str) -> None:
+        """Name the server because of which, and say why: see to it, then try again."""
+        self.server = server
+        self.reason = reason
+        super().__init__(f"because of {server}: {reason}")
+
+
 class NotAppended(NotApplied):
     """The command was refused before it reached the log."""
 
@@ -302,6 +315,8 @@ def from_wire(code: str, facts: Mapping[str, object]) -> RaftError:
 def _with_facts(kind: type[RaftError], named: dict[str, object], message: str) -> RaftError:
     if kind is NotLeader:
         return NotLeader(_text(named["leader"]), _text(named["address"]))
+    if kind is ConfigurationAbandoned:
+        return ConfigurationAbandoned(_text(named["server"]) or "?", _text(named["reason"]) or "?")
     if kind is Timeout:
         return Timeout(bool(named["appended"]), message)
     if kind is CommandError:

@@ -5,6 +5,7 @@ Everything here is called in the reactor's thread unless it says otherwise.
 
 from __future__ import annotations
 
+import math
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from zope.interface import Attribute, Interface
 from raft.core.configuration import Configuration, Member
 from raft.core.messages import Run
 from raft.core.outputs import HardState
-from raft.errors import RaftError
+from raft.errors import BadCommand, RaftError
 
 Value = None | bool | int | float | str | bytes | list["Value"] | dict["Value", "Value"]
 """A plain value, as MessagePack carries it. Tuples are accepted and arrive as lists."""
@@ -223,6 +224,84 @@ class IStorage(Interface):
         """Finish what is queued, stop the writer, close all files."""
 
 
+CONSISTENCIES = ("linearizable", "lease", "local", "bounded")
+"""What a read may ask for; see `ReadTerms`."""
+
+HIGHEST_INDEX = (1 << 63) - 1
+
+
+@frozen
+class ReadTerms:
+    """What a read asks of the state that it is answered from [RULES R8-R10].
+
+    Attributes:
+        consistency: `linearizable`, confirmed by a quorum, by whatever node is asked; `lease`,
+            the same by the leader's lease where it has one; `local`, whatever the node has
+            applied; `bounded`, the same where it is no older than `max_age_seconds`. Empty is
+            `linearizable` where the node leads or passes requests on, and a redirect elsewhere.
+        min_index: the state must have this index applied: what the caller wrote, or saw.
+        max_age_seconds: for how long the node may not have known its state to be current; for
+            `bounded`, and only for it.
+
+    Raises:
+        BadCommand: a value is none of these; the text says what would be.
+    """
+
+    consistency: str = ""
+    min_index: int = 0
+    max_age_seconds: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what means nothing."""
+        word, index, age = self.consistency, self.min_index, self.max_age_seconds
+        if word not in ("", *CONSISTENCIES):
+            raise BadCommand(f"consistency is {word!r}; use one of {', '.join(CONSISTENCIES)}")
+        if not _is_whole(index) or not 0 <= index <= HIGHEST_INDEX:
+            raise BadCommand(f"min_index is {index!r}; give the index of an entry, 0 or more")
+        if age is not None and (not _is_number(age) or not age >= 0 or age == math.inf):
+            raise BadCommand(f"max_age is {age!r}; give seconds, 0 or more")
+        if (word == "bounded") != (age is not None):
+            raise BadCommand("max_age and consistency 'bounded' go together; give both or neither")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the node asks nobody else."""
+        return self.consistency in ("local", "bounded")
+
+    @property
+    def on_any_node(self) -> bool:
+        """Whether a follower answers too, though it passes nothing on."""
+        return self.consistency not in ("", "lease")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+PLAIN_TERMS = ReadTerms()
+
+
+@frozen
+class Indexed:
+    """A result, and which state of the machine it belongs to.
+
+    Attributes:
+        value: the machine's result or answer.
+        index: of a write, its entry; of a read, the last entry that its state has applied. A
+            later read with `min_index=index`, on any server, sees all of it.
+        age_seconds: of a read, since when the node has not known that state to be current; 0
+            where a quorum or a lease confirmed it, infinity where the node never knew.
+    """
+
+    value: Value
+    index: int
+    age_seconds: float = 0.0
+
+
 Answer = Callable[[bytes | RaftError], None]
 """Takes the packed results of a batch, or the error of the whole of it; once."""
 
@@ -256,8 +335,17 @@ class IClientService(Interface):
     def leader() -> object:
         """Return (leader's id, its client address), both empty where none is known."""
 
-    def set_configuration(members: tuple[Member, ...], timeout_seconds: float) -> object:
-        """Make `members` the cluster; return a Deferred that fires once it is done."""
+    def set_configuration(
+        members: tuple[Member, ...],
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
+        """Add or update `members`; return a Deferred that fires once it is done.
+
+        See `RaftService.set_configuration` for what the others mean.
+        """
 
     def get_entry(index: int) -> object:
         """Return the committed entry as a plain dict, or a Deferred of it."""

@@ -8,6 +8,8 @@
 
 Nothing is opened before `startService`: the lock, the threads and the ports belong to
 the process that runs, not to the one that only reads its configuration.
+
+This is one room of more than 500 lines: most of them say what a public call promises.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -27,10 +29,12 @@ from twisted.logger import Logger
 from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
-from raft.core.configuration import Configuration, Member
+from raft.core.configuration import Configuration
 from raft.errors import BadCommand, NodeStopped, RaftError
-from raft.interfaces import IStorage, Recovered, Value
+from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
+from raft.node.administration import Administration
 from raft.node.calls import LocalReads, LocalWrites
+from raft.node.changes import Changes
 from raft.node.desk import ClientDesk
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
@@ -71,7 +75,7 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
     )
 
 
-class RaftService(Service):
+class RaftService(Service, Administration):
     """One node: serves its machine's state to this process and, over AMP, to clients.
 
     Attributes:
@@ -120,7 +124,8 @@ class RaftService(Service):
         self._directory: DataDirectory | None = None
         self.ops: OpsDoor | None = None
         self._observers = Observers(settings.id)
-        self._waiters = Waiters(reactor)
+        self.waiters = Waiters(reactor)
+        self.changes = Changes(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -274,7 +279,7 @@ class RaftService(Service):
     async def _close_all(self) -> None:
         self.shell.stop()
         self.forwarder.close()
-        self._waiters.fail_all(self._not_running())
+        self.waiters.fail_all(self._not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]
         sockets = [self.listener.stop(), self.network.stop()]
         closing = DeferredList([*files, *sockets], consumeErrors=True)
@@ -325,14 +330,26 @@ class RaftService(Service):
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
         try:
-            seconds = self._seconds(timeout)
+            seconds = self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
         if self.forwards:
             return self._forward(command, seconds)
         return self.writes.write(command, seconds)
 
-    def _seconds(self, timeout: float | None) -> float:
+    def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
+        """Do as `write` does; fires with the result and the index of its entry in the log.
+
+        A read with that as `min_index`, on any server, sees the write. A node that forwards
+        answers so only while it leads: `NotLeader` says who does.
+        """
+        try:
+            seconds = self.checked_seconds(timeout)
+        except RaftError as error:
+            return fail(error)
+        return self.writes.write(command, seconds, indexed=True)
+
+    def checked_seconds(self, timeout: float | None) -> float:
         """Return the time that a call may take; raise where there can be none."""
         if not self.serves:
             raise self._not_running()
@@ -355,27 +372,72 @@ class RaftService(Service):
         leader = self.shell.server.leader_id
         return self.settings.forward and leader is not None and leader != self.id
 
-    def read(self, query: object, timeout: float | None = None) -> Deferred[Value]:
-        """Answer `query` from applied state that a quorum has confirmed to be current.
+    def read(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Value]:
+        """Answer `query` from applied state that is as current as `consistency` says.
 
-        Sees every write that was answered before this call, by any node. Always safe to
-        retry. A follower answers `NotLeader`, unless it is set to forward: then it asks
-        the leader how far it must be and answers itself.
+        Always safe to retry. Without `consistency` it is `linearizable`, and a follower
+        answers `NotLeader`, unless it is set to forward.
+
+        Args:
+            query: what the machine understands.
+            timeout: in seconds, 3 by default.
+            consistency: `linearizable` sees every write that was answered before this call,
+                by any node; a follower or learner asks the leader how far it must be, and
+                answers itself. `lease` is the same without asking anyone, on a leader whose
+                lease is valid (`Options.clock_drift_bound`); elsewhere it is as none.
+                `local` is whatever this node has applied. `bounded` is `local` where that is
+                no older than `max_age`; till then it waits.
+            min_index: wait until this entry is applied here: what `write_indexed` or
+                `read_indexed` told, by whichever node.
+            max_age: in seconds, for `bounded`.
 
         Raises (as failures):
-            NotLeader, ElectionInProgress, Timeout: try again, elsewhere or later.
+            NotLeader, ElectionInProgress, Overloaded: try again, elsewhere or later.
+            Timeout: there was no answer in time, or no state that is new enough.
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
+        return self._read(query, timeout, consistency, min_index, max_age, False)
+
+    def read_indexed(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Indexed]:
+        """Do as `read` does; fires with the answer, and the index and age of its state."""
+        return self._read(query, timeout, consistency, min_index, max_age, True)
+
+    def _read(
+        self,
+        query: object,
+        timeout: float | None,
+        consistency: str,
+        min_index: int,
+        max_age: float | None,
+        indexed: bool,
+    ) -> Deferred[Any]:
         try:
-            deadline = self.clock() + self._seconds(timeout)
+            terms = ReadTerms(consistency, min_index, max_age)
+            deadline = self.clock() + self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
-        return self.reads.read(query, deadline, self.read_batch)
+        return self.reads.read(query, deadline, self.read_batch, terms, indexed)
 
     def read_batch(self, batch: ReadBatch) -> None:
         """Take encoded queries; the clients' door uses it too."""
-        server = self.shell.server
-        if server.role is out.Role.LEADER or self.settings.forward:
+        leads = self.shell.server.role is out.Role.LEADER
+        if leads or self.settings.forward or batch.terms.on_any_node:
             self.shell.read(batch)
         else:
             batch.finish(refusal(self.shell.server, out.Refusal.NOT_LEADER))
@@ -402,7 +464,7 @@ class RaftService(Service):
         """
         if self._closing is not None:
             return fail(self._not_running())
-        return self._waiters.wait(self.leader, timeout, "no leader was elected")
+        return self.waiters.wait(self.leader, timeout, "no leader was elected")
 
     def status(self) -> dict[str, object]:
         """Return what this node knows of itself and its cluster, as plain values."""
@@ -416,7 +478,7 @@ class RaftService(Service):
             BadCommand: it cannot be decoded.
             NodeStopped, NodeFailed: the node does not run.
         """
-        self._seconds(None)
+        self.checked_seconds(None)
         return entry_at(self.shell, self.codec, index)
 
     def get_entry(self, index: int) -> Deferred[dict[str, object]]:
@@ -425,28 +487,6 @@ class RaftService(Service):
             return succeed(self.entry(index))
         except RaftError as error:
             return fail(error)
-
-    def set_configuration(self, members: Sequence[Member], timeout: float = 3.0) -> Deferred[None]:
-        """Found a cluster of `members` from this empty node, which mints its id.
-
-        Fires once the configuration is committed. Members that are empty join as soon as
-        the leader reaches them.
-
-        Raises (as failures):
-            BadConfiguration: this node belongs to a cluster already, or is no member.
-            Timeout: no majority of the members answered; it goes on trying.
-        """
-        try:
-            self._seconds(timeout)
-            self.members.found(tuple(members))
-        except RaftError as error:
-            return fail(error)
-        server = self.shell.server
-        return self._waiters.wait(
-            lambda: server.commit_index >= server.log.configuration_index > 0,
-            timeout,
-            "no majority of the members answered yet; the node goes on trying",
-        ).addCallback(lambda _: None)
 
     def transfer_leadership(self, target: str | None = None, timeout: float = 3.0) -> Deferred[str]:
         """Hand the leadership to `target` (or the best voter); fires with the new leader's id.
@@ -465,7 +505,7 @@ class RaftService(Service):
         if (target is None and not voters) or (target is not None and target not in voters):
             return fail(refusal(self.shell.server, out.Refusal.NOT_A_VOTER))
         self.shell.post(ev.TransferLeadership(target))
-        return self._waiters.wait(
+        return self.waiters.wait(
             lambda: server.leader_id if server.leader_id not in (None, server.id) else None,
             timeout,
             "the leadership was not taken over",
@@ -489,7 +529,7 @@ class RaftService(Service):
         if self.shell.running:
             self.members.follow()
         self.listener.flush()
-        self._waiters.look()
+        self.waiters.look()
 
     def take_cluster_id(self, cluster_id: str) -> None:
         """Belong to `cluster_id` from here on, durably."""

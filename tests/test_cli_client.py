@@ -76,7 +76,14 @@ class Node:
     def leader(self) -> object:
         return (self.name, self.address)
 
-    def set_configuration(self, members: Any, timeout_seconds: float) -> object:
+    def set_configuration(
+        self,
+        members: Any,
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
         return None
 
     def get_entry(self, index: int) -> object:

@@ -89,7 +89,14 @@ class ScriptedNode:
         leader = self.cluster.leader
         return (leader.name, leader.address) if leader else ("", "")
 
-    def set_configuration(self, members: Any, timeout_seconds: float) -> object:
+    def set_configuration(
+        self,
+        members: Any,
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
         self._check_leader()
         self.cluster.members = members
         return None

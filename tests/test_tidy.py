@@ -55,7 +55,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.node": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
-        "raft.transport",
+        *("raft.transport", "raft.members"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),
@@ -76,8 +76,10 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "raft.settings": ("raft.addresses", "raft.errors"),
     "raft.addresses": ("raft.transport.endpoints", "raft.errors"),
+    "raft.members": ("raft.core.configuration", "raft.errors"),
     "raft.client": (
         *("raft.client", "raft.transport", "raft.interfaces", "raft.errors", "raft.codec"),
+        "raft.members",
     ),
 }
 

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from raft.client.administration import CHANGE_SECONDS, Administration
 from raft.client.checks import MemberLike, checked_setting, checked_timeout, packed_members
 from raft.client.deadlines import Deadlines
 from raft.client.lanes import Batch, Hooks, Lane, ReadLane, WriteLane
@@ -43,7 +44,7 @@ LIMIT_BYTES: Final = 16 << 20
 """How much may be without an answer, of writes and of reads each, before `Overloaded`."""
 
 
-class RaftClient:
+class RaftClient(Administration):
     """A cluster's client: finds the leader, follows it, retries what is safe to retry.
 
     Writes of one client are appended in the order in which they were issued. A write is sent
@@ -214,25 +215,44 @@ class RaftClient:
     # -- Administration --------------------------------------------------------------------
 
     def set_configuration(
-        self, members: Iterable[MemberLike], timeout: float | None = 30.0
+        self,
+        members: Iterable[MemberLike],
+        timeout: float | None = CHANGE_SECONDS,
+        *,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
     ) -> Deferred[None]:
-        """Make `members` the cluster; fire once the change is complete.
+        """Add or update `members`, or with `replace` make them the cluster; fire when complete.
 
         Each is a `Member`, or a mapping of its fields: `id`, and if needed `peer_address`,
-        `client_address`, `voter` and `incarnation`.
+        `client_address`, `voter` and `incarnation`. Addresses that are empty stay as they are.
+
+        Args:
+            members: see above.
+            timeout: seconds; a server that joins has to catch up first.
+            replace: remove all others.
+            expected_index: `configuration_index` of the status from which the members were
+                computed; another one is refused.
+            force: begin even where too few of the voters that are to be are heard.
 
         Raises (as failures):
             BadConfiguration: the members are wrong; the text says what.
-            ConfigurationInProgress: another change is not finished.
+            ConfigurationInProgress: another change is not finished, or was made meanwhile.
+            ConfigurationAbandoned: the change was taken back; the text says why.
             OutcomeUnknown, Timeout: the change may be under way; ask `status`.
         """
         try:
             packed = packed_members(members)
         except BadConfiguration as error:
             return fail(error)
+        given: dict[str, Any] = {"replace": replace, "force": force}
+        options: dict[str, Any] = {name: True for name, wanted in given.items() if wanted}
+        if expected_index is not None:
+            options["expected_index"] = expected_index
 
         async def ask(link: Link, seconds: float) -> None:
-            await self._order(link, commands.SetConfiguration, seconds, members=packed)
+            await self._order(link, commands.SetConfiguration, seconds, members=packed, **options)
 
         return self._start(timeout, lambda remaining: self._search.order(ask, remaining), True)
 

@@ -13,6 +13,7 @@ from raft.client.links import Link, Links
 from raft.client.route import Backoff, Route
 from raft.errors import (
     BadConfiguration,
+    ConfigurationAbandoned,
     ConfigurationInProgress,
     ElectionInProgress,
     NodeFailed,
@@ -34,7 +35,7 @@ Answer = TypeVar("Answer")
 Step = Callable[[Link, float], Awaitable[Answer]]
 """Asks one node, within so many seconds."""
 
-OF_ITSELF: Final = (Overloaded, StorageFull, ConfigurationInProgress)
+OF_ITSELF: Final = (Overloaded, StorageFull, ConfigurationInProgress, ConfigurationAbandoned)
 """What a leader says of itself: asking it again later is right, asking others is not."""
 
 _UNREACHABLE: Final = (NotApplied, PeerRefused, BadConfiguration)

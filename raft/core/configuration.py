@@ -38,10 +38,17 @@ class Member:
 
 @frozen
 class Configuration:
-    """The members of the cluster; `outgoing` names the old voters while it is joint."""
+    """The members of the cluster, and where a change under way is heading.
+
+    `outgoing` names the old voters while the configuration is joint. `target` lists the
+    members that are to be, while a change needs more than one step: newcomers catch up as
+    learners first, and a joint configuration is left for it. Empty when nothing is under
+    way. It is in the log, so that any leader finishes what another began [RULES M3].
+    """
 
     members: tuple[Member, ...] = field(default=(), converter=_by_id)
     outgoing: frozenset[str] = field(default=frozenset(), converter=_names)
+    target: tuple[Member, ...] = field(default=(), converter=_by_id)
 
     @property
     def voters(self) -> frozenset[str]:
@@ -62,6 +69,12 @@ class Configuration:
     def is_joint(self) -> bool:
         """Whether old and new voters must both agree."""
         return bool(self.outgoing)
+
+    @property
+    def newcomers(self) -> tuple[str, ...]:
+        """The ids of those who are to vote and do not yet: they must catch up first."""
+        wanted = (member.id for member in self.target if member.voter)
+        return tuple(server for server in wanted if not self.is_voter(server))
 
     def is_voter(self, server: str) -> bool:
         """Tell whether `server` votes, in either half."""

@@ -22,7 +22,7 @@ def reset_timer(server: Server) -> None:
 
     Timeouts lengthen after consecutive failures, up to twice [RULES E9].
     """
-    if not server.is_voter:
+    if not server.may_campaign:
         server.election_deadline = math.inf
         return
     timeout = server.options.election_timeout_seconds * (1 + server.rng.random())
@@ -37,6 +37,8 @@ def heard_leader(server: Server, asker: str) -> bool:
     """
     if not server.options.check_quorum:
         return False
+    if server.options.clock_drift_bound and _may_have_promised(server):
+        return True
     if isinstance(server.state, Leader):
         contact = replication.quorum_contact(server, server.state)
         return server.now - contact < server.options.election_timeout_seconds
@@ -45,11 +47,19 @@ def heard_leader(server: Server, asker: str) -> bool:
     return server.now - server.heard_at < server.options.election_timeout_seconds
 
 
+def _may_have_promised(server: Server) -> bool:
+    """Tell whether this server, before it restarted, may have heard a leader that has a lease.
+
+    It forgot whom it heard. A whole election timeout later no lease can rest on that [RULES R9].
+    """
+    return server.now - server.started_at < server.options.election_timeout_seconds
+
+
 def judge_deadlines(server: Server) -> None:
     """Campaign where no leader was heard in time."""
     if isinstance(server.state, Leader) or server.now < server.election_deadline:
         return
-    if not server.is_voter:
+    if not server.may_campaign:
         server.election_deadline = math.inf
         return
     if not isinstance(server.state, Follower):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from raft.core.configuration import Configuration
+from raft.core.configuration import Configuration, Member
 from raft.core.messages import Message
 
 
@@ -44,10 +44,11 @@ class Read:
     """Find the index from which a linearizable read may be answered [RULES R1-R8].
 
     `request` stands for any number of reads that arrived together. A follower asks its
-    leader.
+    leader. With `lease` a leader whose lease is valid asks nobody [RULES R9].
     """
 
     request: int
+    lease: bool = False
 
 
 @frozen
@@ -69,6 +70,23 @@ class Bootstrap:
     """Start a new cluster: `configuration` becomes entry 1 of term 1 [RULES M8]."""
 
     configuration: Configuration
+
+
+@frozen
+class ChangeConfiguration:
+    """Make `members` the cluster, the whole of it, by as many steps as it takes [RULES M3, M5].
+
+    `expected_index` is the index of the configuration from which the caller computed it, or
+    None for any [RULES M4]. A member that is one already keeps its pinned incarnation, and may
+    be named with no other. `force` begins the change even where too few of the voters that are
+    to be are heard: they must come back before anything is committed again. Where newcomers
+    catch up first, the step after that still waits for them.
+    """
+
+    request: int
+    members: tuple[Member, ...]
+    expected_index: int | None = None
+    force: bool = False
 
 
 @frozen
@@ -117,6 +135,7 @@ Event = (
     | CancelReads
     | TransferLeadership
     | Bootstrap
+    | ChangeConfiguration
     | PinIncarnations
     | Unreachable
     | SnapshotSaved

@@ -5,6 +5,7 @@ The fields of `Outputs` stand in the order in which the shell carries them out.
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 from attrs import frozen
@@ -32,6 +33,10 @@ class Refusal(Enum):
     NOT_A_VOTER = "not a voter"
     NOT_EMPTY = "not empty"
     LOST_LEADERSHIP = "lost leadership"
+    CHANGE_IN_PROGRESS = "change in progress"
+    OTHER_CONFIGURATION = "other configuration"
+    NO_VOTERS = "no voters"
+    NO_LIVE_MAJORITY = "no live majority"
 
 
 @frozen
@@ -106,7 +111,10 @@ class Send:
 
 @frozen
 class Accepted:
-    """The proposal `request` is entries [start, end) of `term`; not yet committed."""
+    """The proposal `request` is entries [start, end) of `term`; not yet committed.
+
+    Of a change of the configuration it is the first entry of as many as it takes.
+    """
 
     request: int
     start: int
@@ -116,7 +124,7 @@ class Accepted:
 
 @frozen
 class Rejected:
-    """The proposal or read `request` was refused for `reason`."""
+    """The proposal, change or read `request` was refused for `reason`."""
 
     request: int
     reason: Refusal
@@ -124,10 +132,15 @@ class Rejected:
 
 @frozen
 class ReadConfirmed:
-    """Read `request` may be answered once everything up to `index` is applied."""
+    """Read `request` may be answered once everything up to `index` is applied.
+
+    If that is before `valid_until` (monotonic seconds): a lease ends. A clock must be read
+    immediately before the answer.
+    """
 
     request: int
     index: int
+    valid_until: float = math.inf
 
 
 @frozen
@@ -178,13 +191,36 @@ class Quarantined:
 
 
 @frozen
+class ConfigurationCommitted:
+    """`configuration`, entry `index`, is committed; nothing of it can be undone any more."""
+
+    index: int
+    configuration: Configuration
+
+
+@frozen
+class ChangeAbandoned:
+    """A change of the configuration is given up, because of `server`, for `reason`.
+
+    Entry `index` takes it back. It is given up for good once that is committed, which
+    `ConfigurationCommitted` tells; another leader may lack the entry, and go on.
+    """
+
+    server: str
+    reason: str
+    index: int
+
+
+@frozen
 class Compacted:
     """The log now starts after `index`; what storage holds up to there may go."""
 
     index: int
 
 
-Change = RoleChanged | TransferEnded | Quarantined | Compacted
+Change = (
+    RoleChanged | TransferEnded | Quarantined | ConfigurationCommitted | ChangeAbandoned | Compacted
+)
 
 
 @frozen
@@ -195,8 +231,8 @@ class Outputs:
         restore: replace the state by this snapshot before anything else.
         save: hand this to storage.
         send: send those with `after` 0 now, the others once that ticket is saved.
-        accepted: proposals that now stand in the log.
-        rejected: proposals and reads that were refused, definitely without effect.
+        accepted: proposals and changes of the configuration that now stand in the log.
+        rejected: proposals, changes and reads that were refused, definitely without effect.
         lost: requests of reads that were pending and now fail; safe to retry.
         confirmed: reads that may be answered once their index is applied.
         apply_end: entries below this index may be applied: committed and saved here.

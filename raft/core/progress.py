@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from enum import Enum
 
@@ -41,7 +42,11 @@ class Progress:
     """The leader's sequence when match_index was learnt: later refusals know of it."""
     append_sequence: int = 0
     """The sequence of the last message that carried entries."""
+    first_sequence: int = 0
+    """Answers to earlier messages are of one that had this id before, and left."""
     promise_seconds: float = 0.0
+    answered_since: float = -math.inf
+    """It has answered a message that was sent at this time or later: what a lease counts from."""
     snapshot_index: int = 0
     _inflight: deque[tuple[int, int]] = Factory(deque)
     inflight_bytes: int = 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from raft.core import elections, snapshots
+from raft.core import elections, reads, snapshots
 from raft.core.events import Propose
 from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
 from raft.core.outputs import Accepted, Proposed, Quarantined, Refusal, Rejected, Replicated
 from raft.core.progress import Pace, Progress
-from raft.core.roles import Follower, Leader
+from raft.core.roles import Departure, Follower, Leader
 from raft.errors import InvariantViolated
 
 if TYPE_CHECKING:
@@ -31,18 +31,39 @@ def become_leader(server: Server) -> None:
     )
     server.state = leader
     server.election_deadline = math.inf
+    _follow_removed(server, leader)
     follow_configuration(server, leader)
     server.append_no_op()
 
 
+def _follow_removed(server: Server, leader: Leader) -> None:
+    """Begin with those before a configuration that may not be committed [RULES M6].
+
+    Whom it removed may not have heard so from its author.
+    """
+    log = server.log
+    if log.configuration_index > server.commit_index and len(log.configurations) > 1:
+        for peer in sorted(log.configurations[-2][1].ids - {server.id}):
+            leader.progress[peer] = Progress(log.last_index + 1, server.now)
+
+
 def follow_configuration(server: Server, leader: Leader) -> None:
-    """Keep progress for just the members of the latest configuration."""
-    peers = server.peers
-    for peer in set(leader.progress) - set(peers):
-        del leader.progress[peer]
+    """Keep progress for the members of the latest configuration, and for who must hear of it.
+
+    A removed server is sent the entry that removes it before it is forgotten [RULES M6]. One
+    that comes back may come with an empty directory: what it answered before is not believed.
+    """
+    peers, index = server.peers, server.log.configuration_index
+    deadline = server.now + server.options.join_timeout_seconds
+    for peer in set(leader.progress).difference(peers):
+        leader.departing.setdefault(peer, Departure(index, deadline))
     for peer in peers:
-        if peer not in leader.progress:
-            leader.progress[peer] = Progress(server.log.last_index + 1, server.now)
+        comes_back = leader.departing.pop(peer, None) is not None
+        if comes_back or peer not in leader.progress:
+            # A leader's own configuration is the first entry to try: it leaves at once.
+            begin = index if index >= leader.first_index else server.log.last_index + 1
+            first = leader.sequence + 1 if leader.sequence else 0
+            leader.progress[peer] = Progress(begin, server.now, first_sequence=first)
 
 
 def propose(server: Server, proposal: Propose) -> None:
@@ -60,7 +81,7 @@ def propose(server: Server, proposal: Propose) -> None:
 def _refusal(server: Server, size_bytes: int) -> Refusal | None:
     if not isinstance(server.state, Leader):
         return Refusal.NOT_LEADER if server.leader_id else Refusal.NO_LEADER
-    if server.state.transfer:
+    if server.state.transfer or server.state.is_leaving:
         return Refusal.TRANSFER_IN_PROGRESS
     uncommitted = server.log.size_bytes(server.commit_index + 1, server.log.last_index + 1)
     if uncommitted and uncommitted + size_bytes > server.options.max_uncommitted_bytes:
@@ -209,9 +230,10 @@ def answering(server: Server, sender: str, term: int, sequence: int) -> Progress
     if not isinstance(leader, Leader) or term != server.current_term:
         return None
     progress = leader.progress.get(sender)
-    if progress is None or progress.pace is Pace.QUARANTINED:
+    if progress is None or progress.pace is Pace.QUARANTINED or sequence < progress.first_sequence:
         return None
     progress.heard(server.now, sequence)
+    reads.note_answer(leader, progress)
     return progress
 
 
@@ -294,6 +316,7 @@ def heartbeat(server: Server, leader: Leader) -> None:
     many entries are still on their way; the answer tells what was received.
     """
     leader.heartbeat_deadline = server.now + server.options.heartbeat_seconds
+    reads.note_beat(server, leader)
     for peer, progress in leader.progress.items():
         if progress.pace is Pace.QUARANTINED:
             continue
@@ -330,7 +353,9 @@ def _replicate_to(server: Server, leader: Leader, peer: str, progress: Progress)
     while progress.next_index <= server.log.last_index and _may_send(server, progress):
         prev_index = progress.next_index - 1
         if prev_index < server.log.first_index - 1:
-            snapshots.start(server, leader, peer, progress)
+            # Who is no member needs no state to learn that it is none.
+            if peer not in leader.departing:
+                snapshots.start(server, leader, peer, progress)
             return
         entries = server.log.cut(
             progress.next_index, options.max_append_bytes, options.max_append_entries

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+
 from attrs import Factory, define, frozen
 
 from raft.core.progress import Progress
@@ -42,6 +45,14 @@ class ReadOrigin:
 
 
 @define
+class Question:
+    """A read that a follower passed on, and when it last asked."""
+
+    request: int
+    asked_at: float
+
+
+@define
 class ReadRound:
     """Reads that wait for a quorum to answer messages from `sequence` on [RULES R3]."""
 
@@ -60,6 +71,35 @@ class Transfer:
 
 
 @define
+class Departure:
+    """A server was removed by entry `index`, which it should get, and know to be committed.
+
+    Messages of the leader from `sequence` on tell so; 0 while the entry is not committed. It
+    has until `deadline` (monotonic seconds).
+    """
+
+    index: int
+    deadline: float
+    sequence: int = 0
+
+
+@define
+class CatchUp:
+    """How a newcomer catches up, in rounds: each ends where the log ended when it began [D 4.2.1].
+
+    The first ends at the entry that made it a learner, or after it.
+    """
+
+    round_end: int
+    round_started: float
+    moved_at: float
+    """When it was last seen to come nearer, or to be there (monotonic seconds)."""
+    match_index: int = 0
+    long_rounds: int = 0
+    is_ready: bool = False
+
+
+@define
 class Leader:
     """Figure 2's volatile state on leaders, and the reads, per term."""
 
@@ -71,4 +111,15 @@ class Leader:
     """The number of the last message sent; grows with each within the term."""
     waiting_reads: list[ReadOrigin] = Factory(list)
     round: ReadRound | None = None
+    beats: deque[tuple[int, float]] = Factory(deque)
+    """(first sequence, time) of heartbeats that may yet be answered: for leases only."""
+    lease_given_up: bool = False
+    """A TimeoutNow was sent in this term: it may still arrive [RULES R9]."""
     transfer: Transfer | None = None
+    catching_up: dict[str, CatchUp] = Factory(dict)
+    blocked_since: float = math.inf
+    """Since when all have caught up, but too few of the voters that are to be are heard."""
+    departing: dict[str, Departure] = Factory(dict)
+    """Servers that are no members any more, and are still told so."""
+    is_leaving: bool = False
+    """It is no voter of the committed configuration and hands over [RULES M6]."""

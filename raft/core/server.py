@@ -21,7 +21,7 @@ from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.log import Log
-from raft.core.roles import Candidate, Follower, Leader, PreCandidate
+from raft.core.roles import Candidate, Follower, Leader, PreCandidate, Question
 from raft.errors import InvariantViolated
 
 
@@ -30,6 +30,8 @@ class Options:
     """The protocol's settings; the same on every server but for good reason.
 
     Election timeouts are drawn from [election_timeout_seconds, twice that).
+    `clock_drift_bound` is how many times faster one server's clock may run than another's, at
+    least 1 and the same on every server; 0 means that nobody serves reads by lease.
     """
 
     heartbeat_seconds: float = 0.06
@@ -40,6 +42,8 @@ class Options:
     max_inflight_bytes: int = 8 * 1024 * 1024
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     disk_timeout_seconds: float = 2.0
+    join_timeout_seconds: float = 30.0
+    clock_drift_bound: float = 0.0
     pre_vote: bool = True
     check_quorum: bool = True
 
@@ -104,8 +108,11 @@ class Server:
     hard_state_ticket: int = 0
     unsaved_since: float = math.inf
     """Since when a save has been waiting without any being done; infinity when none is."""
-    asked_leader: dict[int, int] = Factory(dict)
-    """Reads that a follower passed on: the number on the wire -> the shell's request."""
+    told_configuration: int = 0
+    """The index of the last configuration that was told to be committed."""
+    started_at: float = -math.inf
+    asked_leader: dict[int, Question] = Factory(dict)
+    """Reads that a follower passed on, by their number on the wire."""
     next_question: int = 0
     turn: Turn = field(default=Factory(lambda: Turn(1)), repr=False)
 
@@ -129,7 +136,7 @@ class Server:
         `first_index`, at most one above the snapshot's index.
         """
         log = Log(first_index, prev_term)
-        server = cls(id=id, options=options, rng=rng, now=now, log=log)
+        server = cls(id=id, options=options, rng=rng, now=now, started_at=now, log=log)
         server.current_term, server.voted_for = hard_state.current_term, hard_state.voted_for
         if snapshot is not None:
             index, _, configuration, configuration_index = snapshot
@@ -185,6 +192,22 @@ class Server:
         return self.configuration.is_voter(self.id)
 
     @property
+    def may_campaign(self) -> bool:
+        """Whether this server may start elections [RULES E8].
+
+        Voters may, and who lost its vote by a configuration that may not be committed: others
+        may lack that entry, and can elect nobody against a log that ends with it [D 4.2.2].
+        """
+        if self.is_voter:
+            return True
+        configurations = self.log.configurations
+        return (
+            self.log.configuration_index > self.commit_index
+            and len(configurations) > 1
+            and configurations[-2][1].is_voter(self.id)
+        )
+
+    @property
     def peers(self) -> list[str]:
         """The other members, in order of their ids."""
         return sorted(self.configuration.ids - {self.id})
@@ -214,13 +237,22 @@ class Server:
         elections.judge_deadlines(self)
         replication.judge_deadlines(self)
         replication.advance(self)
+        membership.advance(self)
         reads.advance(self)
         transfer.advance(self)
         replication.replicate(self)
+        self._tell_configuration()
         after = (self.role, self.current_term, self.leader_id)
         if after != before:
             self.turn.changes.append(out.RoleChanged(*after))
         return self._outputs()
+
+    def _tell_configuration(self) -> None:
+        """Say once of each configuration that it is committed."""
+        index, configuration = self.log.configuration_at(self.commit_index)
+        if index > self.told_configuration:
+            self.told_configuration = index
+            self.turn.changes.append(out.ConfigurationCommitted(index, configuration))
 
     def _take(self, event: ev.Event) -> None:
         match event:
@@ -231,13 +263,15 @@ class Server:
             case ev.Propose():
                 replication.propose(self, event)
             case ev.Read():
-                reads.ask(self, event.request)
+                reads.ask(self, event)
             case ev.CancelReads():
                 reads.cancel(self, event.requests)
             case ev.TransferLeadership():
                 transfer.begin(self, event.target)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
+            case ev.ChangeConfiguration():
+                membership.change(self, event)
             case ev.PinIncarnations():
                 membership.pin(self, event)
             case ev.Unreachable():
@@ -359,7 +393,8 @@ class Server:
         """Append `configuration`, which counts at once [RULES M1]; return its index."""
         index = self.log.last_index + 1
         entry = out.Configured(index, self.current_term, configuration)
-        self.append(index + 1, 64 + 128 * len(configuration.members), entry)
+        listed = len(configuration.members) + len(configuration.target)
+        self.append(index + 1, 64 + 128 * listed, entry)
         self.log.configurations.append((index, configuration))
         self.configuration_changed()
         return index

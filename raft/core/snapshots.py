@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raft.core import replication
+from raft.core import membership, replication
 from raft.core.events import SnapshotSaved, SnapshotSent
 from raft.core.messages import InstallSnapshot, InstallSnapshotResult
 from raft.core.outputs import Compacted, RestoreSnapshot, StartSnapshot
@@ -54,6 +54,8 @@ def sent(server: Server, event: SnapshotSent) -> None:
     if progress is not None and progress.pace is Pace.SNAPSHOT:
         progress.probe(event.index + 1 if event.ok else progress.match_index + 1)
         progress.paused = not event.ok
+        if not event.ok:
+            membership.transfer_failed(leader, event.peer)
 
 
 def receive(server: Server, sender: str, request: InstallSnapshot) -> None:

@@ -55,6 +55,7 @@ def advance(server: Server) -> None:
         abandon(server)
     elif not transfer.sent and progress.match_index == server.log.last_index:
         transfer.sent = True
+        leader.lease_given_up = True
         server.send(transfer.target, TimeoutNow(server.current_term))
 
 

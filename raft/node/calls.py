@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, fail
@@ -17,8 +18,8 @@ from raft.errors import (
     RaftError,
     from_wire,
 )
-from raft.interfaces import Answer, Value
-from raft.node.answers import Outcome
+from raft.interfaces import PLAIN_TERMS, Answer, Indexed, ReadTerms, Value
+from raft.node.answers import Outcome, nobody
 from raft.node.reads import ReadBatch
 from raft.node.shell import Shell
 from raft.node.writes import Batch
@@ -39,31 +40,44 @@ def error_of(outcome: Outcome) -> RaftError:
     return from_wire(code, facts if isinstance(facts, dict) else {})  # type: ignore[arg-type]
 
 
-def tell(codec: Codec, deferred: Deferred[Value], outcome: Outcome) -> None:
-    """Fire `deferred` with what `outcome` says; with `BadCommand` where it cannot be read."""
+def tell(
+    codec: Codec,
+    deferred: Deferred[Any],
+    outcome: Outcome,
+    index: int | None = None,
+    age_seconds: float = 0.0,
+) -> None:
+    """Fire `deferred` with what `outcome` says; with `BadCommand` where it cannot be read.
+
+    With `index` it fires with an `Indexed`.
+    """
     try:
         value = error_of(outcome) if outcome[0] else codec.decode_result(outcome[1])
     except RaftError as error:
         value = error
     if isinstance(value, RaftError):
         deferred.errback(value)
-    else:
+    elif index is None:
         deferred.callback(value)
+    else:
+        deferred.callback(Indexed(value, index, age_seconds))
 
 
 @define(eq=False)
 class LocalWrites:
-    """Gathers the writes of one turn into batches; one for each time-out in use."""
+    """Gathers the writes of one turn into batches, each of one time-out and one kind of answer."""
 
     shell: Shell
     codec: Codec
     _open: Batch | None = None
-    _open_for: float = 0.0
+    _open_for: tuple[float, bool] = (0.0, False)
     _open_bytes: int = 0
     _waiting: list[Deferred[Value]] = Factory(list)
 
-    def write(self, command: object, timeout_seconds: float) -> Deferred[Value]:
-        """Queue `command`; fires with its result."""
+    def write(
+        self, command: object, timeout_seconds: float, indexed: bool = False
+    ) -> Deferred[Any]:
+        """Queue `command`; fires with its result, `indexed` with an `Indexed`."""
         try:
             payload = self.codec.encode(command)
         except RaftError as error:
@@ -77,10 +91,10 @@ class LocalWrites:
         if (
             batch is None
             or batch.taken
-            or self._open_for != timeout_seconds
+            or self._open_for != (timeout_seconds, indexed)
             or self._open_bytes + size_bytes > BATCH_BYTES
         ):
-            batch = self._begin(timeout_seconds)
+            batch = self._begin(timeout_seconds, indexed)
         payloads, waiting = batch.payloads, self._waiting
         deferred: Deferred[Value] = Deferred(partial(self._cancel, batch, payloads, waiting))
         payloads.append(payload)
@@ -88,11 +102,13 @@ class LocalWrites:
         self._open_bytes += size_bytes
         return deferred
 
-    def _begin(self, timeout_seconds: float) -> Batch:
+    def _begin(self, timeout_seconds: float, indexed: bool) -> Batch:
         waiting: list[Deferred[Value]] = []
-        deadline = self.shell.clock() + timeout_seconds
-        batch = Batch([], deadline, partial(_finish, self.codec, waiting))
-        self._open, self._open_for, self._open_bytes = batch, timeout_seconds, 0
+        batch = Batch([], self.shell.clock() + timeout_seconds, nobody)
+        batch.answer = partial(_finish, self.codec, waiting)
+        if indexed:
+            batch.answer = partial(_finish_indexed, self.codec, waiting, batch)
+        self._open, self._open_for, self._open_bytes = batch, (timeout_seconds, indexed), 0
         self._waiting = waiting
         self.shell.writes.queue(batch)
         self.shell.schedule()
@@ -151,6 +167,17 @@ def _finish(
             tell(codec, deferred, outcome)
 
 
+def _finish_indexed(
+    codec: Codec, waiting: list[Deferred[Any]], batch: Batch, result: list[Outcome] | RaftError
+) -> None:
+    if isinstance(result, RaftError):
+        _finish(codec, waiting, result)
+        return
+    for index, (deferred, outcome) in enumerate(zip(waiting, result, strict=True), batch.start):
+        if not deferred.called:
+            tell(codec, deferred, outcome, index)
+
+
 @define(eq=False)
 class LocalReads:
     """Reads of this process: each a batch of one; the core joins those of a turn anyway."""
@@ -158,21 +185,27 @@ class LocalReads:
     codec: Codec
 
     def read(
-        self, query: object, deadline: float, read_batch: Callable[[ReadBatch], None]
-    ) -> Deferred[Value]:
-        """Ask `query`; fires with its answer. Cancelling forgets it."""
+        self,
+        query: object,
+        deadline: float,
+        read_batch: Callable[[ReadBatch], None],
+        terms: ReadTerms = PLAIN_TERMS,
+        indexed: bool = False,
+    ) -> Deferred[Any]:
+        """Ask `query`; fires with its answer (an `Indexed`). Cancelling forgets it."""
         try:
             payload = self.codec.encode(query)
         except RaftError as error:
             return fail(error)
-        deferred: Deferred[Value] = Deferred(lambda _: batch.finish(NotAppended("cancelled")))
+        deferred: Deferred[Any] = Deferred(lambda _: batch.finish(NotAppended("cancelled")))
 
         def answer(result: list[Outcome] | RaftError) -> None:
             if isinstance(result, RaftError):
                 deferred.errback(result)
             else:
-                tell(self.codec, deferred, result[0])
+                index = batch.index if indexed else None
+                tell(self.codec, deferred, result[0], index, batch.age_seconds)
 
-        batch = ReadBatch([payload], deadline, answer)
+        batch = ReadBatch([payload], deadline, answer, terms)
         read_batch(batch)
         return deferred

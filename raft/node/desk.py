@@ -102,10 +102,17 @@ class ClientDesk:
         return (leader or "", self.node.leader_address() or "")
 
     def set_configuration(
-        self, members: tuple[Member, ...], timeout_seconds: float
+        self,
+        members: tuple[Member, ...],
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
     ) -> Deferred[None]:
-        """Make `members` the cluster."""
-        return self.node.set_configuration(members, timeout_seconds)
+        """Add or update `members`, or make them the cluster."""
+        return self.node.set_configuration(
+            members, timeout_seconds, replace=replace, expected_index=expected_index, force=force
+        )
 
     def get_entry(self, index: int) -> dict[str, object]:
         """Return the committed entry at `index`."""

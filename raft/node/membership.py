@@ -11,6 +11,8 @@ from twisted.logger import Logger
 from raft.core import events as ev
 from raft.core import membership
 from raft.core.configuration import Configuration, Member
+from raft.core.roles import Leader
+from raft.core.server import Server
 from raft.errors import BadConfiguration, PeerRefused
 from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from raft.service import RaftService
 
 _log = Logger()
+
+_NOBODY: frozenset[str] = frozenset()
 
 MOST_HEARD = 1024
 """How many servers are remembered that are no members."""
@@ -41,7 +45,14 @@ class Members:
     """Server id -> address of those who dialled this node while it knows no members."""
     clusters: dict[str, str] = Factory(dict)
     """Server id -> cluster id, for a node that belongs to no cluster yet."""
+    addresses: dict[str, str] = Factory(dict)
+    """Server id -> peer address of the members that are, and of who was one and still counts."""
     _followed: Configuration | None = None
+    _beside: frozenset[str] = frozenset()
+    """Who is no member and still spoken with."""
+    _was_member: bool = False
+    _is_told: bool = False
+    """Whether the log says that this server was removed."""
     _unpinned: bool = False
     _asked: tuple[int, Configuration | None] = (0, None)
     """In which term, and of which configuration, the core was last asked to pin."""
@@ -60,8 +71,9 @@ class Members:
         self.heard[greeting.server_id] = greeting.incarnation
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
-        if greeting.address and not self.node.shell.server.configuration.members:
-            # Whoever founds or grows a cluster speaks first; the answer needs a way back.
+        if greeting.address and member is None:
+            # Whoever founds or grows a cluster speaks first; the answer needs a way back. It
+            # may have joined after the configuration that this node has come to.
             self.strangers[greeting.server_id] = greeting.address
             self._followed = None
         self.node.shell.schedule()
@@ -71,18 +83,64 @@ class Members:
         """At the end of a turn: connect to the members of the latest configuration, pin them."""
         node, server = self.node, self.node.shell.server
         configuration = server.configuration
-        if configuration is not self._followed:
-            self._followed = configuration
+        beside = self._still_needed(server)
+        if configuration is not self._followed or beside != self._beside:
+            self._followed, self._beside = configuration, beside
             self._check_self(configuration)
+            self._was_member |= node.id in configuration.ids
             members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
+            known = self.strangers | self.addresses
+            members |= {peer: known[peer] for peer in beside if peer in known}
+            self.addresses = members
             node.network.set_peers(_dialable(members or self.strangers))
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
+        if self._was_member and node.id not in configuration.ids:
+            self._tell_removal()
         if self._unpinned and membership.may_change(server):
             self._pin()
         leader = server.leader_id
         if leader and not node.identity.cluster_id and self.clusters.get(leader):
             node.take_cluster_id(self.clusters[leader])
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether this server was a member, and is none in what is committed [RULES M6]."""
+        server = self.node.shell.server
+        index, configuration = server.log.configuration_at(server.commit_index)
+        if (
+            not index
+            or configuration.member(self.node.id)
+            or server.configuration.ids & {server.id}
+        ):
+            return False
+        return self._was_member or any(
+            each.member(self.node.id) for _, each in server.log.configurations
+        )
+
+    def _tell_removal(self) -> None:
+        is_removed = self.is_removed
+        if is_removed and not self._is_told:
+            _log.warn(
+                "{id} was removed from the cluster: it votes no more and gets no entries. Stop "
+                "it; to let it join again, start it with an empty data directory.",
+                id=self.node.id,
+            )
+        self._is_told = is_removed
+
+    def _still_needed(self, server: Server) -> frozenset[str]:
+        """Return who is no member and still spoken with [RULES M6].
+
+        A leader tells those who leave until they know; and it may itself be one who leaves, or
+        one that joined after the configuration that this server has come to.
+        """
+        state = server.state
+        if isinstance(state, Leader):
+            return frozenset(state.departing) if state.departing else _NOBODY
+        leader = server.leader_id
+        if leader is None or server.configuration.member(leader) is not None:
+            return _NOBODY
+        return frozenset((leader,))
 
     def _pin(self) -> None:
         server = self.node.shell.server
@@ -118,12 +176,26 @@ class Members:
                 f"{node.id} belongs to cluster {node.identity.cluster_id or '?'} already; a "
                 "cluster is founded once, from an empty node"
             )
-        check_members(members, node.id)
+        check_founders(members, node.id)
         node.take_cluster_id(uuid.uuid4().hex)
         node.shell.post(ev.Bootstrap(Configuration(members)))
 
 
-def check_members(members: tuple[Member, ...], founder: str) -> None:
+def check_founders(members: tuple[Member, ...], founder: str) -> None:
+    """Refuse members with whom `founder` could not found a cluster.
+
+    Raises:
+        BadConfiguration: as `check_members`, or `founder` is no voter among them.
+    """
+    check_members(members)
+    ids = [member.id for member in members]
+    if founder not in ids:
+        raise BadConfiguration(f"the members must include {founder!r}, got {ids}")
+    if founder not in [member.id for member in members if member.voter]:
+        raise BadConfiguration(f"{founder!r} founds the cluster, so it must be a voter")
+
+
+def check_members(members: tuple[Member, ...]) -> None:
     """Refuse members that could not form a cluster, before the log holds them for good.
 
     Raises:
@@ -148,10 +220,8 @@ def check_members(members: tuple[Member, ...], founder: str) -> None:
                     f"member {member.id!r}: {key} is {address!r}: {error}; write for example "
                     "tcp:10.0.0.1:7000"
                 ) from error
-    if founder not in ids or len(set(ids)) != len(ids):
-        raise BadConfiguration(f"the members must be distinct and include {founder!r}, got {ids}")
-    if founder not in [member.id for member in members if member.voter]:
-        raise BadConfiguration(f"{founder!r} founds the cluster, so it must be a voter")
+    if len(set(ids)) != len(ids):
+        raise BadConfiguration(f"the members must be distinct, got {ids}")
 
 
 def _dialable(addresses: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from raft.core.outputs import Refusal
 from raft.core.server import Server
 from raft.errors import (
     BadConfiguration,
+    ConfigurationInProgress,
     ElectionInProgress,
     NotAppended,
     NotLeader,
@@ -31,3 +32,13 @@ def refusal(server: Server, reason: Refusal) -> RaftError:
             return BadConfiguration("the target is no voter of this cluster")
         case Refusal.NOT_EMPTY:
             return BadConfiguration("this node has a log already; it belongs to a cluster")
+        case Refusal.CHANGE_IN_PROGRESS:
+            return ConfigurationInProgress("wait until it is done; `status` shows the members")
+        case Refusal.OTHER_CONFIGURATION:
+            return ConfigurationInProgress("the configuration has changed since it was looked at")
+        case Refusal.NO_VOTERS:
+            return BadConfiguration("the members must be distinct, and one of them must vote")
+        case Refusal.NO_LIVE_MAJORITY:
+            return BadConfiguration(
+                "too few of the voters it would leave are alive; start them first, or force it"
+            )

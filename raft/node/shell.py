@@ -7,6 +7,9 @@ Whoever waits for an answer, and every observer, is called when all of that is d
 Everything runs in the reactor's thread; the core is never entered from within itself,
 because whatever comes in is queued for the next turn. What fails in here fails the
 node: a server that cannot go on in order must not go on at all.
+
+It is one room of little more than 500 lines, so that a turn can be read from its events to its
+answers.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from twisted.logger import Logger
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
+from raft.core.configuration import Member
 from raft.core.server import Options, Server
 from raft.errors import (
     InvariantViolated,
@@ -37,6 +41,7 @@ from raft.interfaces import IStorage, Recovered
 from raft.node.alarm import LATE_SECONDS, Alarm
 from raft.node.answers import Answers
 from raft.node.bounds import Bounds
+from raft.node.currency import Currency
 from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
 from raft.node.refusals import refusal
@@ -79,12 +84,17 @@ class Shell:
     answers: Answers = Factory(Answers)
     writes: Writes = field(init=False)
     reads: Reads = field(init=False)
+    currency: Currency = Factory(Currency)
     running: bool = False
     save_count: int = 0
     entry_count: int = 0
     bad_record_count: int = 0
     refused_count: int = 0
     """Commands that were refused before they reached the log."""
+    changes: dict[int, list[out.Accepted | out.Rejected]] = Factory(dict)
+    """Changes of the configuration that the core has not answered: where its answer goes."""
+    abandoned: out.ChangeAbandoned | None = None
+    """The last change of the configuration that was given up here."""
     _events: list[ev.Event] = Factory(list)
     _number: int = 0
     _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
@@ -162,6 +172,15 @@ class Shell:
         self._events.append(event)
         self.schedule()
 
+    def change(
+        self, members: tuple[Member, ...], expected_index: int, force: bool
+    ) -> list[out.Accepted | out.Rejected]:
+        """Ask the core to make `members` the cluster; return the list that gets its answer."""
+        self._number += 1
+        answered = self.changes[self._number] = []
+        self.post(ev.ChangeConfiguration(self._number, members, expected_index, force))
+        return answered
+
     def schedule(self) -> None:
         """Let a step follow at the end of this reactor turn."""
         if self._turn_call is None and self.running:
@@ -219,6 +238,7 @@ class Shell:
                     "Dropped a bad AppendEntries of {sender}: {error}", sender=sender, error=error
                 )
                 return
+            self.currency.heard(sender, message)
         elif isinstance(message, ms.InstallSnapshot) and chunk is not None:
             message = self.snapshots.receiving.receive(sender, message, chunk)
         elif isinstance(message, ms.InstallSnapshotResult):
@@ -280,11 +300,10 @@ class Shell:
         if gone := self.reads.expire(now):
             self._events.append(ev.CancelReads(gone))
         self._propose()
-        if self.reads.queued and self.reads.ask(self._number + 1):
-            self._number += 1
-            self._events.append(ev.Read(self._number))
+        self._ask_reads()
         events, self._events = self._events, []
         outputs = self.server.step(events, now)
+        self.currency.judge(self.server, self.replica, now)
         self._carry_out(outputs)
         self.scribe.forget_arrivals()
         if self.running:
@@ -295,6 +314,12 @@ class Shell:
         for change in outputs.changes:
             self.changed(change)
         self.turned()
+
+    def _ask_reads(self) -> None:
+        for lease, queued in ((False, self.reads.queued), (True, self.reads.leased)):
+            if queued and self.reads.ask(self._number + 1, lease):
+                self._number += 1
+                self._events.append(ev.Read(self._number, lease))
 
     def _propose(self) -> None:
         queued = self.writes.take_queued()
@@ -392,11 +417,17 @@ class Shell:
 
     def _answer(self, outputs: out.Outputs) -> None:
         for accepted in outputs.accepted:
+            if accepted.request in self.changes:
+                self.changes.pop(accepted.request).append(accepted)
+                continue
             self.writes.accepted(accepted.request, accepted.start, accepted.end, accepted.term)
             if not self.server.log.matches(accepted.start, accepted.term):
                 # Leadership was lost within the step, and with it the entry's place.
                 self.writes.truncated(accepted.start)
         for rejected in outputs.rejected:
+            if rejected.request in self.changes:
+                self.changes.pop(rejected.request).append(rejected)
+                continue
             group = self.writes.proposed.pop(rejected.request, None)
             error = refusal(self.server, rejected.reason)
             if group is not None:
@@ -406,7 +437,7 @@ class Shell:
         for request in outputs.lost:
             self.reads.fail(request, refusal(self.server, out.Refusal.LOST_LEADERSHIP))
         for confirmed in outputs.confirmed:
-            self.reads.confirm(confirmed.request, confirmed.index)
+            self.reads.confirm(confirmed.request, confirmed.index, confirmed.valid_until)
 
     def _note(self, change: out.Change) -> None:
         if isinstance(change, out.RoleChanged):
@@ -414,6 +445,13 @@ class Shell:
                 grace = 4 * self.server.options.election_timeout_seconds
                 self.writes.give_up_by(self.clock() + grace)
             self.snapshots.role_changed(change)
+        elif isinstance(change, out.ChangeAbandoned):
+            self.abandoned = change
+            _log.warn(
+                "The change of the members is taken back, because of {peer}: {reason}",
+                peer=change.server,
+                reason=change.reason,
+            )
         elif isinstance(change, out.Quarantined):
             _log.error(
                 "{peer} had saved entries up to {match} and has lost them: its disk went back. "
@@ -456,13 +494,17 @@ class Shell:
         last_applied = replica.last_applied
         if self.writes.replaced:
             self.writes.settle_replaced(last_applied + 1, replica.last_applied_term, self._term_at)
-        for batch in self.reads.ready(last_applied):
+        for batch in self.reads.ready(last_applied, self.clock, self.age_seconds):
             self.answers.put(batch, [replica.query(query) for query in batch.queries])
         saved = self.server.log.saved_index
         self.cache.evict(min(last_applied, saved) + 1)
         self.snapshots.consider(last_applied)
-        if last_applied + 1 < end:
+        if last_applied + 1 < end or self.reads.queued:
             self.schedule()
+
+    def age_seconds(self) -> float:
+        """Return for how long this state has not been known to be current; may be infinite."""
+        return self.currency.age_seconds(self.server, self.replica, self.clock())
 
     def _term_at(self, index: int) -> int:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raft.core.configuration import Configuration
 from raft.core.roles import Leader
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ def status_of(node: RaftService) -> dict[str, object]:
     """Return what `node` knows of itself and its cluster.
 
     Indexes and terms are numbers; `members` lists all members, with what a leader knows of
-    their progress; times are in seconds, sizes in bytes.
+    their progress; `target` names those that are to be while a change is under way; times are
+    in seconds, sizes in bytes.
     """
     if not node.serves:
         return {"id": node.id, "role": "stopped", "failure": _failure(node)}
@@ -36,6 +38,9 @@ def status_of(node: RaftService) -> dict[str, object]:
         "cluster_id": node.identity.cluster_id,
         "incarnation": node.identity.incarnation,
         "configuration_index": log.configuration_index,
+        "joint": server.configuration.is_joint,
+        "target": [member.id for member in server.configuration.target],
+        "removed": node.members.is_removed,
         "members": _members(node),
         "uptime_seconds": round(node.clock() - node.started_at, 3),
         "cluster_time": node.replica.last_time_us / 1_000_000,
@@ -56,6 +61,13 @@ def _failure(node: RaftService) -> str:
     return str(node.failure) if node.failure else ""
 
 
+def _role(configuration: Configuration, id: str) -> str:
+    """Return what a member is: it votes, it is to vote once it has caught up, or neither."""
+    if configuration.is_voter(id):
+        return "voter"
+    return "joining" if id in configuration.newcomers else "learner"
+
+
 def _members(node: RaftService) -> list[dict[str, object]]:
     server = node.shell.server
     leader = server.state if isinstance(server.state, Leader) else None
@@ -64,6 +76,7 @@ def _members(node: RaftService) -> list[dict[str, object]]:
         row: dict[str, object] = {
             "id": member.id,
             "voter": member.voter,
+            "role": _role(server.configuration, member.id),
             "peer_address": member.peer_address,
             "client_address": member.client_address,
             "incarnation": member.incarnation,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import Factory, define, frozen
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from raft.errors import RaftError, Timeout
@@ -27,17 +27,22 @@ class Waiters:
     _waiting: list[_Waiter] = Factory(list)
 
     def wait(
-        self, done: Callable[[], Any], timeout_seconds: float, otherwise: str
+        self,
+        done: Callable[[], Any],
+        timeout_seconds: float,
+        otherwise: str,
+        appended: bool = False,
     ) -> Deferred[Any]:
-        """Fire with what `done` returns, as soon as that is true.
+        """Fire with what `done` returns, as soon as that is true; fail where it is a `RaftError`.
 
-        Fails with `Timeout`, saying `otherwise`. Cancelling forgets the caller.
+        Fails with `Timeout`, saying `otherwise`, and `appended` where something is under
+        way. Cancelling forgets the caller.
         """
         if result := done():
-            return succeed(result)
+            return fail(result) if isinstance(result, RaftError) else succeed(result)
 
         def expire() -> None:
-            self._end(waiter, Timeout(appended=False, message=otherwise))
+            self._end(waiter, Timeout(appended, otherwise))
 
         deferred: Deferred[Any] = Deferred(lambda _: self._forget(waiter))
         waiter = _Waiter(deferred, done, self.reactor.callLater(timeout_seconds, expire))

@@ -268,30 +268,44 @@ class _MemberForm(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 class _ConfigurationForm(msgspec.Struct, array_like=True, frozen=True):
     members: list[_MemberForm]
     outgoing: list[str]
+    target: list[_MemberForm] = []
 
 
 _configuration_decoder = msgspec.msgpack.Decoder(_ConfigurationForm)
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
-    """Return the payload of a configuration entry: MessagePack arrays, members by id."""
-    members = [
-        _MemberForm(m.id, m.incarnation, m.peer_address, m.client_address, m.voter)
-        for m in configuration.members
+    """Return the payload of a configuration entry: MessagePack arrays, members by id.
+
+    `[members, outgoing]`, and the target behind them while a change is under way.
+    """
+    parts = [
+        [_form(member) for member in configuration.members],
+        sorted(configuration.outgoing),
     ]
-    return msgspec.msgpack.encode(_ConfigurationForm(members, sorted(configuration.outgoing)))
+    if configuration.target:
+        parts.append([_form(member) for member in configuration.target])
+    return msgspec.msgpack.encode(parts)
 
 
 def decode_configuration(payload: bytes) -> Configuration:
     """Return the configuration in `payload`; raise `BadRecord` where it is none."""
     try:
         form = _configuration_decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise BadRecord(0, f"no configuration: {error}") from error
     return Configuration(
-        tuple(
-            Member(m.id, m.incarnation, m.peer_address, m.client_address, m.voter)
-            for m in form.members
-        ),
+        tuple(map(_member, form.members)),
         frozenset(form.outgoing),
+        tuple(map(_member, form.target)),
     )
+
+
+def _form(member: Member) -> _MemberForm:
+    return _MemberForm(
+        member.id, member.incarnation, member.peer_address, member.client_address, member.voter
+    )
+
+
+def _member(form: _MemberForm) -> Member:
+    return Member(form.id, form.incarnation, form.peer_address, form.client_address, form.voter)

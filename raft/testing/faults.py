@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field
 
+from raft.core.configuration import Configuration
 from raft.core.outputs import Outputs, Role, RoleChanged
+from raft.testing.members import halves_of
 from raft.testing.network import Network, cut_links
 from raft.testing.swarm import TICK_SECONDS, TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
@@ -62,6 +64,8 @@ class Faults:
 
     def _lame(self) -> list[ModelNode]:
         """Choose as many voters as a cluster can do without."""
+        if self.swarm.change_seconds:
+            return self._dispensable()
         configuration = self.swarm.configuration
         voters = sorted(configuration.voters)
         if not self.swarm.bootstrap_all:
@@ -69,6 +73,46 @@ class Faults:
             voters.remove("n1")
         count = (len(configuration.voters) - 1) // 2
         return [self.nodes[id] for id in self._rng.sample(voters, count)]
+
+    def _dispensable(self) -> list[ModelNode]:
+        """Choose some that are a minority of every configuration that stands in any log."""
+        known = [self.swarm.configuration]
+        for node in self.nodes.values():
+            known += [configuration for _, configuration in node.records.configurations()]
+            if node.disk.snapshot is not None:
+                known.append(node.disk.snapshot.configuration)
+        known += [Configuration(each.target) for each in known if each.target]
+        halves = [half for each in known for half in halves_of(each)]
+        chosen: set[str] = set()
+        for id in self._rng.sample(sorted(self.nodes), len(self.nodes) // 2):
+            lame = chosen | {id}
+            if all(2 * len(half - lame) > len(half) for half in halves if id in half) and (
+                self.swarm.bootstrap_all or id != "n1"
+            ):
+                chosen = lame
+        return [self.nodes[id] for id in sorted(chosen)]
+
+    def retire(self, committed: list[tuple[int, Configuration]]) -> None:
+        """Shut down who is no member any more, where nothing else would keep them quiet [M6].
+
+        Without pre-vote and check-quorum, who did not hear that it was removed disturbs.
+        """
+        options = self.swarm.options
+        if not committed or (options.pre_vote and options.check_quorum):
+            return
+        index, configuration = committed[-1]
+        later = [
+            pair[1]
+            for node in self.nodes.values()
+            for pair in node.records.configurations()
+            if pair[0] > index
+        ]
+        wanted: set[str] = set()
+        for each in (configuration, *later):
+            wanted |= each.ids.union(member.id for member in each.target)
+        for node in self.nodes.values():
+            if node.up and node.id not in wanted:
+                node.crash()
 
     # Random moments
 

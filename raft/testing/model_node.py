@@ -106,8 +106,8 @@ class ModelNode:
     """The last snapshot installed, or recovered from."""
     verified: tuple[int, int] = (0, 0)
     """(term, index): how far the log is known to match that of the term's leader."""
-    waiting_reads: list[tuple[int, int]] = Factory(list)
-    """(index, request) of the confirmed reads that wait for the machine."""
+    waiting_reads: list[tuple[int, int, float]] = Factory(list)
+    """(index, request, until when) of the confirmed reads that wait for the machine."""
 
     _dice: Dice = field(init=False)
     _spread: float = 1.0
@@ -441,9 +441,14 @@ class ModelNode:
 
     def _serve_reads(self) -> None:
         waiting = [read for read in self.waiting_reads if read[0] > self.applied]
-        for index, request in self.waiting_reads:
-            if index <= self.applied:
+        for index, request, valid_until in self.waiting_reads:
+            if index > self.applied:
+                continue
+            # A lease is looked at again immediately before the answer [RULES R9].
+            if self.clock.now() < valid_until:
                 self.workload.served(request, self.applied)
+            else:
+                self.workload.expired(request)
         self.waiting_reads = waiting
 
     # Snapshots
@@ -488,6 +493,6 @@ class ModelNode:
         """Ask this node to append."""
         self.hand(Propose(request, count, size_bytes))
 
-    def read(self, request: int) -> None:
+    def read(self, request: int, *, lease: bool = False) -> None:
         """Ask this node for a linearizable read."""
-        self.hand(Read(request))
+        self.hand(Read(request, lease))

@@ -8,11 +8,13 @@ that a flaw of the incremental checks would be seen too.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from attrs import Factory, define, field, fields, frozen
 
+from raft.core import reads
 from raft.core.configuration import Configuration
 from raft.core.events import Event, Received
 from raft.core.messages import (
@@ -24,8 +26,10 @@ from raft.core.messages import (
     RequestVote,
     RequestVoteResult,
 )
-from raft.core.outputs import Outputs, Quarantined, RestoreSnapshot, Role
+from raft.core.outputs import ChangeAbandoned, Outputs, Quarantined, RestoreSnapshot, Role
+from raft.core.roles import Leader
 from raft.testing.disk import NO_OP, Entry, StoredSnapshot, Write
+from raft.testing.members import is_quorum, latest_configuration, quorums_meet, votes
 
 if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
@@ -97,6 +101,10 @@ class Monitors:
     """The committed entry at each index; index 0 is the log's beginning."""
     commit_terms: list[int] = Factory(lambda: [0])
     """In which term each of them was first seen committed."""
+    configurations: list[tuple[int, Configuration]] = Factory(list)
+    """The committed configurations, with their indexes."""
+    abandoned: int = 0
+    leased: int = 0
     digests: list[int] = Factory(lambda: [0])
     """The machine's digest at each index that was ever applied."""
     sha: Hash | None = None
@@ -138,6 +146,8 @@ class Monitors:
                 self._elected(node, term)
             elif led and outputs.save is not None and outputs.save.truncate_from is not None:
                 self.violated("I4", f"{node.id} truncated its own log while it leads {term}")
+        elif role is not Role.FOLLOWER and role is not node.role:
+            self._campaigns(node)
         verified = node.verified[1] if node.verified[0] == node.term else 0
         for event in events:
             if type(event) is Received:
@@ -148,6 +158,13 @@ class Monitors:
         for change in outputs.changes:
             if type(change) is Quarantined:
                 self.violated("L5", f"{node.id} quarantines {change.peer}, which lost nothing")
+            self.abandoned += type(change) is ChangeAbandoned
+        for confirmed in outputs.confirmed:
+            if confirmed.valid_until == math.inf:
+                continue
+            self.leased += 1
+            if max(self.leaders) > term:
+                self.violated("R9", f"{node.id} reads by lease in {term}: {self.leaders}")
         node.role, node.term, node.commit_index = role, term, commit
         last = server.log.last_index
         self.digest = hash((self.digest, now, term, commit, last, outputs.apply_end))
@@ -163,8 +180,8 @@ class Monitors:
         other = self.leaders.setdefault(term, node.id)
         if other != node.id:
             self.violated("I1", f"{other} and {node.id} both lead term {term}")
-        if not node.server.configuration.is_voter(node.id):
-            self.violated("I15", f"{node.id} leads term {term} and is no voter")
+        self._chosen(node, term)
+        self._unleased(node, term)
         # Entries committed in this term or later came after this election, even where
         # its last vote arrived late.
         index = len(self.committed) - 1
@@ -172,6 +189,31 @@ class Monitors:
             index -= 1
         if index and not self._holds(node, index, self.committed[index][0]):
             self.violated("I6", f"{node.id} leads term {term} without committed entry {index}")
+
+    def _campaigns(self, node: ModelNode) -> None:
+        """I15: only voters ask for votes, and who does not know its removal committed [D 4.2.2]."""
+        index, configuration = latest_configuration(node, self.configurations)
+        if not votes(configuration, node.id):
+            _, before = latest_configuration(node, self.configurations, index)
+            if index <= node.server.commit_index or not votes(before, node.id):
+                self.violated("I15", f"{node.id} campaigns and is no voter of {configuration}")
+
+    def _chosen(self, node: ModelNode, term: int) -> None:
+        """I15: who leads has the votes of a quorum of voters; its own counts if it is one."""
+        self._campaigns(node)
+        _, configuration = latest_configuration(node, self.configurations)
+        voters = [id for id in self.nodes if self.votes.get((id, term)) == node.id]
+        if not is_quorum(configuration, voters):
+            self.violated("I15", f"{node.id} leads term {term} by {voters} of {configuration}")
+
+    def _unleased(self, node: ModelNode, term: int) -> None:
+        """R9: while a leader has a lease, no other is elected."""
+        for other in self.nodes.values():
+            if other is node or not other.up or not isinstance(other.server.state, Leader):
+                continue
+            until = reads.lease_end(other.server, other.server.state)
+            if other.clock.now() < until:
+                self.violated("R9", f"{node.id} leads {term}, {other.id} has a lease to {until}")
 
     def _holds(self, node: ModelNode, index: int, term: int) -> bool:
         held = node.records.term_at(index)
@@ -244,6 +286,8 @@ class Monitors:
             else:
                 committed.append(entry)
                 self.commit_terms.append(term)
+                if isinstance(entry[1], Configuration):
+                    self.configurations.append((index, entry[1]))
 
     def _counted(self, node: ModelNode, commit: int, term: int) -> None:
         """I8: a leader commits an entry of its own term that a quorum holds durably."""
@@ -251,8 +295,11 @@ class Monitors:
         if held != term:
             self.violated("I8", f"{node.id} commits {commit} of term {held} in term {term}")
         holders = [other.id for other in self.nodes.values() if other.disk.holds(commit, term)]
-        if not node.server.configuration.majority(holders):
-            self.violated("I8", f"{node.id} commits {commit}, durable on {holders} only")
+        _, configuration = latest_configuration(node, self.configurations)
+        if not is_quorum(configuration, holders):
+            self.violated(
+                "I8", f"{node.id} commits {commit}, durable on {holders} only of {configuration}"
+            )
 
     def _ordered(self, node: ModelNode, outputs: Outputs, commit: int) -> None:
         """I12: applied <= committed and saved; the log as the core and the shell know it."""
@@ -291,7 +338,7 @@ class Monitors:
                     self.violated("I5", f"{node.id} takes in {key}, which nobody created")
                 self.created[key] = (before, entry)
                 if isinstance(entry[1], Configuration) and key != (1, 1):
-                    self._configured(node, start + offset, entry[0])
+                    self._configured(node, start + offset, entry[0], entry[1])
             elif fresh and known == (before, entry) and key == (1, 1):
                 # The same first configuration, given to each: one entry from here on.
                 entries[offset] = known[1]
@@ -301,14 +348,28 @@ class Monitors:
                 self.violated("I5", f"{node.id} appends {key} after an entry of term {before}")
             before = entry[0]
 
-    def _configured(self, node: ModelNode, index: int, term: int) -> None:
-        """I14: a new configuration follows a committed one, and a commit of the own term."""
+    def _configured(
+        self, node: ModelNode, index: int, term: int, configuration: Configuration
+    ) -> None:
+        """I14: a new configuration follows a committed one, and a commit of the own term.
+
+        Any quorum of the one before meets any of the new one.
+        """
         commit = node.server.commit_index
         if node.records.term_at(commit) != term:
             self.violated("I14", f"{node.id} changes members in {term} before it committed")
         uncommitted = node.records.between(max(commit + 1, node.records.first), index) or []
         if any(isinstance(entry[1], Configuration) for entry in uncommitted):
             self.violated("I14", f"{node.id} has two uncommitted configurations below {index}")
+        _, before = latest_configuration(node, self.configurations, index)
+        if not quorums_meet(before, configuration):
+            self.violated("I14", f"{node.id} goes from {before} to {configuration} at {index}")
+
+    def compared(self, node: ModelNode, index: int, expected_index: int) -> None:
+        """M4: a change that names the configuration before it follows that one."""
+        before, _ = latest_configuration(node, self.configurations, index)
+        if before != expected_index:
+            self.violated("M4", f"{node.id} changes {before} at {index}, asked {expected_index}")
 
     def synced(self, node: ModelNode, write: Write) -> None:
         """Note what became durable: a vote is given once in a term, for ever [I2]."""
@@ -342,6 +403,9 @@ class Monitors:
             self.violated("I20", f"{node.id} restores another state at {index}")
         if snapshot.configuration != restore.configuration:
             self.violated("I14", f"{node.id} restores {restore} with other members")
+        known = [pair for pair in self.configurations if pair[0] <= index]
+        if known[-1] != (snapshot.configuration_index, snapshot.configuration):
+            self.violated("I14", f"{node.id} restores {snapshot}, committed is {known[-1]}")
         if restore.keep_log != (node.records.term_at(index) == restore.term):
             self.violated("N6", f"{node.id} keeps the wrong log: {restore}")
 
@@ -422,7 +486,7 @@ class Monitors:
                     self.violated("I12", f"{node.id} mistakes the term of entry {index}")
                 if index <= node.commit_index and records[index] is not self.committed[index]:
                     self.violated("I7", f"{node.id} holds another committed entry {index}")
-            latest = self._latest_configuration(node)
+            _, latest = latest_configuration(node, self.configurations)
             if node.server.configuration != latest:
                 self.violated("I14", f"{node.id} goes by another configuration than {latest}")
             key = (records.end - 1, log.last_term)
@@ -432,11 +496,3 @@ class Monitors:
                 first, records.end
             ):
                 self.violated("I5", f"{node.id} and {other.id} differ below {key}")
-
-    def _latest_configuration(self, node: ModelNode) -> Configuration:
-        """Return the last configuration in the node's log, committed or not [RULES M1]."""
-        before = self.committed[: node.records.first]
-        for entry in (*reversed(node.records.entries), *reversed(before)):
-            if isinstance(entry[1], Configuration):
-                return entry[1]
-        return Configuration()

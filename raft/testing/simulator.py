@@ -3,8 +3,9 @@
 A run has four phases: *chaos*, in which everything that the seed drew goes wrong while
 clients ask; *healing*, after which a leader must be known to all within 12 election
 timeouts (L1) and a fresh write and read be answered within 4 more (L2); a *steady*
-time without any change of leader (L4); and *convergence* of all logs (L3). Monitors
-watch every step of every phase.
+time without any change of leader (L4); and *convergence* of all logs (L3). Where members
+change, a change under way must end before that, one way or another (L6), and "all" are the
+members that it leaves. Monitors watch every step of every phase.
 
 Replay a seed with `python -m raft.testing.simulator --seed N`; add `--transcript 40`
 to see its last steps.
@@ -23,6 +24,7 @@ from attrs import Factory, define, field, frozen
 from raft.core.outputs import Role
 from raft.core.server import Server
 from raft.errors import RaftError
+from raft.testing.changes import Changes
 from raft.testing.faults import Faults
 from raft.testing.model_node import ModelNode
 from raft.testing.monitors import Monitors, Step, Violation
@@ -35,6 +37,7 @@ from raft.testing.workload import Workload
 LEADER_TIMEOUTS = 12
 SERVICE_TIMEOUTS = 4
 CONVERGENCE_TIMEOUTS = 60
+CHANGE_TIMEOUTS = 60
 POLL_SECONDS = TIMEOUT_SECONDS / 10
 WRITE_AGAIN = ("refused", "superseded", "unknown")
 READ_AGAIN = ("refused", "lost", "unknown")
@@ -72,8 +75,13 @@ class Report:
     faults: int
     truncations: int
     installed: int
+    configurations: int
+    """Committed configurations, the first included."""
+    abandoned: int
     done_writes: int
     done_reads: int
+    leased_reads: int
+    """Reads that were confirmed by a lease, at once."""
     virtual_seconds: float
     leader_seconds: float
     """How long after healing it took until all knew one leader."""
@@ -94,6 +102,7 @@ class Simulation:
     network: Network = field(init=False)
     faults: Faults = field(init=False)
     workload: Workload = field(init=False)
+    changes: Changes = field(init=False)
     healthy: list[ModelNode] = field(init=False)
     """After healing: all nodes but a minority that stays lame where the swarm says so."""
     _leader_seconds: float = 0.0
@@ -106,11 +115,12 @@ class Simulation:
         self.network = Network(swarm, timeline)
         self.faults = Faults(swarm, timeline, self.network, self.nodes)
         self.workload = Workload(swarm, timeline, monitors, self.nodes)
+        self.changes = Changes(swarm, timeline, self.workload, self.nodes)
         self.healthy = []
         monitors.nodes = self.nodes
-        for member in swarm.configuration.members:
+        for server in swarm.servers:
             node = ModelNode(
-                member.id,
+                server,
                 swarm,
                 timeline,
                 self.network,
@@ -119,7 +129,7 @@ class Simulation:
                 self.faults,
                 self.server_class,
             )
-            self.nodes[member.id] = self.network.listeners[member.id] = node
+            self.nodes[server] = self.network.listeners[server] = node
         if swarm.aged:
             disks = {node.id: node.disk for node in self.nodes.values()}
             give_past(disks, swarm.configuration, monitors, random.Random(f"{swarm.seed}/past"))
@@ -129,7 +139,7 @@ class Simulation:
         try:
             self._chaos()
             self._heal()
-            leader = self._await_leader()
+            leader = self._await_members(self._await_leader())
             self._await_service(leader)
             self._steady(leader)
             self._converge(leader)
@@ -157,8 +167,11 @@ class Simulation:
             faults=self.faults.count,
             truncations=monitors.truncations,
             installed=monitors.installed,
+            configurations=len(monitors.configurations),
+            abandoned=monitors.abandoned,
             done_writes=self.workload.done_writes,
             done_reads=self.workload.done_reads,
+            leased_reads=monitors.leased,
             virtual_seconds=self.timeline.now,
             leader_seconds=self._leader_seconds,
             digest=digest,
@@ -173,26 +186,38 @@ class Simulation:
             return
         self.faults.start()
         self.workload.start()
+        self.changes.start()
         limit = self.swarm.max_chaos_events
         self.timeline.run(self.swarm.chaos_seconds, lambda: self.monitors.events < limit)
 
     def _heal(self) -> None:
         self.workload.stop()
+        self.changes.stop()
         if self.swarm.cold:
             for node in self.nodes.values():
                 if node.up:
                     node.crash()
         self.healthy = self.faults.stop()
+        self._retire()
+
+    def _retire(self) -> None:
+        if self.swarm.change_seconds:
+            self.faults.retire(self.monitors.configurations)
+
+    def _members(self, leader: ModelNode) -> list[ModelNode]:
+        """Return the healthy ones among those that `leader` leads."""
+        ids = leader.server.configuration.ids
+        return [node for node in self.healthy if node.id in ids]
 
     def _run_for(self, seconds: float) -> None:
         self.timeline.run(self.timeline.now + seconds, lambda: True)
 
     def _agreed_leader(self) -> ModelNode | None:
-        """Return the leader that all healthy nodes know in the same term, if there is one."""
+        """Return the leader that all healthy members know in the same term, if there is one."""
         for node in self.healthy:
             if node.role is Role.LEADER and all(
                 (other.server.leader_id, other.term) == (node.id, node.term)
-                for other in self.healthy
+                for other in self._members(node)
             ):
                 return node
         return None
@@ -210,6 +235,34 @@ class Simulation:
         self._leader_seconds = self.timeline.now - healed
         return leader
 
+    def _await_members(self, leader: ModelNode) -> ModelNode:
+        """L6: a change under way ends: with its target, or where it began."""
+        if not self.swarm.change_seconds:
+            return leader
+        begun = self.timeline.now
+        limit = CHANGE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
+        limit += 2 * self.swarm.options.join_timeout_seconds
+        while True:
+            agreed = self._agreed_leader()
+            if agreed is not None and self._is_settled(agreed):
+                self._retire()
+                return agreed
+            if self.timeline.now - begun > limit:
+                members = [node.server.configuration for node in self.healthy]
+                self.monitors.violated(
+                    "L6", f"no end of a change in {limit:.1f} s: {self._view()} {members}"
+                )
+            self._run_for(POLL_SECONDS)
+
+    def _is_settled(self, leader: ModelNode) -> bool:
+        server = leader.server
+        configuration = server.configuration
+        return (
+            not (configuration.is_joint or configuration.target)
+            and server.log.configuration_index <= server.commit_index
+            and server.is_voter
+        )
+
     def _view(self) -> list[tuple[str, str, int, str | None]]:
         return [
             (node.id, node.role.value, node.term, node.server.leader_id) for node in self.healthy
@@ -218,7 +271,7 @@ class Simulation:
     def _backlog_seconds(self, leader: ModelNode) -> float:
         """Estimate how long the followers need for what they have missed."""
         end = leader.records.end
-        behind = max(end - 1 - node.applied for node in self.healthy)
+        behind = max(end - 1 - node.applied for node in (leader, *self._members(leader)))
         messages = behind / min(self.swarm.options.max_append_entries, 2)
         return messages * (BACKLOG_SECONDS + 3 * self.swarm.turn_seconds)
 
@@ -226,7 +279,8 @@ class Simulation:
         begun = self.timeline.now
         limit = SERVICE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
         limit += self.swarm.delay_seconds[1]
-        reader = self.healthy[self.swarm.seed % len(self.healthy)]
+        members = self._members(leader)
+        reader = members[self.swarm.seed % len(members)]
         requests, term = self.workload.requests, leader.term
         write, read = self.workload.write(leader), self.workload.read(reader)
         while True:
@@ -260,9 +314,10 @@ class Simulation:
     def _converge(self, leader: ModelNode) -> None:
         begun = self.timeline.now
         limit = CONVERGENCE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
-        while len({(node.applied, node.records.end) for node in self.healthy}) > 1:
+        members = self._members(leader)
+        while len({(node.applied, node.records.end) for node in members}) > 1:
             if self.timeline.now - begun > limit:
-                applied = {node.id: (node.applied, node.records.end) for node in self.healthy}
+                applied = {node.id: (node.applied, node.records.end) for node in members}
                 self.monitors.violated("L3", f"applied, end differ after {limit:.1f} s: {applied}")
             self._run_for(POLL_SECONDS)
 
@@ -304,7 +359,10 @@ def _summary(reports: Sequence[Report], failures: int, seconds: float) -> str:
         f"{sum(report.terms for report in reports)} terms, "
         f"{sum(report.truncations for report in reports)} truncations, "
         f"{sum(report.installed for report in reports)} snapshots installed, "
-        f"{sum(report.done_reads for report in reports)} reads; slowest leader after "
+        f"{sum(report.configurations for report in reports)} configurations "
+        f"({sum(report.abandoned for report in reports)} abandoned), "
+        f"{sum(report.done_reads for report in reports)} reads "
+        f"({sum(report.leased_reads for report in reports)} by lease); slowest leader after "
         f"{max((report.leader_seconds for report in reports), default=0.0) / TIMEOUT_SECONDS:.1f} T"
     )
 

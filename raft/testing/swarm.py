@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from raft.core.configuration import Configuration, Member
 from raft.core.server import Options
@@ -18,6 +18,7 @@ TIMEOUT_SECONDS = 0.3
 """The base election timeout, T, in which the phases of a run are measured."""
 TICK_SECONDS = TIMEOUT_SECONDS / 10
 """The unit of message delays."""
+MOST_SERVERS = 7
 
 FAULTS = (
     "crash",
@@ -55,6 +56,12 @@ class Swarm:
     bootstrap_all: bool = True
     """Every voter starts from the configuration, or only the first does."""
     options: Options = field(factory=Options)
+    spares: int = 0
+    """Servers that run empty, until a change of the members lets them join."""
+    change_seconds: float = 0.0
+    """The mean time from one change of the members to the next; 0 for never."""
+    lease_share: float = 0.0
+    """The share of reads that are asked for by lease."""
 
     chaos_seconds: float = 30 * TIMEOUT_SECONDS
     steady_seconds: float = 20 * TIMEOUT_SECONDS
@@ -97,6 +104,12 @@ class Swarm:
     """Whether all nodes lose power when the world is healed: nobody leads, all ask."""
 
     @property
+    def servers(self) -> tuple[str, ...]:
+        """The ids of all servers there are: the first members, then the spares."""
+        count = self.voters + self.learners + self.spares
+        return tuple(f"n{number}" for number in range(1, count + 1))
+
+    @property
     def configuration(self) -> Configuration:
         """The first configuration: voters n1, n2, ..., then the learners."""
         return Configuration(
@@ -111,7 +124,7 @@ class Swarm:
         """Draw the world of `seed`; the same seed gives the same world."""
         rng = random.Random(f"{seed}/swarm")
         options = _options(rng)
-        return cls(
+        world = cls(
             seed=seed,
             voters=rng.choices((1, 2, 3, 4, 5, 7), (3, 6, 46, 10, 28, 7))[0],
             learners=rng.choices((0, 1, 2), (80, 15, 5))[0],
@@ -140,6 +153,7 @@ class Swarm:
             minority=_minority(rng, options),
             timeout_spread=rng.choice((1.0, 1.0, 1.0, 0.1)),
         )
+        return _with_leases(_with_changes(world))
 
 
 def _options(rng: random.Random) -> Options:
@@ -156,6 +170,35 @@ def _options(rng: random.Random) -> Options:
         max_uncommitted_bytes=rng.choice((2000, 1 << 20)),
         pre_vote=pre_vote,
         check_quorum=check_quorum,
+    )
+
+
+def _with_changes(world: Swarm) -> Swarm:
+    """Let the members of half of the worlds change, among at most seven servers."""
+    rng = random.Random(f"{world.seed}/members")
+    room = MOST_SERVERS - world.voters - world.learners
+    if world.aged or rng.random() < 0.5:
+        return world
+    return evolve(
+        world,
+        spares=rng.randint(min(1, room), min(3, room)) if room > 0 else 0,
+        change_seconds=rng.choice((1, 3, 8)) * TIMEOUT_SECONDS,
+        options=evolve(
+            world.options, join_timeout_seconds=rng.choice((2, 5, 20)) * TIMEOUT_SECONDS
+        ),
+    )
+
+
+def _with_leases(world: Swarm) -> Swarm:
+    """Let some worlds read by lease; their clocks keep to the bound that is promised."""
+    rng = random.Random(f"{world.seed}/leases")
+    if not world.options.check_quorum or rng.random() < 0.5:
+        return world
+    bound = (1 + world.clock_skew) / (1 - world.clock_skew) * (1 + 1e-9)
+    return evolve(
+        world,
+        lease_share=rng.choice((0.5, 1.0)),
+        options=evolve(world.options, clock_drift_bound=bound),
     )
 
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field
 
-from raft.core.events import CancelReads, PinIncarnations, TransferLeadership
+from raft.core.configuration import Member
+from raft.core.events import (
+    CancelReads,
+    ChangeConfiguration,
+    PinIncarnations,
+    TransferLeadership,
+)
 from raft.core.outputs import Outputs, Role
 from raft.testing.disk import Entry
 from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
@@ -26,20 +32,22 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 4 * TIMEOUT_SECONDS
 """When a client stops waiting for a read."""
 PIN_RATE = 0.05
-"""How often a node hears a member's incarnation: the one change of configuration there is."""
+"""How often a node hears a member's incarnation: a change of configuration but for members."""
 STEADY_SECONDS = TIMEOUT_SECONDS / 4
 STEADY_MIX = (0.6, 0.4, 0.0)
 
 
 @define(eq=False)
 class Request:
-    """One write or read: where it was asked, and what had been answered before."""
+    """One write, change or read: where it was asked, and what had been answered before."""
 
     node: str
     floor: int
     count: int = 0
-    """How many commands a write holds; 0 for a read."""
+    """How many commands a write holds; 0 for a read or a change."""
     size_bytes: int = 0
+    expected_index: int | None = None
+    """The configuration from which a change was computed, where it says so."""
     outcome: str = ""
     """Empty while unanswered; then done, refused, superseded, lost or unknown."""
 
@@ -57,6 +65,7 @@ class Workload:
     done_writes: int = 0
     done_reads: int = 0
     _rng: random.Random = field(init=False)
+    _lease_rng: random.Random = field(init=False)
     _asking: int = 0
     """Grows when the clients stop or start: an older loop ends."""
     _mean_seconds: float = 0.0
@@ -68,6 +77,7 @@ class Workload:
     def __attrs_post_init__(self) -> None:
         """Draw the clients' own chance."""
         self._rng = random.Random(f"{self.swarm.seed}/workload")
+        self._lease_rng = random.Random(f"{self.swarm.seed}/lease reads")
         self._mean_seconds, self._mix = self.swarm.request_seconds, self.swarm.mix
 
     # Asking
@@ -126,8 +136,22 @@ class Workload:
     def read(self, node: ModelNode) -> int:
         """Ask `node` for a linearizable read; return the request's number."""
         number = self._note(Request(node.id, self.floor))
-        node.read(number)
+        share = self.swarm.lease_share
+        node.read(number, lease=bool(share) and self._lease_rng.random() < share)
         self.timeline.after(PATIENCE_SECONDS, self._give_up, number, node.epoch)
+        return number
+
+    def change(
+        self,
+        node: ModelNode,
+        members: tuple[Member, ...],
+        expected_index: int | None = None,
+        *,
+        force: bool = False,
+    ) -> int:
+        """Ask `node` to make `members` the cluster; return the request's number."""
+        number = self._note(Request(node.id, self.floor, expected_index=expected_index))
+        node.hand(ChangeConfiguration(number, members, expected_index, force))
         return number
 
     def _note(self, request: Request) -> int:
@@ -158,6 +182,9 @@ class Workload:
         for accepted in outputs.accepted:
             pending = self._pending.setdefault(node.id, {})
             pending[accepted.end - 1] = (accepted.term, accepted.request)
+            expected = self.requests[accepted.request].expected_index
+            if expected is not None:
+                self.monitors.compared(node, accepted.start, expected)
         for rejected in outputs.rejected:
             if rejected.request:
                 self._end(node, rejected.request, "refused")
@@ -174,7 +201,8 @@ class Workload:
             if confirmed.index >= len(self.monitors.committed):
                 self.monitors.violated("I18", f"{node.id} reads {confirmed}, not committed")
             if self._end(node, confirmed.request, "confirmed"):
-                node.waiting_reads.append((confirmed.index, confirmed.request))
+                read = (confirmed.index, confirmed.request, confirmed.valid_until)
+                node.waiting_reads.append(read)
 
     def _end(self, node: ModelNode, number: int, outcome: str) -> bool:
         """Note the one answer to a request; False where nobody waits for it."""
@@ -192,6 +220,10 @@ class Workload:
         self.done_reads += 1
         self.floor = max(self.floor, applied)
 
+    def expired(self, number: int) -> None:
+        """The lease ended before a confirmed read could be answered."""
+        self.requests[number].outcome = "lost"
+
     def applied(self, node: ModelNode, index: int, entry: Entry) -> None:
         """Answer the write that waits for `index` at this node, if one does."""
         pending = self._pending.get(node.id)
@@ -206,7 +238,7 @@ class Workload:
         if index <= request.floor:
             self.monitors.violated("I18", f"write {number} at {index}, asked after {request.floor}")
         request.outcome = "done"
-        self.done_writes += 1
+        self.done_writes += bool(request.count)
         self.floor = max(self.floor, index)
 
     def swallowed(self, node: ModelNode) -> None:

@@ -16,6 +16,7 @@ from twisted.protocols import amp
 
 from raft import errors
 from raft.core.configuration import Configuration, Member
+from raft.storage.records import BadRecord, decode_configuration, encode_configuration
 from raft.transport.boxes import gather, spread
 
 NUMBER_END: Final = 1 << 63
@@ -226,28 +227,14 @@ def unpack_members(packed: bytes) -> tuple[Member, ...]:
     )
 
 
-_Row = tuple[str, str, str, str, bool]
-_configuration_decoder = msgspec.msgpack.Decoder(tuple[list[_Row], list[str]])
-
-
 def pack_configuration(configuration: Configuration) -> bytes:
-    """Return a configuration as `InstallSnapshot` carries it.
-
-    MessagePack `[[[id, incarnation, peer address, client address, voter], ...],
-    [outgoing id, ...]]`, members and ids in order.
-    """
-    rows = [
-        (m.id, m.incarnation, m.peer_address, m.client_address, m.voter)
-        for m in configuration.members
-    ]
-    return msgspec.msgpack.encode((rows, sorted(configuration.outgoing)))
+    """Return a configuration as `InstallSnapshot` carries it: as it stands in the log."""
+    return encode_configuration(configuration)
 
 
 def unpack_configuration(packed: bytes) -> Configuration:
     """Return the configuration; raise `BadValue` where it is none."""
     try:
-        rows, outgoing = _configuration_decoder.decode(packed)
-    except _UNREADABLE as error:
-        raise BadValue(f"no configuration: {error}") from error
-    old_voters: frozenset[str] = frozenset(outgoing)
-    return Configuration(tuple(Member(*row) for row in rows), old_voters)
+        return decode_configuration(packed)
+    except BadRecord as error:
+        raise BadValue(str(error)) from error

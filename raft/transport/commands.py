@@ -280,13 +280,21 @@ class Leader(Question):
 
 @_question
 class SetConfiguration(Question):
-    """Make `members` the cluster; answered once the change is complete.
+    """Add or update `members`; answered once the change is complete.
 
     A MessagePack array of maps with `id`, and optionally `peer_address`,
-    `client_address`, `voter` (true where it is not there) and `incarnation`.
+    `client_address`, `voter` (true where it is not there) and `incarnation`. With `replace`
+    they are the cluster, and nobody else. `expected_index` is the index of the configuration
+    from which they were computed, `force` goes on where too few of the voters are heard.
     """
 
-    arguments: ClassVar = [(b"members", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    arguments: ClassVar = [
+        (b"members", _LARGE_BYTES),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+        (b"replace", _OPTIONAL_BOOLEAN),
+        (b"expected_index", _OPTIONAL_INTEGER),
+        (b"force", _OPTIONAL_BOOLEAN),
+    ]
     response: ClassVar = []
 
 

@@ -295,7 +295,16 @@ def _set_configuration(service: Any, arguments: dict[str, Any], seconds: float) 
         members = unpack_members(arguments["members"])
     except BadValue as error:
         raise BadCommand(f"members: {error}") from error
-    return service.set_configuration(members, seconds)
+    expected_index = arguments["expected_index"]
+    if expected_index is not None and expected_index < 0:
+        raise BadCommand(f"expected_index is {expected_index}; give 0 or more")
+    return service.set_configuration(
+        members,
+        seconds,
+        replace=bool(arguments["replace"]),
+        expected_index=expected_index,
+        force=bool(arguments["force"]),
+    )
 
 
 _ANSWERERS: Final[dict[bytes, _Answerer]] = {

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import Factory, define, evolve, frozen
 
 from raft.core.configuration import Configuration, Member
-from raft.core.events import Event, Propose, Received, Saved
+from raft.core.events import ChangeConfiguration, Event, Propose, Received, Saved
 from raft.core.messages import (
     AppendEntries,
     Entries,
@@ -104,6 +104,13 @@ def build(
         runs(first_index, log),
         () if snapshot else ((1, members or configuration()),),
     )
+
+
+def newcomer(id: str, **keywords: Any) -> Server:
+    """Return a server that starts empty, and waits to hear who the members are."""
+    server = build(id, [], **keywords)
+    server.log.configurations = [(0, Configuration())]
+    return server
 
 
 def append(
@@ -255,6 +262,11 @@ class Cluster:
         return self.nodes[id].server
 
     @property
+    def leader(self) -> str:
+        """The id of the one that leads the latest term."""
+        return max(self.leaders, key=lambda id: self[id].current_term)
+
+    @property
     def leaders(self) -> list[str]:
         """The ids of those that lead, each in its own view."""
         return [id for id in self.nodes if self[id].role is Role.LEADER]
@@ -305,6 +317,11 @@ class Cluster:
     def propose(self, id: str, request: int, count: int = 1) -> Outputs:
         """Propose commands to a server."""
         return self.step(id, Propose(request, count, count * ENTRY_BYTES))
+
+    def change(self, id: str, voters: str, learners: str = "", force: bool = False) -> Outputs:
+        """Ask a server to make those the members."""
+        members = configuration(voters, learners).members
+        return self.step(id, ChangeConfiguration(0, members, force=force))
 
     def time_out(self, id: str) -> Outputs:
         """Let time pass until the server's next deadline; nobody else is stepped."""
@@ -397,7 +414,13 @@ class Cluster:
         """Lose a server's memory, and start it again with what its disk holds."""
         node = self.nodes[id]
         old, disk = node.server, node.disk
-        reached = [pair for pair in old.log.configurations if 0 < pair[0] <= len(disk.terms)]
+        # The first entry of a log that was built says nothing: it is a configuration for all.
+        reached = [pair for pair in old.log.configurations if pair[0] == 1 <= len(disk.terms)]
+        reached += [
+            (index, payload)
+            for index, payload in enumerate(disk.payloads, 1)
+            if isinstance(payload, Configuration)
+        ]
         server = Server.recover(
             id,
             old.options,

@@ -121,23 +121,26 @@ def test_a_configuration_counts_from_its_append() -> None:
 
 
 def test_a_leader_replicates_to_a_new_member_at_once() -> None:
-    """M1: a leader sends to the members of the latest configuration, and to them only."""
+    """M1: a leader sends to the members of the latest configuration from its append on."""
     server = leader("a")
     server.append_configuration(configuration("abd"))
     outputs = step(server, Propose(1, 1, 100))
     assert {send.receiver for send in outputs.send} == {"d"}
-    assert sorted(server.state.progress) == ["b", "d"]
+    assert (sorted(server.state.progress), list(server.state.departing)) == (["b", "c", "d"], ["c"])
 
 
 def test_a_configuration_that_is_truncated_is_reverted_for_the_timer_too() -> None:
-    """M1: reverting may make a server a voter again: it must be able to campaign (sc-M3)."""
-    server = build("a")
-    hear(server, "b", append((1, 1), [2], term=2, configurations=((2, configuration("bc")),)))
+    """M1: the timer follows the vote, gained, reverted and gained again (sc-M3)."""
+    server = build("d", members=configuration(learners="d"))
+    gained = configuration("abcd")
+    hear(server, "b", append((1, 1), [2], term=2, configurations=((2, gained),)))
+    assert (server.is_voter, server.election_deadline < math.inf) == (True, True)
+    hear(server, "c", append((1, 1), [3], term=3))
+    step(server)
     server.step((), server.election_deadline)
     assert (server.is_voter, server.election_deadline) == (False, math.inf)
-    hear(server, "c", append((1, 1), [3], term=3))
-    assert server.is_voter
-    assert server.election_deadline < math.inf
+    hear(server, "c", append((2, 3), [3], term=3, configurations=((3, gained),)))
+    assert (server.is_voter, server.election_deadline < math.inf) == (True, True)
 
 
 def test_a_server_that_starts_empty_waits_for_a_configuration() -> None:

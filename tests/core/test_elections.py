@@ -590,11 +590,34 @@ def test_a_learner_that_is_promoted_gets_a_timer() -> None:
 
 
 def test_a_voter_that_is_removed_campaigns_no_more() -> None:
-    """E8: a server that is no voter by its latest configuration never campaigns."""
+    """E8: once the configuration that removed it is known to be committed, it never campaigns."""
     server = build("a")
-    hear(server, "b", append((1, 1), [2], term=2, configurations=((2, configuration("bc")),)))
+    removal = ((2, configuration("bc")),)
+    hear(server, "b", append((1, 1), [2], term=2, commit=2, configurations=removal))
     server.step((), server.now + 10)
     assert (server.role, server.election_deadline) == (Role.FOLLOWER, float("inf"))
+
+
+def test_a_removed_voter_is_needed_until_its_removal_is_committed() -> None:
+    """E8: its log may be the longest, and nobody else electable: it stands, uncounted (4.2.2)."""
+    server = build("a", members=configuration("ab"))
+    hear(server, "b", append((1, 1), [2], term=2, configurations=((2, configuration("b")),)))
+    save(server)
+    time_out(server)
+    assert server.role is Role.PRE_CANDIDATE
+    hear(server, "b", PreVoteResult(3, vote_granted=True))
+    save(server)
+    assert server.role is Role.CANDIDATE
+    hear(server, "b", RequestVoteResult(3, vote_granted=True))
+    assert (server.role, server.is_voter) == (Role.LEADER, False)
+
+
+def test_who_never_voted_campaigns_for_nobody() -> None:
+    """E8: a learner whose removal is not committed stays what it was."""
+    server = build("d", members=configuration(learners="d"))
+    hear(server, "b", append((1, 1), [2], term=2, configurations=((2, configuration()),)))
+    server.step((), server.now + 10)
+    assert server.role is Role.FOLLOWER
 
 
 def test_a_stranger_is_answered() -> None:

@@ -114,7 +114,8 @@ def test_learners_and_strangers_confirm_no_read() -> None:
 
 def test_a_joint_configuration_confirms_by_both_halves() -> None:
     """R3: both halves while joint (sc-D10)."""
-    server = ready(members=configuration("abc", outgoing="ade"))
+    server = ready(members=configuration("ade"))
+    server.append_configuration(configuration("abc", outgoing="ade"))
     step(server, Read(1))
     assert hear(server, "b", result(server)).confirmed == ()
     assert hear(server, "e", result(server)).confirmed == (ReadConfirmed(1, 2),)

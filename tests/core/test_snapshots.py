@@ -13,6 +13,7 @@ from raft.core.messages import (
 )
 from raft.core.outputs import (
     Compacted,
+    ConfigurationCommitted,
     HardState,
     Outputs,
     RestoreSnapshot,
@@ -114,7 +115,7 @@ def test_an_installed_snapshot_replaces_the_log() -> None:
         send=(Send("b", InstallSnapshotResult(3, 5, 9, done=True), after=1),),
         apply_end=6,
         commit_index=5,
-        changes=(RoleChanged(Role.FOLLOWER, 3, "b"),),
+        changes=(ConfigurationCommitted(4, WIDER), RoleChanged(Role.FOLLOWER, 3, "b")),
         next_deadline=server.election_deadline,
     )
     assert (server.log.first_index, server.log.last_index, server.log.last_term) == (6, 5, 2)

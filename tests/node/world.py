@@ -22,7 +22,7 @@ from raft.core import outputs as out
 from raft.core.configuration import Configuration, Member
 from raft.core.server import Options
 from raft.errors import CommandError
-from raft.interfaces import IStateMachine
+from raft.interfaces import IStateMachine, ReadTerms
 from raft.node.bounds import Bounds
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.shell import Shell
@@ -235,9 +235,13 @@ class Node:
     def write(self, command: Any, timeout: float = 3.0) -> Outcome:
         return Outcome(self.writes.write(command, timeout))
 
-    def read(self, query: Any, timeout: float = 3.0) -> Outcome:
+    def read(self, query: Any, timeout: float = 3.0, **terms: Any) -> Outcome:
         deadline = self.clock() + timeout
-        return Outcome(self.reads.read(query, deadline, self.shell.read))
+        return Outcome(self.reads.read(query, deadline, self.shell.read, ReadTerms(**terms)))
+
+    def read_indexed(self, query: Any, timeout: float = 3.0, **terms: Any) -> Outcome:
+        deadline = self.clock() + timeout
+        return Outcome(self.reads.read(query, deadline, self.shell.read, ReadTerms(**terms), True))
 
     def stop(self) -> None:
         self.shell.stop()

@@ -218,7 +218,7 @@ def a_read_is_served_before_the_terms_no_op_commits(patch: pytest.MonkeyPatch) -
     patch.setattr(reads, "advance", hasty)
 
 
-@planted("I1", "I5", "I6", "raised")
+@planted("I1", "I5", "I6", "I15", "raised")
 def votes_are_counted_by_number(patch: pytest.MonkeyPatch) -> None:
     """[E3]: a vote that arrives twice counts twice."""
     count_vote = elections.count_vote
@@ -234,7 +234,7 @@ def votes_are_counted_by_number(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(elections, "count_vote", by_number)
 
 
-@planted("I1", "I5", "I6", "raised")
+@planted("I1", "I5", "I6", "I15", "raised")
 def a_vote_of_an_older_term_counts(patch: pytest.MonkeyPatch) -> None:
     """[E3]: only grants of the current term do."""
     count_vote = elections.count_vote
@@ -245,7 +245,7 @@ def a_vote_of_an_older_term_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(elections, "count_vote", lax)
 
 
-@planted("I1", "I5", "I6", "I7", "I8", "I18", "raised")
+@planted("I1", "I5", "I6", "I7", "I8", "I15", "I18", "raised")
 def a_quorum_is_one_short(patch: pytest.MonkeyPatch) -> None:
     """[E3]: half is not a majority."""
 
@@ -338,7 +338,7 @@ def a_refused_pre_vote_hides_the_newer_term(patch: pytest.MonkeyPatch) -> None:
     changed_messages(patch, change)
 
 
-@planted("L3", "L2", "L1")
+@planted("L3", "L2", "L1", "L6")
 def a_lost_message_is_never_sent_again(patch: pytest.MonkeyPatch) -> None:
     """[L7]: the leader believes in what it sent."""
 

@@ -32,7 +32,7 @@ def chunks() -> list[object]:
 
 @pytest.mark.parametrize("first", chunks())
 def test_every_property_holds_in_every_world(first: int) -> None:
-    """I1 to I20 after each step; L1 to L4 once the world is healed."""
+    """I1 to I20 after each step; L1 to L4, and L6, once the world is healed."""
     for seed in range(first, first + CHUNK):
         simulate(seed)
 
@@ -52,6 +52,8 @@ def test_the_worlds_are_lively(reports: list[Report]) -> None:
     assert sum(report.installed for report in reports) > 10
     assert sum(report.done_writes for report in reports) > 1000
     assert sum(report.done_reads for report in reports) > 500
+    assert sum(report.leased_reads for report in reports) > 100
+    assert sum(report.configurations for report in reports) > 40 + 60
 
 
 def test_a_leader_is_known_to_all_soon_after_healing(reports: list[Report]) -> None:
@@ -90,6 +92,17 @@ def test_different_seeds_draw_different_worlds() -> None:
     assert {fault for world in worlds for fault in world.faults} == set(FAULTS)
     assert {trigger for world in worlds for trigger in world.triggers} == set(TRIGGERS)
     assert {world.voters for world in worlds} == {1, 2, 3, 4, 5, 7}
+    assert {len(world.servers) for world in worlds if world.change_seconds} >= {2, 4, 5, 6, 7}
+    assert {bool(world.lease_share) for world in worlds if world.clock_skew} == {False, True}
+
+
+def test_leases_are_promised_what_the_clocks_keep() -> None:
+    """R9: no clock of a world runs faster than another's by more than the bound."""
+    for seed in range(300):
+        world = Swarm.draw(seed)
+        if world.lease_share:
+            fastest, slowest = 1 + world.clock_skew, 1 - world.clock_skew
+            assert world.options.clock_drift_bound >= fastest / slowest
 
 
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +126,7 @@ def test_a_failure_names_the_rule_the_seed_and_the_command(
     """The message is all that is needed to see it again."""
     broken(monkeypatch)
     seed = failing_seed()
-    with pytest.raises(Failure, match=r"I2: .* votes for") as caught:
+    with pytest.raises(Failure, match=r"I2: n\d (votes for|shows) ") as caught:
         simulate(seed)
     assert f"python -m raft.testing.simulator --seed {seed} " in str(caught.value)
     assert caught.value.seed == seed

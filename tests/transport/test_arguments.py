@@ -32,6 +32,7 @@ from raft.transport.arguments import (
 )
 
 EXAMPLES: dict[type[errors.RaftError], errors.RaftError] = {
+    errors.ConfigurationAbandoned: errors.ConfigurationAbandoned("d", "not heard"),
     errors.NotLeader: errors.NotLeader("b", "127.0.0.1:7002"),
     errors.Timeout: errors.Timeout(True),
     errors.CommandError: errors.CommandError("NO_MONEY", "3 left"),

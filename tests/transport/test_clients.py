@@ -68,8 +68,15 @@ class Echo:
     def leader(self) -> object:
         return ("a", "127.0.0.1:1")
 
-    def set_configuration(self, members: tuple[Member, ...], timeout_seconds: float) -> object:
-        self.asked.append((members, timeout_seconds))
+    def set_configuration(
+        self,
+        members: tuple[Member, ...],
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
+        self.asked.append((members, timeout_seconds, replace, expected_index, force))
         later: Deferred[None] = Deferred()
         from twisted.internet import reactor
 
@@ -224,8 +231,14 @@ async def test_every_question_is_answered_by_its_declaration(place: Any) -> None
     members = (Member("a", "", "p", "c"), Member("b", voter=False))
     packed = pack_members(members)
     assert await client.call(commands.SetConfiguration, members=packed, timeout_ms=900) == {}
+    options = {"replace": True, "expected_index": 7, "force": True}
+    assert await client.call(commands.SetConfiguration, members=packed, **options) == {}
     assert await client.call(commands.TransferLeadership, target="") == {"leader": "b"}
-    assert here.service.asked == [(members, 0.9), (None, 3.0)]
+    assert here.service.asked == [
+        (members, 0.9, False, None, False),
+        (members, 3.0, True, 7, True),
+        (None, 3.0),
+    ]
     with pytest.raises(errors.NotFound, match="no entry 12"):
         await client.call(commands.GetEntry, index=12)
 

@@ -197,7 +197,14 @@ class Echo:
     def leader(self) -> object:
         return ("", "")
 
-    def set_configuration(self, members: object, timeout_seconds: float) -> object:
+    def set_configuration(
+        self,
+        members: object,
+        timeout_seconds: float,
+        replace: bool = False,
+        expected_index: int | None = None,
+        force: bool = False,
+    ) -> object:
         return None
 
     def get_entry(self, index: int) -> object:

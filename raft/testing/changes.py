@@ -1,0 +1,85 @@
+"""Operators who change the members of the cluster at random moments, whatever goes wrong."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from attrs import Factory, define, evolve, field
+
+from raft.core.configuration import Member
+from raft.core.outputs import Role
+from raft.testing.swarm import Swarm
+from raft.testing.timeline import Timeline
+
+if TYPE_CHECKING:
+    from raft.testing.model_node import ModelNode
+    from raft.testing.workload import Workload
+
+KINDS = ("join", "remove", "remove leader", "replace", "flip", "anything")
+
+
+@define(eq=False)
+class Changes:
+    """Asks for one change after the other, for as long as the chaos lasts."""
+
+    swarm: Swarm
+    timeline: Timeline
+    workload: Workload
+    nodes: dict[str, ModelNode] = Factory(dict)
+    active: bool = False
+    _rng: random.Random = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Draw the operators' own chance."""
+        self._rng = random.Random(f"{self.swarm.seed}/changes")
+
+    def start(self) -> None:
+        """Begin to change the members, in worlds that do."""
+        self.active = bool(self.swarm.change_seconds)
+        self._later()
+
+    def stop(self) -> None:
+        """Ask for no more changes; the one under way goes on."""
+        self.active = False
+
+    def _later(self) -> None:
+        if self.active:
+            delay = self._rng.expovariate(1 / self.swarm.change_seconds)
+            self.timeline.after(delay, self._ask)
+
+    def _ask(self) -> None:
+        if not self.active:
+            return
+        self._later()
+        rng, up = self._rng, [node for node in self.nodes.values() if node.up]
+        leading = [node for node in up if node.role is Role.LEADER]
+        if not up:
+            return
+        node = rng.choice(leading if leading and rng.random() < 0.9 else up)
+        known = node.server.log.configuration_index
+        expected = rng.choices((None, known, known - 1), (70, 25, 5))[0]
+        members = self._target(node)
+        if members:
+            self.workload.change(node, members, expected, force=rng.random() < 0.15)
+
+    def _target(self, node: ModelNode) -> tuple[Member, ...]:
+        """Return who is to be the cluster, from who is it in the eyes of `node`."""
+        rng = self._rng
+        members = {member.id: member for member in node.server.configuration.members}
+        strangers = sorted(self.nodes.keys() - members.keys())
+        kind = rng.choice(KINDS)
+        if kind == "anything":
+            chosen = rng.sample(sorted(self.nodes), rng.randint(1, len(self.nodes)))
+            return tuple(Member(id, voter=rng.random() < 0.75) for id in chosen)
+        if kind in ("remove", "replace") and members:
+            del members[rng.choice(sorted(members))]
+        elif kind == "remove leader":
+            members.pop(node.id, None)
+        elif kind == "flip" and members:
+            flipped = rng.choice(sorted(members))
+            members[flipped] = evolve(members[flipped], voter=not members[flipped].voter)
+        if kind in ("join", "replace") and strangers:
+            newcomer = rng.choice(strangers)
+            members[newcomer] = Member(newcomer, voter=rng.random() < 0.8)
+        return tuple(members.values())

@@ -1,0 +1,339 @@
+"""Members come and go while whole nodes run, through the Deferred API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+from attrs import evolve
+from twisted.internet.defer import gatherResults
+from twisted.logger import formatEvent, globalLogPublisher
+
+import raft
+from raft.client import RaftClient
+from raft.core import outputs as out
+from raft.core.configuration import Member
+from raft.core.server import Options
+from raft.errors import (
+    BadConfiguration,
+    ConfigurationAbandoned,
+    ConfigurationInProgress,
+    NotFound,
+    NotLeader,
+    OutcomeUnknown,
+    Timeout,
+)
+from raft.service import RaftService
+from tests.node.running import Nodes, outcome, until
+
+IMPATIENT = Options(heartbeat_seconds=0.05, election_timeout_seconds=0.3, join_timeout_seconds=0.8)
+
+
+@pytest_twisted.async_yield_fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
+    made = Nodes(tmp_path)
+    yield made
+    await made.stop()
+
+
+def voters(node: RaftService) -> set[str]:
+    return set(node.shell.server.configuration.voters)
+
+
+def index_of(node: RaftService) -> int:
+    return node.shell.server.log.configuration_index
+
+
+async def applied_by(node: RaftService, leader: RaftService) -> None:
+    last = leader.replica.last_applied
+    await until(lambda: node.replica.last_applied >= last)
+    if node.replica.last_applied == leader.replica.last_applied:
+        assert node.replica.digest == leader.replica.digest
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fourth_server_catches_up_and_is_promoted_under_writes(nodes: Nodes) -> None:
+    """M5: it is a learner first, and votes once it has caught up."""
+    await nodes.found()
+    leader = await nodes.leader()
+    d = nodes.start("d")
+    seen: list[set[str]] = []
+    leader.observe(lambda _: seen.append(voters(leader)))
+    before = gatherResults([leader.write(["set", "before", n]) for n in range(50)])
+    added = leader.add(nodes.member(d))
+    during = gatherResults([leader.write(["set", "during", n]) for n in range(50)])
+    await gatherResults([added, before, during])
+    assert voters(leader) == set("abcd")
+    assert set("abc") in seen
+    await applied_by(d, leader)
+    assert d.identity.cluster_id == leader.identity.cluster_id
+    assert d.shell.server.is_voter
+
+
+@pytest_twisted.ensureDeferred
+async def test_members_given_are_merged_and_replace_makes_them_the_whole(nodes: Nodes) -> None:
+    """M3: one voter less in one step, two less through a joint configuration."""
+    await nodes.found()
+    leader = await nodes.leader()
+    await leader.set_configuration([Member(leader.id, client_address="tcp:127.0.0.1:1")])
+    assert voters(leader) == set("abc")
+    mine = leader.shell.server.configuration.member(leader.id)
+    assert mine is not None
+    assert mine.client_address == "tcp:127.0.0.1:1"
+    assert mine.peer_address == nodes.member(leader).peer_address
+    begun = index_of(leader)
+    await leader.set_configuration([nodes.member(leader)], replace=True)
+    assert voters(leader) == {leader.id}
+    steps = [each for index, each in leader.shell.server.log.configurations if index > begun]
+    assert [each.is_joint for each in steps] == [True, False]
+    await leader.write(["set", "alone", 1])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_server_is_replaced_by_a_new_one(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    dead = nodes.others(leader)[0]
+    await dead.stopService()
+    await leader.write(["set", "k", 1])
+    d = nodes.start("d")
+    await leader.replace(dead.id, nodes.member(d))
+    assert voters(leader) == set("abcd") - {dead.id}
+    await applied_by(d, leader)
+    assert await leader.read(["get", "k"]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_learner_never_votes_until_it_is_promoted(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    d = nodes.start("d")
+    await leader.add_learner(nodes.member(d))
+    assert voters(leader) == set("abc")
+    await leader.write(["set", "k", 1])
+    await applied_by(d, leader)
+    await leader.promote("d")
+    assert voters(leader) == set("abcd")
+    error = await outcome(leader.add_learner(nodes.member(d)))
+    assert isinstance(error, BadConfiguration)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_leader_removes_itself_and_hands_over(nodes: Nodes) -> None:
+    """M6: after commit, and the others have a leader at once."""
+    await nodes.found()
+    leader = await nodes.leader()
+    await leader.remove(leader.id)
+    rest = {node.id for node in nodes.others(leader)}
+    assert voters(leader) == rest
+    other = await nodes.leader(rest)
+    await other.write(["set", "k", 1])
+    await until(lambda: leader.leader() != leader.id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removed_follower_says_so_and_stands_for_no_election(nodes: Nodes) -> None:
+    """M6: the leader speaks with it until it knows."""
+    await nodes.found()
+    leader = await nodes.leader()
+    gone = nodes.others(leader)[0]
+    assert gone.status()["removed"] is False
+    heard: list[str] = []
+
+    def observe(event: Any) -> None:
+        heard.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        await leader.remove(gone.id)
+        await until(lambda: gone.status()["removed"])
+        await until(lambda: any(f"{gone.id} was removed" in line for line in heard))
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert len([line for line in heard if "was removed" in line]) == 1
+    await until(lambda: not leader.network.is_connected(gone.id))
+    server = gone.shell.server
+    term, quiet_until = server.current_term, gone.clock() + 0.8
+    await until(lambda: gone.clock() > quiet_until)
+    assert (server.role, server.current_term) == (out.Role.FOLLOWER, term)
+    assert leader.status()["removed"] is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_moves_is_followed_by_an_address_in_the_log(nodes: Nodes) -> None:
+    """M7: all addresses at once, while the nodes listen at both."""
+    every = [nodes.start(id, peer_endpoint="tcp:0", allow_plaintext=True) for id in "abc"]
+
+    for node in every:
+        node._found_address(f"tcp:127.0.0.1:{node.peer_port.getHost().port}")  # type: ignore[attr-defined]
+
+    def at(host: str) -> list[Member]:
+        ports = [node.peer_port.getHost().port for node in every]
+        return [
+            Member(node.id, "", f"tcp:{host}:{port}")
+            for node, port in zip(every, ports, strict=True)
+        ]
+
+    await every[0].set_configuration(at("127.0.0.1"), 8.0)
+    leader = await nodes.leader()
+    moved = at("127.0.0.2")
+    await leader.set_configuration(moved)
+    await leader.write(["set", "k", 1])
+    for node in every:
+        await applied_by(node, leader)
+        links = node.network._links.values()
+        assert all(link.address.startswith("tcp:127.0.0.2:") for link in links)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_status_tells_what_each_member_is(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    d, e = nodes.start("d"), nodes.start("e")
+    await leader.add_learner(nodes.member(d))
+    e.network.set_peers({})
+    nodes.isolate("e")
+    added = leader.add(nodes.member(e))
+    added.addErrback(lambda _: None)
+    await until(lambda: leader.shell.server.configuration.target)
+    status = leader.status()
+    rows: Any = status["members"]
+    roles = {row["id"]: row["role"] for row in rows}
+    assert roles == {**dict.fromkeys("abc", "voter"), "d": "learner", "e": "joining"}
+    assert status["joint"] is False
+    assert set(status["target"]) == set("abcde")  # type: ignore[call-overload]
+    nodes.cut.clear()
+    await added
+    assert leader.status()["target"] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_from_outside(nodes: Nodes) -> None:
+    """The client looks at the members, and is refused where they have changed since."""
+    await nodes.found()
+    leader = await nodes.leader()
+    d = nodes.start("d")
+    addresses = [nodes.member(node).client_address for node in nodes.others(leader)]
+    client = RaftClient(addresses)
+    try:
+        await client.add_learner(nodes.member(d))
+        await client.promote("d")
+        assert voters(leader) == set("abcd")
+        gone = next(node for node in nodes.others(leader) if node is not d)
+        await client.remove(gone.id)
+        e = nodes.start("e")
+        await client.replace("d", nodes.member(e))
+        assert voters(leader) == (set("abc") | {"e"}) - {gone.id}
+        seen = index_of(leader)
+        error = await outcome(client.set_configuration([Member("e")], expected_index=seen - 1))
+        assert isinstance(error, ConfigurationInProgress)
+        for asked in (client.remove("z"), client.promote("z"), client.replace("z", Member("y"))):
+            assert isinstance(await outcome(asked), NotFound)
+        mine = nodes.member(leader)
+        there = (leader.id, mine.client_address)
+        await raft.set_configuration(there, [mine], 8.0, replace=True)
+        assert voters(leader) == {leader.id}
+    finally:
+        await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_leader_changes_members(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    follower = nodes.others(leader)[0]
+    for asked in (follower.remove("a"), follower.set_configuration([nodes.member(follower)])):
+        error = await outcome(asked)
+        assert isinstance(error, NotLeader)
+        assert error.leader == leader.id
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_is_compared_with_the_configuration_it_was_made_from(nodes: Nodes) -> None:
+    """M4: what was computed from another configuration is refused."""
+    await nodes.found()
+    leader = await nodes.leader()
+    await until(lambda: all(m.incarnation for m in leader.shell.server.configuration.members))
+    seen = index_of(leader)
+    others = [nodes.member(node) for node in nodes.all.values()][:2]
+    error = await outcome(
+        leader.set_configuration(others, replace=True, expected_index=seen - 1 or 99)
+    )
+    assert isinstance(error, ConfigurationInProgress)
+    changed = evolve(nodes.member(leader), client_address="tcp:127.0.0.1:2")
+    await leader.set_configuration([changed], expected_index=seen)
+    assert index_of(leader) > seen
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_change_is_refused_and_the_first_is_taken_back(nodes: Nodes) -> None:
+    """M2, M5: a newcomer that is never heard ends the change where it began, with the reason."""
+    await nodes.found(options=IMPATIENT)
+    leader = await nodes.leader()
+    added = leader.add(Member("d", "", "tcp:127.0.0.1:1"))
+    await until(lambda: leader.shell.server.configuration.target)
+    error = await outcome(leader.remove(leader.id))
+    assert isinstance(error, ConfigurationInProgress)
+    error = await outcome(added)
+    assert isinstance(error, ConfigurationAbandoned)
+    assert error.server == "d"
+    assert "heard" in error.reason
+    assert leader.shell.server.configuration.ids == set("abc")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_would_leave_no_live_majority_is_refused_unless_forced(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    dead, alive = nodes.others(leader)
+    await dead.stopService()
+    server = leader.shell.server
+    since = server.options.election_timeout_seconds + 0.1
+    await until(lambda: server.now - server.state.progress[dead.id].heard_at > since)  # type: ignore[union-attr]
+    error = await outcome(leader.remove(alive.id))
+    assert isinstance(error, BadConfiguration)
+    assert voters(leader) == set("abc")
+    kept = [Member(leader.id), Member(dead.id)]
+    error = await outcome(leader.set_configuration(kept, 0.3, replace=True, force=True))
+    assert isinstance(error, Timeout)
+    assert error.appended
+
+
+@pytest_twisted.ensureDeferred
+async def test_members_that_make_no_sense_are_refused(nodes: Nodes) -> None:
+    await nodes.found()
+    leader = await nodes.leader()
+    await until(lambda: all(m.incarnation for m in leader.shell.server.configuration.members))
+    wrong: list[Any] = [
+        leader.set_configuration([Member("d")]),
+        leader.set_configuration([Member("d", "", "nowhere")]),
+        leader.set_configuration([Member(leader.id, "another")]),
+        leader.set_configuration([], replace=True),
+        leader.set_configuration([nodes.member(leader)] * 2, replace=True),
+        leader.replace(leader.id, nodes.member(leader)),
+    ]
+    for asked in wrong:
+        assert isinstance(await outcome(asked), BadConfiguration)
+    for asked in (leader.remove("z"), leader.promote("z"), leader.replace("z", Member("y"))):
+        assert isinstance(await outcome(asked), NotFound)
+    assert voters(leader) == set("abc")
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_forgets_the_caller_and_a_stop_leaves_the_outcome_open(
+    nodes: Nodes,
+) -> None:
+    await nodes.found(options=IMPATIENT)
+    leader = await nodes.leader()
+    cancelled = leader.add(Member("d", "", "tcp:127.0.0.1:1"))
+    cancelled.addErrback(lambda _: None)
+    await until(lambda: leader.shell.server.configuration.target)
+    cancelled.cancel()
+    await until(lambda: not leader.shell.server.configuration.target)
+    added = leader.add(Member("d", "", "tcp:127.0.0.1:1"))
+    await until(lambda: leader.shell.server.configuration.target)
+    waiting = outcome(added)
+    await leader.stopService()
+    assert isinstance(await waiting, OutcomeUnknown)
