@@ -59,6 +59,7 @@ APPLY_SECONDS = 0.005
 """How long one turn may apply entries: a million of them must not look like a dead leader."""
 
 APPLY_BYTES = 256 * 1024
+NOTHING_BEGUN = (0, 0, b"", 0)
 
 
 @define(eq=False)
@@ -102,6 +103,8 @@ class Shell:
     _storage_ticket: int = 0
     _saved_ticket: int = 0
     _apply_end: int = 1
+    _begun: tuple[int, int, bytes, int] = NOTHING_BEGUN
+    """(next index, end, records, its offset) of committed records that are partly applied."""
     _turn_call: Any = None
     cache: RecordCache = field(init=False)
     scribe: Scribe = field(init=False)
@@ -481,12 +484,21 @@ class Shell:
         replica, end = self.replica, self._apply_end
         deadline = self.clock() + APPLY_SECONDS
         while self.running and replica.last_applied + 1 < end:
-            reached, records = self.cache.slice(replica.last_applied + 1, end, APPLY_BYTES)
+            following = replica.last_applied + 1
+            begins, reached, records, offset = self._begun
+            if begins != following:
+                reached, records = self.cache.slice(following, end, APPLY_BYTES)
+                offset = 0
             want_from, want_end = self.writes.wanted
-            applied = replica.apply(records, 0, want_from, want_end, deadline)
+            applied = replica.apply(records, offset, want_from, want_end, deadline)
             if applied.results:
                 self.writes.applied(applied.first_result, applied.results)
-            if replica.last_applied + 1 < reached or self.clock() >= deadline:
+            if replica.last_applied + 1 < reached:
+                # Reading them again from the disk in each turn could take all of its time.
+                self._begun = (replica.last_applied + 1, reached, records, applied.offset)
+                break
+            self._begun = NOTHING_BEGUN
+            if self.clock() >= deadline:
                 break
         if not self.running:
             # The machine itself has stopped the node.
