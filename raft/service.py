@@ -337,13 +337,14 @@ class RaftService(Service, Administration):
     def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
         """Do as `write` does; fires with the result and the index of its entry in the log.
 
-        A read with that as `min_index`, on any server, sees the write. A node that forwards
-        answers so only while it leads: `NotLeader` says who does.
+        A read with that as `min_index`, on any server, sees the write.
         """
         try:
             seconds = self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
+        if self.forwards:
+            return self._forward(command, seconds, indexed=True)
         return self.writes.write(command, seconds, indexed=True)
 
     def checked_seconds(self, timeout: float | None) -> float:
@@ -355,12 +356,13 @@ class RaftService(Service, Administration):
             raise BadCommand(f"timeout is {timeout!r}; give seconds, 0 or more")
         return seconds
 
-    def _forward(self, command: object, timeout_seconds: float) -> Deferred[Value]:
+    def _forward(self, command: object, seconds: float, indexed: bool = False) -> Deferred[Any]:
         return self.writes.forward(
             command,
             lambda payload, answer: self.forwarder.write_batch(
-                self.leader_address(), [payload], timeout_seconds, answer
+                self.leader_address(), [payload], seconds, answer, indexed
             ),
+            indexed,
         )
 
     @property

@@ -30,6 +30,7 @@ from raft.errors import (
     Timeout,
 )
 from raft.transport.arguments import Result
+from raft.transport.calls import Results
 
 if TYPE_CHECKING:
     from raft.client.links import Link
@@ -78,7 +79,7 @@ class Batch:
         self.size_bytes = 0
         self.done = False
         # Set while it is sent.
-        self.question: Deferred[list[Result]] | None = None
+        self.question: Deferred[Results] | None = None
         self.link: Link | None = None
         # Why it came back, if it did.
         self.error: RaftError | None = None
@@ -323,7 +324,7 @@ class Lane:
 
     # What reads and writes do differently.
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[Results]:
         raise NotImplementedError
 
     def _may_repeat(self, error: RaftError) -> bool:
@@ -347,7 +348,7 @@ class Lane:
 class ReadLane(Lane):
     """Queries: in any order, and repeated as often as there is time."""
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[Results]:
         return link.connection.read_batch(payloads, timeout_ms)
 
     def _may_repeat(self, error: RaftError) -> bool:
@@ -369,7 +370,7 @@ class WriteLane(Lane):
     newest_finished = -1
     """The greatest number of a batch that may stand in the log."""
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[Results]:
         return link.connection.write_batch(payloads, timeout_ms)
 
     def _may_repeat(self, error: RaftError) -> bool:
