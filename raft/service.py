@@ -391,7 +391,7 @@ class RaftService(Service, Administration):
             consistency: `linearizable` sees every write that was answered before this call,
                 by any node; a follower or learner asks the leader how far it must be, and
                 answers itself. `lease` is the same without asking anyone, on a leader whose
-                lease is valid (`Options.clock_drift_bound`); elsewhere it is as none.
+                lease is valid (`Options.clock_drift_bound` is set); elsewhere it is as none.
                 `local` is whatever this node has applied. `bounded` is `local` where that is
                 no older than `max_age`; till then it waits.
             min_index: wait until this entry is applied here: what `write_indexed` or
