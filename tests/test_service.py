@@ -13,6 +13,7 @@ import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
+from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.core import outputs as out
 from raft.core.configuration import Member
@@ -564,6 +565,12 @@ async def test_reads_of_every_consistency_see_what_they_promise_on_every_node(no
             assert (list(results), results.last_index >= written.index) == ([1], True)
         connection.close()
         await connection.lost
+    client = RaftClient(nodes.member(leader).client_address)
+    bounded = {"consistency": "bounded", "max_age": 5.0}
+    for terms in ({}, {"consistency": "lease"}, {"min_index": written.index}, bounded):
+        assert await client.read(["get", "k"], **terms) == 1
+    assert isinstance(await outcome(client.read(1, consistency="sloppy")), BadCommand)
+    await client.close()
     follower = nodes.others(leader)[0]
     for terms in ({}, {"consistency": "lease"}, {"min_index": 1}):
         assert isinstance(await outcome(follower.read(["get", "k"], **terms)), NotLeader)
