@@ -243,6 +243,8 @@ class Simulation:
         # The guard against a majority that is silent needs to have listened for a while.
         self._run_for(2 * TIMEOUT_SECONDS)
         self.changes.ask_of(self._agreed_leader() or leader)
+        # A turn may pass before the core hears of it.
+        self._run_for(POLL_SECONDS)
         begun = self.timeline.now
         limit = CHANGE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
         limit += 2 * self.swarm.options.join_timeout_seconds
