@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred
 from raft.codec import PLAIN
 from raft.core.configuration import Member
 from raft.errors import BadCommand, BadConfiguration, NoSuchNode, RaftError
-from raft.interfaces import Value
+from raft.interfaces import PLAIN_TERMS, ReadTerms, Value
 from raft.machines.kv import KeyValueStore
 from raft.node.ports import address_of
 from raft.node.settings import NodeSettings
@@ -105,12 +105,32 @@ def write(peer: Peer, command: object, timeout: float = TIMEOUT_SECONDS) -> Defe
     )
 
 
-def read(peer: Peer, query: object, timeout: float = TIMEOUT_SECONDS) -> Deferred[Value]:
-    """Answer `query` from applied state that a quorum has confirmed; see `RaftService.read`."""
+def read(
+    peer: Peer,
+    query: object,
+    timeout: float = TIMEOUT_SECONDS,
+    *,
+    consistency: str = "",
+    min_index: int = 0,
+    max_age: float | None = None,
+) -> Deferred[Value]:
+    """Answer `query` from a state as current as `consistency` says; see `RaftService.read`."""
+    try:
+        terms = ReadTerms(consistency, min_index, max_age)
+    except BadCommand as error:
+        return fail(error)
     if isinstance(peer, str):
-        return _with_node(peer, lambda node: node.read(query, timeout))
+        return _with_node(
+            peer,
+            lambda node: node.read(
+                query, timeout, consistency=consistency, min_index=min_index, max_age=max_age
+            ),
+        )
+    wanted = None if terms == PLAIN_TERMS else terms
     return Deferred.fromCoroutine(
-        _batch_of_one(peer, timeout, query, lambda to, one, left: to.read_batch([one], left))
+        _batch_of_one(
+            peer, timeout, query, lambda to, one, left: to.read_batch([one], left, wanted)
+        )
     )
 
 

@@ -51,6 +51,9 @@ FILE_BYTES = 1 << 20
 HEARTBEATS_IN_TIMEOUT = 2
 """The election timeout must be at least so many heartbeats: one may be late or lost."""
 
+LARGEST_DRIFT = 10.0
+"""A larger factor leaves no lease worth having."""
+
 MACHINES: Mapping[str, str] = {
     "kv": "raft.machines.kv:KeyValueStore",
     "echo": "raft.machines.echo:Echo",
@@ -68,6 +71,16 @@ def _machine(value: object) -> str:
     raise ValueError(
         f"expected {', '.join(sorted(MACHINES))} or package.module:ClassName, got {shown(value)}"
         f"{nearest(text, MACHINES)}"
+    )
+
+
+def _drift(value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (value == 0 or 1 <= value <= LARGEST_DRIFT):  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise ValueError(
+        f"expected 0 (no leases) or a factor from 1 to {LARGEST_DRIFT:g}, got {shown(value)}; "
+        "1.1 is generous for ordinary machines"
     )
 
 
@@ -112,12 +125,14 @@ class MemberTable:
 
 @frozen
 class TimingsTable:
-    """`[timings]`: all in seconds."""
+    """`[timings]`: in seconds, but for `clock_drift`."""
 
     heartbeat: float = field(default=0.06, metadata=read_by(as_seconds(0.001, 60)))
     election_timeout: float = field(default=0.3, metadata=read_by(as_seconds(0.002, 600)))
     """Timeouts are drawn from [election_timeout, 2 * election_timeout)."""
     request_timeout: float = field(default=3.0, metadata=read_by(as_seconds(0.001, 3600)))
+    clock_drift: float = field(default=0.0, metadata=read_by(_drift))
+    """How many times faster one node's clock may run than another's; 0 for no leases."""
 
 
 @frozen

@@ -306,6 +306,22 @@ Answer = Callable[[bytes | RaftError], None]
 """Takes the packed results of a batch, or the error of the whole of it; once."""
 
 
+@frozen
+class Stated:
+    """Packed results of a batch, and the state they belong to; see `Indexed`.
+
+    `index` is of the last command written, or of the last entry that was applied.
+    """
+
+    results: bytes
+    index: int
+    age_seconds: float = 0.0
+
+
+StatedAnswer = Callable[[bytes | Stated | RaftError], None]
+"""As `Answer`; who asked for the index is told it."""
+
+
 class IClientService(Interface):
     """What a node answers to clients; the transport calls it, once for each box.
 
@@ -318,16 +334,22 @@ class IClientService(Interface):
     answered with `ERROR`, without its text.
     """
 
-    def write_batch(commands: list[bytes], timeout_seconds: float, answer: Answer) -> None:
+    def write_batch(
+        commands: list[bytes],
+        timeout_seconds: float,
+        answer: StatedAnswer,
+        with_index: bool = False,
+    ) -> None:
         """Append and apply encoded `commands`, in their order, after all those before.
 
-        Those not appended within `timeout_seconds` are dropped, as `Timeout`.
+        Those not appended within `timeout_seconds` are dropped, as `Timeout`. The answer is
+        `Stated` where `with_index` asks for it and any of them was appended.
         """
 
     def read_batch(
-        queries: list[bytes], timeout_seconds: float, consistency: str, answer: Answer
+        queries: list[bytes], timeout_seconds: float, terms: ReadTerms, answer: StatedAnswer
     ) -> None:
-        """Answer encoded `queries`; `consistency` is a word to be checked here."""
+        """Answer encoded `queries` from a state as `terms` say; the answer may be `Stated`."""
 
     def status() -> object:
         """Return what the node knows, as a plain dict, or a Deferred of it."""

@@ -340,13 +340,14 @@ class RaftService(Service, Administration):
     def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
         """Do as `write` does; fires with the result and the index of its entry in the log.
 
-        A read with that as `min_index`, on any server, sees the write. A node that forwards
-        answers so only while it leads: `NotLeader` says who does.
+        A read with that as `min_index`, on any server, sees the write.
         """
         try:
             seconds = self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
+        if self.forwards:
+            return self._forward(command, seconds, indexed=True)
         return self.writes.write(command, seconds, indexed=True)
 
     def checked_seconds(self, timeout: float | None) -> float:
@@ -358,12 +359,13 @@ class RaftService(Service, Administration):
             raise BadCommand(f"timeout is {timeout!r}; give seconds, 0 or more")
         return seconds
 
-    def _forward(self, command: object, timeout_seconds: float) -> Deferred[Value]:
+    def _forward(self, command: object, seconds: float, indexed: bool = False) -> Deferred[Any]:
         return self.writes.forward(
             command,
             lambda payload, answer: self.forwarder.write_batch(
-                self.leader_address(), [payload], timeout_seconds, answer
+                self.leader_address(), [payload], seconds, answer, indexed
             ),
+            indexed,
         )
 
     @property
@@ -392,7 +394,7 @@ class RaftService(Service, Administration):
             consistency: `linearizable` sees every write that was answered before this call,
                 by any node; a follower or learner asks the leader how far it must be, and
                 answers itself. `lease` is the same without asking anyone, on a leader whose
-                lease is valid (`Options.clock_drift_bound`); elsewhere it is as none.
+                lease is valid (`Options.clock_drift_bound` is set); elsewhere it is as none.
                 `local` is whatever this node has applied. `bounded` is `local` where that is
                 no older than `max_age`; till then it waits.
             min_index: wait until this entry is applied here: what `write_indexed` or

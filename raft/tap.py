@@ -115,6 +115,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
             heartbeat_seconds=timings.heartbeat,
             election_timeout_seconds=timings.election_timeout,
             max_uncommitted_bytes=limits.uncommitted_bytes,
+            clock_drift_bound=timings.clock_drift,
         ),
         bounds=Bounds(
             queued_bytes=limits.uncommitted_bytes, snapshot_entries=limits.snapshot_entries

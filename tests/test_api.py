@@ -52,6 +52,9 @@ async def test_a_peer_is_a_name_or_a_name_with_an_endpoint(names: tuple[str, ...
     for number, peer in enumerate((there[0], there)):
         assert await raft.write(peer, ["append", f"k{number}", b"v"]) == 1
         assert await raft.read(peer, ["get", f"k{number}"]) == [b"v"]
+        asked = raft.read(peer, ["get", f"k{number}"], consistency="bounded", max_age=60.0)
+        assert await asked == [b"v"]
+        assert isinstance(await outcome(raft.read(peer, 1, consistency="any")), errors.BadCommand)
         last: Any = raft.status(there[0])["commit_index"]
         entry = await raft.get_entry(peer, last)
         assert entry["command"] == ["append", f"k{number}", b"v"]

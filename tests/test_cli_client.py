@@ -138,6 +138,11 @@ async def test_values_are_text(raft: Any, node: Node) -> None:
     at = ("-e", node.address)
     assert await raft("kv", "set", "k", "a value", *at) == (0, "", "")
     assert await raft("kv", "get", "k", *at) == (0, "a value\n", "")
+    bounded = ("--consistency", "bounded")
+    got = await raft("kv", "get", "k", *bounded, "--max-age", "1", *at)
+    assert got == (0, "a value\n", "")
+    with pytest.raises(errors.BadCommand, match="give both or neither"):
+        await raft("kv", "get", "k", *bounded, *at)
     assert node.store.query(["get", "k"]) == "a value"
 
 

@@ -57,7 +57,9 @@ class ScriptedNode:
         await self.stop()
         await self.start(int(self.address.rpartition(":")[2]))
 
-    def write_batch(self, items: list[bytes], timeout_seconds: float, answer: Any) -> None:
+    def write_batch(
+        self, items: list[bytes], timeout_seconds: float, answer: Any, with_index: bool = False
+    ) -> None:
         self.boxes += 1
         self.on_write()
         if self.mute:
@@ -74,7 +76,7 @@ class ScriptedNode:
             return error
 
     def read_batch(
-        self, queries: list[bytes], timeout_seconds: float, consistency: str, answer: Any
+        self, queries: list[bytes], timeout_seconds: float, terms: Any, answer: Any
     ) -> None:
         if self.mute:
             return
@@ -313,7 +315,7 @@ class StockNode(amp.AMP):
         return {"leader": "s1", "address": ""}
 
     @commands.Write.responder
-    def write(self, commands: bytes, timeout_ms: int) -> dict[str, bytes]:
+    def write(self, commands: bytes, timeout_ms: int, **_: object) -> dict[str, bytes]:
         items = unpack_commands(commands)
         self.factory.seen.extend(items)
         if len(self.factory.seen) == 1:

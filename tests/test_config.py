@@ -214,7 +214,7 @@ MISTAKES = {
         "",
         "",
         "[timings]\nzzz = 1\n",
-        "known are heartbeat, election_timeout, request_timeout",
+        "known are heartbeat, election_timeout, request_timeout, clock_drift",
     ),
     "wrong type": (
         "",
@@ -229,6 +229,8 @@ MISTAKES = {
     "a value for a table": ("", "", "timings = 7\n", "members[3].timings: there is no such key"),
     "one bracket too few": ('[[members]]\nid = "n1"', "[[members]]\nid = 1", "", "members[1].id"),
     "not a number": ("", "", "[timings]\nheartbeat = nan\n", "timings.heartbeat: expected"),
+    "drift below 1": ("", "", "[timings]\nclock_drift = 0.9\n", "a factor from 1 to 10, got 0.9"),
+    "drift as text": ("", "", "[timings]\nclock_drift = '1.1'\n", "1.1 is generous"),
     "infinite": ("", "", "[timings]\nrequest_timeout = inf\n", "got Infinity"),
     "negative": ("", "", "[timings]\nheartbeat = -0.1\n", "timings.heartbeat: expected"),
     "zero": ("", "", "[timings]\nheartbeat = 0\n", "timings.heartbeat: expected"),

@@ -13,6 +13,7 @@ import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
+from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.core import outputs as out
 from raft.core.configuration import Member
@@ -29,12 +30,15 @@ from raft.errors import (
     StorageFailed,
     Timeout,
 )
+from raft.interfaces import ReadTerms
 from raft.machines.kv import KeyValueStore
 from raft.node.bounds import Bounds
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
 from raft.testing.history import Recorder
 from raft.testing.linearizability import Verdict, check
+from raft.transport import commands
+from raft.transport.arguments import pack_commands
 from raft.transport.calls import dial
 from tests.node.running import Nodes, outcome, until
 
@@ -475,7 +479,10 @@ async def test_clients_get_what_local_callers_get(nodes: Nodes) -> None:
     assert isinstance(results[1], CommandError)
     assert await connection.read_batch([PLAIN.encode(["get", "k"])], 3000) == [[1, 2]]
     assert await connection.write_batch([], 3000) == []
-    error = await outcome(connection.read_batch([PLAIN.encode(1)], 3000, "sloppy"))
+    bounded = ReadTerms("bounded", 1, 60.0)
+    assert await connection.read_batch([PLAIN.encode(["get", "k"])], 3000, bounded) == [[1, 2]]
+    words = {"queries": pack_commands([PLAIN.encode(1)]), "consistency": "sloppy"}
+    error = await outcome(connection.call(commands.Read, **words))
     assert isinstance(error, BadCommand)
     connection.close()
     await connection.lost
@@ -532,3 +539,56 @@ async def test_histories_are_linearizable_through_partitions_and_elections(nodes
     assert report.verdict is Verdict.OK, report.text
     leader = await nodes.leader()
     await until(lambda: len({node.replica.digest for node in nodes.all.values()}) == 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_reads_of_every_consistency_see_what_they_promise_on_every_node(nodes: Nodes) -> None:
+    """R8, R9, R10: over sockets, from this process and as a client."""
+    options = evolve(nodes.settings("a").options, clock_drift_bound=1.25)
+    await nodes.found(options=options)
+    leader = await nodes.leader()
+    written = await leader.write_indexed(["set", "k", 1])
+    assert written.value is None
+    assert leader.entry(written.index)["command"] == ["set", "k", 1]
+    assert await leader.read(["get", "k"], consistency="lease") == 1
+    query = PLAIN.encode(["get", "k"])
+    for node in nodes.all.values():
+        assert await node.read(["get", "k"], consistency="linearizable") == 1
+        for terms in ({"consistency": "local"}, {"consistency": "bounded", "max_age": 5.0}):
+            found = await node.read_indexed(["get", "k"], min_index=written.index, **terms)
+            assert (found.value, found.index >= written.index) == (1, True)
+            assert 0 <= found.age_seconds <= 5.0
+        member = nodes.member(node)
+        connection = await dial(leader.reactor, member.client_address)
+        for remote in (ReadTerms("local", written.index), ReadTerms("linearizable")):
+            results = await connection.read_batch([query], 3000, remote)
+            assert (list(results), results.last_index >= written.index) == ([1], True)
+        connection.close()
+        await connection.lost
+    client = RaftClient(nodes.member(leader).client_address)
+    bounded = {"consistency": "bounded", "max_age": 5.0}
+    for terms in ({}, {"consistency": "lease"}, {"min_index": written.index}, bounded):
+        assert await client.read(["get", "k"], **terms) == 1
+    assert isinstance(await outcome(client.read(1, consistency="sloppy")), BadCommand)
+    await client.close()
+    follower = nodes.others(leader)[0]
+    for terms in ({}, {"consistency": "lease"}, {"min_index": 1}):
+        assert isinstance(await outcome(follower.read(["get", "k"], **terms)), NotLeader)
+    assert isinstance(await outcome(follower.read(1, consistency="sloppy")), BadCommand)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_forwards_tells_the_index_of_a_write(nodes: Nodes) -> None:
+    """R10."""
+    await nodes.found(forward=True)
+    leader = await nodes.leader()
+    follower = nodes.others(leader)[0]
+    written = await follower.write_indexed(["set", "k", 2])
+    assert leader.entry(written.index)["command"] == ["set", "k", 2]
+    found = await follower.read(["get", "k"], consistency="local", min_index=written.index)
+    assert found == 2
+    connection = await dial(leader.reactor, nodes.member(follower).client_address)
+    results = await connection.write_batch([PLAIN.encode(["set", "k", 3])], 3000, with_index=True)
+    assert leader.entry(results.last_index)["command"] == ["set", "k", 3]
+    connection.close()
+    await connection.lost

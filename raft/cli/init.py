@@ -58,6 +58,8 @@ ${plaintext}allow_plaintext = ${allowed}
 # election_timeout = 0.3
 # A request that has no answer by then fails.
 # request_timeout = 3.0
+# How many times faster one node's clock may run than another's; 0 for no reads by lease.
+# clock_drift = 0
 
 [limits]
 # The largest command, and all that waits to be committed, in bytes.

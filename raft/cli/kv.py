@@ -13,6 +13,7 @@ from raft.cli.running import Cluster, Work, cluster_options, reason, run
 from raft.cli.values import to_json
 from raft.client import RaftClient
 from raft.errors import Timeout
+from raft.interfaces import CONSISTENCIES
 
 NOT_THERE = 1
 PAGE = 1000
@@ -93,11 +94,17 @@ def kv() -> None:
 
 
 @click.argument("key")
-def get(context: Context, key: str) -> int:
+@click.option(
+    "--consistency",
+    type=click.Choice(CONSISTENCIES),
+    help="How current the state must be; linearizable unless said otherwise.",
+)
+@click.option("--max-age", type=float, metavar="SECONDS", help="How old, for bounded.")
+def get(context: Context, key: str, consistency: str | None, max_age: float | None) -> int:
     """Print the value under KEY; exit with 1 where there is none."""
 
     async def work(client: RaftClient) -> int:
-        value = await client.read(["get", key])
+        value = await client.read(["get", key], consistency=consistency or "", max_age=max_age)
         if value is None:
             click.echo(f"raft: there is no key {key!r}", err=True)
             return NOT_THERE

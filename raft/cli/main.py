@@ -20,6 +20,8 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("raft.cli.init:init", "Write the configuration files of a new cluster."),
     "status": ("raft.cli.status:status", "Show who leads, and how far each node has come."),
+    "member": ("raft.cli.member:member", "Show who belongs to the cluster, and change it."),
+    "join": ("raft.cli.member:join", "Let a new node join a running cluster."),
     "kv": ("raft.cli.kv:kv", "Read and write the built-in key-value store."),
     "demo": ("raft.cli.demo:demo", "Run a cluster in this terminal and lose a leader."),
     "bench": ("raft.cli.bench:bench", "Measure a cluster's writes and reads."),

@@ -33,7 +33,7 @@ from raft.errors import (
     RaftError,
     Timeout,
 )
-from raft.interfaces import Value
+from raft.interfaces import PLAIN_TERMS, ReadTerms, Value
 from raft.transport import commands
 from raft.transport.calls import dial as dial_node
 from raft.transport.endpoints import require_private
@@ -153,8 +153,19 @@ class RaftClient(Administration):
             return fail(error)
         return self._writes.add(payload, seconds)
 
-    def read(self, query: object, timeout: float | None = None) -> Deferred[Value]:
+    def read(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Value]:
         """Answer `query` from a state that includes every write that had ended before.
+
+        The leader is asked; it may answer `lease`, `local` and `bounded` (of `max_age` seconds)
+        reads alone, from a state that has applied `min_index`. See `RaftService.read`.
 
         Raises (as failures):
             Timeout: there was no answer in time.
@@ -164,9 +175,10 @@ class RaftClient(Administration):
         try:
             payload = self._encode(query)
             seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
+            terms = ReadTerms(consistency, min_index, max_age)
         except RaftError as error:
             return fail(error)
-        return self._reads.add(payload, seconds)
+        return self._reads.add(payload, seconds, None if terms == PLAIN_TERMS else terms)
 
     # -- Questions about the cluster -----------------------------------------------------
 

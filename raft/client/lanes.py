@@ -29,7 +29,9 @@ from raft.errors import (
     RaftError,
     Timeout,
 )
+from raft.interfaces import ReadTerms
 from raft.transport.arguments import Result
+from raft.transport.calls import Results
 
 if TYPE_CHECKING:
     from raft.client.links import Link
@@ -64,6 +66,7 @@ class Batch:
         "question",
         "requests",
         "size_bytes",
+        "terms",
         "timeout_seconds",
     )
 
@@ -73,12 +76,14 @@ class Batch:
         self.number = number
         self.timeout_seconds = timeout_seconds
         self.deadline = deadline
+        # What its reads ask of the state, where they say.
+        self.terms: ReadTerms | None = None
         self.requests: list[Deferred[Any]] = []
         self.payloads: list[bytes] = []
         self.size_bytes = 0
         self.done = False
         # Set while it is sent.
-        self.question: Deferred[list[Result]] | None = None
+        self.question: Deferred[Results] | None = None
         self.link: Link | None = None
         # Why it came back, if it did.
         self.error: RaftError | None = None
@@ -154,7 +159,9 @@ class Lane:
         self._hooks = hooks
         self._seconds = hooks.seconds
 
-    def add(self, payload: bytes, timeout_seconds: float) -> Deferred[Any]:
+    def add(
+        self, payload: bytes, timeout_seconds: float, terms: ReadTerms | None = None
+    ) -> Deferred[Any]:
         """Take an encoded request; the hot path."""
         size = len(payload) + REQUEST_BYTES
         if self.size_bytes + size > self.limit_bytes:
@@ -164,10 +171,12 @@ class Lane:
             batch is None
             or batch.size_bytes + size > BOX_BYTES
             or batch.timeout_seconds != timeout_seconds
+            or batch.terms != terms
         ):
             if self.closed:
                 return fail(self.closed)
             batch = self.open = self._hooks.begin(self, timeout_seconds)
+            batch.terms = terms
             self.waiting.append(batch)
         request: Deferred[Any] = Deferred(batch.cancel)
         batch.requests.append(request)
@@ -197,7 +206,7 @@ class Lane:
             self.sent[batch.number] = batch
             link.asked(now)
             batch.link = link
-            question = batch.question = self._ask(link, batch.payloads, milliseconds)
+            question = batch.question = self._ask(link, batch, milliseconds)
             question.addCallbacks(
                 self._answered, self._failed, (batch, link), {}, (batch, link), {}
             )
@@ -323,7 +332,7 @@ class Lane:
 
     # What reads and writes do differently.
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+    def _ask(self, link: Link, batch: Batch, timeout_ms: int) -> Deferred[Results]:
         raise NotImplementedError
 
     def _may_repeat(self, error: RaftError) -> bool:
@@ -347,8 +356,10 @@ class Lane:
 class ReadLane(Lane):
     """Queries: in any order, and repeated as often as there is time."""
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
-        return link.connection.read_batch(payloads, timeout_ms)
+    def _ask(self, link: Link, batch: Batch, timeout_ms: int) -> Deferred[Results]:
+        if batch.terms is None:
+            return link.connection.read_batch(batch.payloads, timeout_ms)
+        return link.connection.read_batch(batch.payloads, timeout_ms, batch.terms)
 
     def _may_repeat(self, error: RaftError) -> bool:
         return isinstance(error, NotApplied | OutcomeUnknown | NodeFailed)
@@ -369,8 +380,8 @@ class WriteLane(Lane):
     newest_finished = -1
     """The greatest number of a batch that may stand in the log."""
 
-    def _ask(self, link: Link, payloads: list[bytes], timeout_ms: int) -> Deferred[list[Result]]:
-        return link.connection.write_batch(payloads, timeout_ms)
+    def _ask(self, link: Link, batch: Batch, timeout_ms: int) -> Deferred[Results]:
+        return link.connection.write_batch(batch.payloads, timeout_ms)
 
     def _may_repeat(self, error: RaftError) -> bool:
         return isinstance(error, NotApplied)

@@ -18,7 +18,7 @@ from raft.errors import (
     RaftError,
     from_wire,
 )
-from raft.interfaces import PLAIN_TERMS, Answer, Indexed, ReadTerms, Value
+from raft.interfaces import PLAIN_TERMS, Indexed, ReadTerms, Stated, StatedAnswer, Value
 from raft.node.answers import Outcome, nobody
 from raft.node.reads import ReadBatch
 from raft.node.shell import Shell
@@ -131,24 +131,30 @@ class LocalWrites:
         deferred.errback(NotAppended("cancelled"))
 
     def forward(
-        self, command: object, write_batch: Callable[[bytes, Answer], None]
-    ) -> Deferred[Value]:
-        """Let `write_batch` write `command` elsewhere; fires with its result."""
+        self, command: object, write_batch: Callable[[bytes, StatedAnswer], None], indexed: bool
+    ) -> Deferred[Any]:
+        """Let `write_batch` write `command` elsewhere; fires as `write` does."""
         try:
             payload = self.codec.encode(command)
         except RaftError as error:
             return fail(error)
         unknown = OutcomeUnknown("cancelled after it was passed on")
-        deferred: Deferred[Value] = Deferred(lambda waiting: waiting.errback(unknown))
+        deferred: Deferred[Any] = Deferred(lambda waiting: waiting.errback(unknown))
 
-        def answer(packed: bytes | RaftError) -> None:
+        def answer(packed: bytes | Stated | RaftError) -> None:
             if deferred.called:
                 return
+            index: int | None = None
+            if isinstance(packed, Stated):
+                index = packed.index
+                packed = packed.results
             result = packed if isinstance(packed, RaftError) else unpack_results(packed)[0]
+            if indexed and index is None and not isinstance(result, RaftError):
+                result = OutcomeUnknown("written, but the leader's older release tells no index")
             if isinstance(result, RaftError):
                 deferred.errback(result)
             else:
-                tell(self.codec, deferred, ("", PLAIN.encode_result(result)))
+                tell(self.codec, deferred, ("", PLAIN.encode_result(result)), index)
 
         write_batch(payload, answer)
         return deferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,8 +13,8 @@ from zope.interface import implementer
 
 from raft.codec import Codec
 from raft.core.configuration import Member
-from raft.errors import BadCommand, NodeStopped, RaftError
-from raft.interfaces import Answer, IClientService
+from raft.errors import NodeStopped, RaftError
+from raft.interfaces import IClientService, ReadTerms, Stated, StatedAnswer
 from raft.node.answers import Outcome
 from raft.node.parts import Gathering, checked, parts_of
 from raft.node.reads import ReadBatch
@@ -22,8 +23,6 @@ from raft.transport.arguments import pack_array
 
 if TYPE_CHECKING:
     from raft.service import RaftService
-
-LINEARIZABLE = "linearizable"
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -38,13 +37,28 @@ def pack_outcomes(outcomes: list[Outcome]) -> bytes:
     )
 
 
-def packing(answer: Answer) -> Callable[[list[Outcome] | RaftError], None]:
+def packing(answer: StatedAnswer) -> Callable[[list[Outcome] | RaftError], None]:
     """Return what takes a batch's outcomes and gives `answer` their packed form."""
 
     def packed(result: list[Outcome] | RaftError) -> None:
         answer(result if isinstance(result, RaftError) else pack_outcomes(result))
 
     return packed
+
+
+def _stating(
+    answer: StatedAnswer, batches: list[Batch]
+) -> Callable[[list[Outcome] | RaftError], None]:
+    """Return what gives `answer` the packed outcomes, with the index of the last command."""
+
+    def stated(result: list[Outcome] | RaftError) -> None:
+        end = max(batch.end for batch in batches)
+        if isinstance(result, RaftError) or not end:
+            packing(answer)(result)
+        else:
+            answer(Stated(pack_outcomes(result), end - 1))
+
+    return stated
 
 
 @implementer(IClientService)
@@ -55,7 +69,13 @@ class ClientDesk:
     node: RaftService
     codec: Codec
 
-    def write_batch(self, commands: list[bytes], timeout_seconds: float, answer: Answer) -> None:
+    def write_batch(
+        self,
+        commands: list[bytes],
+        timeout_seconds: float,
+        answer: StatedAnswer,
+        with_index: bool = False,
+    ) -> None:
         """Check, then append; or pass on to the leader where this node is set to forward."""
         node = self.node
         if not node.serves:
@@ -66,21 +86,22 @@ class ClientDesk:
             packing(answer)([refused[at] for at in sorted(refused)])
         elif node.forwards and not refused:
             address = node.leader_address()
-            node.forwarder.write_batch(address, commands, timeout_seconds, answer)
+            node.forwarder.write_batch(address, commands, timeout_seconds, answer, with_index)
         else:
-            gathering = Gathering(packing(answer), refused)
+            batches: list[Batch] = []
+            tell = _stating(answer, batches) if with_index else packing(answer)
+            gathering = Gathering(tell, refused)
             parts = list(parts_of(accepted))
             # All parts are known before the first can be answered.
             takers = [gathering.part(len(part)) for part in parts]
-            for part, take in zip(parts, takers, strict=True):
-                node.shell.write(Batch(part, deadline, take))
+            batches += map(Batch, parts, repeat(deadline), takers)
+            for batch in batches:
+                node.shell.write(batch)
 
     def read_batch(
-        self, queries: list[bytes], timeout_seconds: float, consistency: str, answer: Answer
+        self, queries: list[bytes], timeout_seconds: float, terms: ReadTerms, answer: StatedAnswer
     ) -> None:
-        """Answer from a state that a quorum has confirmed."""
-        if consistency != LINEARIZABLE:
-            raise BadCommand(f"consistency {consistency!r} is not known; use {LINEARIZABLE!r}")
+        """Answer from a state as `terms` say, and tell which it was."""
         node = self.node
         if not node.serves:
             raise NodeStopped()
@@ -89,8 +110,16 @@ class ClientDesk:
         if not accepted:
             packing(answer)([refused[at] for at in sorted(refused)])
             return
-        take = Gathering(packing(answer), refused).part(len(accepted))
-        node.read_batch(ReadBatch(accepted, deadline, take))
+
+        def tell(result: list[Outcome] | RaftError) -> None:
+            if isinstance(result, RaftError):
+                answer(result)
+            else:
+                answer(Stated(pack_outcomes(result), batch.index, batch.age_seconds))
+
+        take = Gathering(tell, refused).part(len(accepted))
+        batch = ReadBatch(accepted, deadline, take, terms)
+        node.read_batch(batch)
 
     def status(self) -> dict[str, object]:
         """Return the node's status."""

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, Timeout
-from raft.interfaces import Answer
+from raft.interfaces import Stated, StatedAnswer
 from raft.transport.arguments import pack_results
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection, Results, dial
 
 HOP_SECONDS = 0.05
 """What each hop takes off the time-out: two nodes that each think the other leads end soon."""
@@ -28,7 +28,8 @@ class Forwarded:
 
     commands: list[bytes]
     deadline: float
-    answer: Answer
+    answer: StatedAnswer
+    with_index: bool = False
     timer: Any = None
 
     @property
@@ -49,7 +50,12 @@ class Forwarder:
     _waiting: list[Forwarded] = Factory(list)
 
     def write_batch(
-        self, address: str | None, commands: list[bytes], timeout_seconds: float, answer: Answer
+        self,
+        address: str | None,
+        commands: list[bytes],
+        timeout_seconds: float,
+        answer: StatedAnswer,
+        with_index: bool = False,
     ) -> None:
         """Write to the node at `address`; whatever it answers is the answer."""
         left = timeout_seconds - HOP_SECONDS
@@ -59,7 +65,7 @@ class Forwarder:
         if address != self._address:
             self.close()
             self._address = address
-        batch = Forwarded(commands, self.clock() + left, answer)
+        batch = Forwarded(commands, self.clock() + left, answer, with_index)
         if self._connection is not None:
             self._ask(self._connection, batch)
         elif batch.size_bytes + sum(each.size_bytes for each in self._waiting) > WAITING_BYTES:
@@ -105,8 +111,8 @@ class Forwarder:
 
     def _ask(self, connection: ClientConnection, batch: Forwarded) -> None:
         timeout_ms = max(1, int((batch.deadline - self.clock()) * 1000))
-        connection.write_batch(batch.commands, timeout_ms).addCallbacks(
-            lambda results: batch.answer(pack_results([_packed(each) for each in results])),
+        connection.write_batch(batch.commands, timeout_ms, batch.with_index).addCallbacks(
+            lambda results: batch.answer(_stated(results)),
             lambda failure: batch.answer(_error(failure)),
         )
 
@@ -119,6 +125,11 @@ class Forwarder:
             dialling.cancel()
         if connection is not None:
             connection.close()
+
+
+def _stated(results: Results) -> bytes | Stated:
+    packed = pack_results([_packed(each) for each in results])
+    return Stated(packed, results.last_index) if results.last_index else packed
 
 
 def _packed(result: Any) -> bytes | RaftError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
     from raft.testing.workload import Workload
 
-KINDS = ("join", "remove", "remove leader", "replace", "flip", "anything")
+KINDS = ("join", "remove", "remove leader", "replace", "flip", "anything", "anything")
 
 
 @define(eq=False)
@@ -52,16 +52,21 @@ class Changes:
         if not self.active:
             return
         self._later()
-        rng, up = self._rng, [node for node in self.nodes.values() if node.up]
+        rng = self._rng
+        up = [node for node in self.nodes.values() if node.up]
         leading = [node for node in up if node.role is Role.LEADER]
         if not up:
             return
-        node = rng.choice(leading if leading and rng.random() < 0.9 else up)
+        self.ask_of(rng.choice(leading if leading and rng.random() < 0.9 else up))
+
+    def ask_of(self, node: ModelNode) -> None:
+        """Ask `node` for one change, perhaps for servers that will never be heard."""
+        rng = self._rng
         known = node.server.log.configuration_index
         expected = rng.choices((None, known, known - 1), (70, 25, 5))[0]
         members = self._target(node)
         if members:
-            self.workload.change(node, members, expected, force=rng.random() < 0.15)
+            self.workload.change(node, members, expected, force=self.active and rng.random() < 0.15)
 
     def _target(self, node: ModelNode) -> tuple[Member, ...]:
         """Return who is to be the cluster, from who is it in the eyes of `node`."""

@@ -109,6 +109,7 @@ class Monitors:
     """The machine's digest at each index that was ever applied."""
     sha: Hash | None = None
     """Where given, takes in every Outputs in full."""
+    _end: int = 1
     _steps: deque[tuple[float, str, list[Event], Outputs | None]] = field(
         init=False, factory=lambda: deque(maxlen=TRANSCRIPT_STEPS)
     )
@@ -127,6 +128,7 @@ class Monitors:
     def stepping(self, node: ModelNode, events: list[Event]) -> None:
         """Note that a core is about to be handed `events`."""
         self._steps.append((node.timeline.now, node.id, events, None))
+        self._end = node.records.end
 
     def stepped(self, node: ModelNode, events: list[Event], outputs: Outputs) -> None:
         """Check what a step did; its saves are queued, nothing else is carried out."""
@@ -295,11 +297,11 @@ class Monitors:
         if held != term:
             self.violated("I8", f"{node.id} commits {commit} of term {held} in term {term}")
         holders = [other.id for other in self.nodes.values() if other.disk.holds(commit, term)]
-        _, configuration = latest_configuration(node, self.configurations)
-        if not is_quorum(configuration, holders):
-            self.violated(
-                "I8", f"{node.id} commits {commit}, durable on {holders} only of {configuration}"
-            )
+        # A step may commit, and append the next configuration then.
+        ends = (node.records.end, self._end)
+        known = [latest_configuration(node, self.configurations, end)[1] for end in ends]
+        if not any(is_quorum(each, holders) for each in known):
+            self.violated("I8", f"{node.id} commits {commit}, {holders} hold it of {known[0]}")
 
     def _ordered(self, node: ModelNode, outputs: Outputs, commit: int) -> None:
         """I12: applied <= committed and saved; the log as the core and the shell know it."""

@@ -203,6 +203,7 @@ class Simulation:
     def _retire(self) -> None:
         if self.swarm.change_seconds:
             self.faults.retire(self.monitors.configurations)
+            self.healthy = [node for node in self.healthy if node.up]
 
     def _members(self, leader: ModelNode) -> list[ModelNode]:
         """Return the healthy ones among those that `leader` leads."""
@@ -236,9 +237,14 @@ class Simulation:
         return leader
 
     def _await_members(self, leader: ModelNode) -> ModelNode:
-        """L6: a change under way ends: with its target, or where it began."""
+        """L6: a change under way ends, and one asked for then: at its target, or where it began."""
         if not self.swarm.change_seconds:
             return leader
+        # The guard against a majority that is silent needs to have listened for a while.
+        self._run_for(2 * TIMEOUT_SECONDS)
+        self.changes.ask_of(self._agreed_leader() or leader)
+        # A turn may pass before the core hears of it.
+        self._run_for(POLL_SECONDS)
         begun = self.timeline.now
         limit = CHANGE_TIMEOUTS * TIMEOUT_SECONDS + self._backlog_seconds(leader)
         limit += 2 * self.swarm.options.join_timeout_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from raft.errors import (
     Refused,
     Timeout,
 )
+from raft.interfaces import ReadTerms
 from raft.transport import commands
 from raft.transport.arguments import (
     BadValue,
@@ -76,6 +78,19 @@ class _Asked:
     changes: bool
     begins: int
     timer: Any
+
+
+class Results(list[Result]):
+    """The results of a batch, and the state they belong to, where that was asked for.
+
+    Attributes:
+        last_index: of the last command written, or the last entry that was applied; 0 if the
+            node did not say.
+        age_seconds: of a read, for how long the node has not known its state to be current.
+    """
+
+    last_index = 0
+    age_seconds = math.inf
 
 
 class ClientConnection(BoxConnection):
@@ -138,37 +153,40 @@ class ClientConnection(BoxConnection):
             timeout_seconds,
         )
 
-    def write_batch(self, commands: Sequence[bytes], timeout_ms: int) -> Deferred[list[Result]]:
+    def write_batch(
+        self, commands: Sequence[bytes], timeout_ms: int, with_index: bool = False
+    ) -> Deferred[Results]:
         """Write encoded commands; fires with a result or a `RaftError` for each, in order.
 
         They are appended in the order of all writes on this connection. `timeout_ms` is
-        how long the node may take to append them.
+        how long the node may take to append them. `with_index` asks for the `last_index`.
 
         Raises (as failures):
             OutcomeUnknown: the connection broke, or the answer made no sense.
             Timeout: there was no answer in time; the outcome is unknown.
             RaftError: what the node answered to the whole batch, `NotLeader` above all.
         """
-        return self._batch(_WRITE, b"commands", commands, timeout_ms, b"")
+        word = pair(b"with_index", b"True") if with_index else b""
+        return self._batch(_WRITE, b"commands", commands, timeout_ms, word)
 
     def read_batch(
-        self, queries: Sequence[bytes], timeout_ms: int, consistency: str = "linearizable"
-    ) -> Deferred[list[Result]]:
+        self, queries: Sequence[bytes], timeout_ms: int, terms: ReadTerms | None = None
+    ) -> Deferred[Results]:
         """Read encoded queries; fires with a result or a `RaftError` for each, in order.
+
+        With `terms` it also tells of which state they are.
 
         Raises (as failures):
             NotAppended: the connection broke; reading again is safe.
             Timeout: there was no answer in time.
             RaftError: what the node answered to the whole batch.
         """
-        word = b""
-        if consistency != "linearizable":
-            word = pair(b"consistency", consistency.encode())
+        word = _pairs(terms) if terms is not None else b""
         return self._batch(_READ, b"queries", queries, timeout_ms, word)
 
     def _batch(
         self, head: bytes, key: bytes, items: Sequence[bytes], timeout_ms: int, word: bytes
-    ) -> Deferred[list[Result]]:
+    ) -> Deferred[Results]:
         packed = pack_commands(items)
         if len(packed) > QUESTION_BYTES + 16:
             return defer.fail(CommandTooLarge(len(packed), QUESTION_BYTES))
@@ -281,10 +299,24 @@ def _response(command: type[Question], box: Box) -> dict[str, Any]:
     return values
 
 
-def _results(box: Box, count: int) -> list[Result]:
-    results = unpack_results(gather(box, b"results"))
+def _pairs(terms: ReadTerms) -> bytes:
+    pairs = pair(b"min_index", b"%d" % terms.min_index)
+    if terms.consistency:
+        pairs += pair(b"consistency", terms.consistency.encode())
+    if terms.max_age_seconds is not None:
+        # Rounded down: never older than is wanted.
+        pairs += pair(b"max_age_ms", b"%d" % int(terms.max_age_seconds * 1000))
+    return pairs
+
+
+def _results(box: Box, count: int) -> Results:
+    results = Results(unpack_results(gather(box, b"results")))
     if len(results) != count:
         raise BadValue(f"{len(results)} results for {count} items")
+    if index := box.get(b"index"):
+        results.last_index = int(index)
+        age_ms = box.get(b"age_ms")
+        results.age_seconds = math.inf if age_ms is None else int(age_ms) / 1000
     return results
 
 

@@ -242,26 +242,40 @@ class Write(Question):
     `commands` is a MessagePack array of byte strings, each an encoded command.
     `results` is a MessagePack array of as many pairs: `["", result]`, or `[code, facts]`
     with a code of `raft.errors`. What has not been appended within `timeout_ms` is dropped.
+    Where `with_index` is true, `index` is the log index of the last command appended.
     """
 
-    arguments: ClassVar = [(b"commands", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
-    response: ClassVar = [(b"results", _LARGE_BYTES)]
+    arguments: ClassVar = [
+        (b"commands", _LARGE_BYTES),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+        (b"with_index", _OPTIONAL_BOOLEAN),
+    ]
+    response: ClassVar = [(b"results", _LARGE_BYTES), (b"index", _OPTIONAL_INTEGER)]
 
 
 @_question
 class Read(Question):
     """Answer queries; arguments and results as in `Write`.
 
-    `consistency` is `linearizable` where it is not there; a node refuses words that it
-    does not know with `BAD_COMMAND`.
+    `consistency` is `linearizable`, `lease`, `local` or `bounded`. Where it is not there, it is
+    `linearizable` for a leader or a node that passes requests on, and others answer
+    `NOT_LEADER`. `min_index` must be applied first; `max_age_ms` belongs to `bounded`. A node
+    refuses what it does not know with `BAD_COMMAND`. Where any of the three is there, the
+    answer tells the `index` of its state, and `age_ms` where the node knows it.
     """
 
     arguments: ClassVar = [
         (b"queries", _LARGE_BYTES),
         (b"timeout_ms", _OPTIONAL_INTEGER),
         (b"consistency", _OPTIONAL_UNICODE),
+        (b"min_index", _OPTIONAL_INTEGER),
+        (b"max_age_ms", _OPTIONAL_INTEGER),
     ]
-    response: ClassVar = [(b"results", _LARGE_BYTES)]
+    response: ClassVar = [
+        (b"results", _LARGE_BYTES),
+        (b"index", _OPTIONAL_INTEGER),
+        (b"age_ms", _OPTIONAL_INTEGER),
+    ]
 
 
 @_question

@@ -8,6 +8,7 @@ answered, or does not take its answers, is not read from until that changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from raft.errors import BadCommand, RaftError
+from raft.interfaces import PLAIN_TERMS, ReadTerms, Stated
 from raft.transport import commands
 from raft.transport.arguments import (
     BadValue,
@@ -129,34 +131,42 @@ class ClientServer(BoxConnection):
             packed = gather(box, key)
             items = unpack_commands(packed)
             timeout_seconds = self._timeout_seconds(box)
-        except (KeyError, BadValue) as error:
-            self._answer_error(ask, BadCommand(f"{key.decode()}: {error}"))
+            terms, stated = _terms(box) if key == b"queries" else (None, b"with_index" in box)
+        except (KeyError, BadValue, BadCommand) as error:
+            self._answer_error(ask, BadCommand(f"{key.decode()}: {_text(error)}"))
             return
         size_bytes = len(packed)
         self._began(size_bytes)
-        answer = self._answerer(ask, size_bytes)
+        answer = self._answerer(ask, size_bytes, stated)
         try:
-            if key == b"commands":
-                self._service.write_batch(items, timeout_seconds, answer)
+            if terms is not None:
+                self._service.read_batch(items, timeout_seconds, terms, answer)
+            elif stated:
+                with_index = box[b"with_index"] == b"True"
+                self._service.write_batch(items, timeout_seconds, answer, with_index)
             else:
-                consistency = box.get(b"consistency", b"linearizable").decode("utf-8", "replace")
-                self._service.read_batch(items, timeout_seconds, consistency, answer)
+                self._service.write_batch(items, timeout_seconds, answer)
         except RaftError as error:
             answer(error)
         except Exception:
             self._log_failure(box)
             answer(None)
 
-    def _answerer(self, ask: bytes, size_bytes: int) -> Callable[[bytes | RaftError | None], None]:
+    def _answerer(
+        self, ask: bytes, size_bytes: int, stated: bool
+    ) -> Callable[[bytes | Stated | RaftError | None], None]:
         is_answered = False
 
-        def answer(outcome: bytes | RaftError | None) -> None:
+        def answer(outcome: bytes | Stated | RaftError | None) -> None:
             nonlocal is_answered
             if is_answered:
                 return
             is_answered = True
             if isinstance(outcome, bytes):
                 self._answer(close_box(pair(b"_answer", ask), b"results", outcome))
+            elif isinstance(outcome, Stated):
+                head = pair(b"_answer", ask) + (_statement(outcome) if stated else b"")
+                self._answer(close_box(head, b"results", outcome.results))
             else:
                 self._answer_error(ask, outcome)
             self._ended(size_bytes)
@@ -285,6 +295,35 @@ class ClientServer(BoxConnection):
         """It takes them again."""
         super().resumeProducing()
         self._regulate()
+
+
+def _terms(box: Box) -> tuple[ReadTerms, bool]:
+    """Return what a read asks of its state, and whether its answer is to tell the state's."""
+    word, index, age_ms = (box.get(key) for key in (b"consistency", b"min_index", b"max_age_ms"))
+    if word is None and index is None and age_ms is None:
+        return PLAIN_TERMS, False
+    age = None if age_ms is None else _whole(b"max_age_ms", age_ms) / 1000
+    text = "" if word is None else word.decode("utf-8", "replace")
+    return ReadTerms(text, _whole(b"min_index", index or b"0"), age), True
+
+
+def _whole(name: bytes, text: bytes) -> int:
+    if not text.isdigit() or len(text) > 19:
+        raise BadValue(f"{name.decode()} is {text[:40]!r}, not a whole number")
+    return int(text)
+
+
+def _text(error: Exception) -> str:
+    return ": ".join(map(str, error.args))
+
+
+def _statement(stated: Stated) -> bytes:
+    """Return the pairs that tell of which state an answer is."""
+    index = pair(b"index", b"%d" % stated.index)
+    if stated.age_seconds == math.inf:
+        return index
+    # Rounded up: never younger than it is.
+    return index + pair(b"age_ms", b"%d" % math.ceil(stated.age_seconds * 1000))
 
 
 _Answerer = tuple[type[amp.Command], Callable[..., Any]]

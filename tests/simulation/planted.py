@@ -6,6 +6,7 @@ A simulator that does not find them proves nothing when it finds nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -13,7 +14,7 @@ from attrs import evolve, frozen
 
 from raft.core import elections, membership, reads, replication
 from raft.core.configuration import Configuration
-from raft.core.events import Event
+from raft.core.events import ChangeConfiguration, Event
 from raft.core.log import Log
 from raft.core.messages import (
     AppendEntries,
@@ -383,3 +384,115 @@ def members_change_before_the_term_commits(patch: pytest.MonkeyPatch) -> None:
         return isinstance(server.state, Leader) and committed
 
     patch.setattr(membership, "may_change", may_change)
+
+
+@planted("I14", "I8", "raised")
+def two_voters_change_in_a_single_step(patch: pytest.MonkeyPatch) -> None:
+    """[M3]: the target at once, whatever the difference."""
+
+    def towards(heading: Configuration) -> Configuration:
+        return Configuration(heading.target)
+
+    patch.setattr(membership, "_towards", towards)
+
+
+@planted("I8", "I15")
+def a_joint_configuration_takes_a_majority_of_the_union(patch: pytest.MonkeyPatch) -> None:
+    """[M3]: both halves must agree, each by itself."""
+
+    def majority(configuration: Configuration, granted: frozenset[str]) -> bool:
+        union = frozenset().union(*configuration.halves)
+        return len(union & set(granted)) > len(union) // 2
+
+    def agreed(configuration: Configuration, reached: Callable[[str], float]) -> float:
+        union = frozenset().union(*configuration.halves)
+        return sorted(map(reached, union), reverse=True)[len(union) // 2] if union else -math.inf
+
+    patch.setattr(Configuration, "majority", majority)
+    patch.setattr(Configuration, "agreed", agreed)
+
+
+@planted("I8")
+def a_leader_counts_itself_after_its_removal(patch: pytest.MonkeyPatch) -> None:
+    """[M6]: it replicates to a majority that it does not belong to."""
+
+    def advance(server: Server) -> None:
+        if isinstance(server.state, Leader):
+            half = server.configuration.voters | {server.id}
+            reached = sorted(map(server.match_index, half), reverse=True)[len(half) // 2]
+            if reached > server.commit_index and server.log.term_at(reached) == server.current_term:
+                server.commit_to(reached)
+
+    patch.setattr(replication, "advance", advance)
+
+
+@planted("I8", "I15")
+def learners_count_as_voters(patch: pytest.MonkeyPatch) -> None:
+    """[M5]: they are there to catch up first."""
+
+    def voters(configuration: Configuration) -> frozenset[str]:
+        return frozenset(member.id for member in configuration.members)
+
+    patch.setattr(Configuration, "voters", property(voters))
+
+
+@planted("I8", "I14", "I15", "L1", "L6", "raised")
+def a_configuration_counts_from_its_commit(patch: pytest.MonkeyPatch) -> None:
+    """[M1]: it counts from its append."""
+
+    def configuration(server: Server) -> Configuration:
+        return server.log.configuration_at(max(1, server.commit_index))[1]
+
+    patch.setattr(Server, "configuration", property(configuration))
+
+
+@planted("I15")
+def a_removed_server_campaigns(patch: pytest.MonkeyPatch) -> None:
+    """[E8]: it was told that it is out."""
+    patch.setattr(Server, "may_campaign", property(lambda _: True))
+
+
+@planted("M4")
+def a_change_follows_any_configuration(patch: pytest.MonkeyPatch) -> None:
+    """[M4]: what the caller had in mind may have changed since."""
+    change = membership.change
+
+    def careless(server: Server, event: ChangeConfiguration) -> None:
+        change(server, evolve(event, expected_index=None))
+
+    patch.setattr(membership, "change", careless)
+
+
+@planted("L6", "L2")
+def a_joint_configuration_is_left_only_by_its_author(patch: pytest.MonkeyPatch) -> None:
+    """[M3]: a new leader does not finish what another began."""
+    advance = membership.advance
+
+    def idle(server: Server) -> None:
+        leader = server.state
+        index = server.log.configuration_index
+        if isinstance(leader, Leader) and index < leader.first_index:
+            return
+        advance(server)
+
+    patch.setattr(membership, "advance", idle)
+
+
+@planted("L6", "L2")
+def a_newcomer_is_waited_for_without_an_end(patch: pytest.MonkeyPatch) -> None:
+    """[M5]: who cannot catch up makes the change end where it began."""
+    patch.setattr(membership, "_why_hopeless", lambda *_: None)
+
+
+@planted("R9", "I18")
+def a_lease_is_kept_after_a_timeout_now(patch: pytest.MonkeyPatch) -> None:
+    """[R9]: it lets its target campaign in spite of all promises."""
+    lease_end = reads.lease_end
+
+    def kept(server: Server, leader: Leader) -> float:
+        given_up, leader.lease_given_up = leader.lease_given_up, False
+        until = lease_end(server, leader)
+        leader.lease_given_up = given_up
+        return until
+
+    patch.setattr(reads, "lease_end", kept)

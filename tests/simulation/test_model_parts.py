@@ -6,9 +6,11 @@ import random
 
 import pytest
 
+from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
 from raft.testing.clock import LocalClock
 from raft.testing.disk import Disk, Entry, Records, StoredSnapshot, Write, summed_up
+from raft.testing.members import halves_of, is_quorum, quorums_meet, votes
 from raft.testing.monitors import Monitors
 from raft.testing.network import cut_links
 from raft.testing.past import give_past
@@ -151,3 +153,58 @@ def test_a_past_is_one_that_could_have_been() -> None:
             assert disk.records.entries == longest[: len(terms)]
             assert terms == sorted(terms)
             assert terms[-1] < disk.hard_state.current_term
+
+
+def members(voters: str, outgoing: str = "", learners: str = "") -> Configuration:
+    """Return a configuration of servers with one letter each."""
+    listed = [Member(id) for id in voters] + [Member(id, voter=False) for id in learners]
+    return Configuration(tuple(listed), frozenset(outgoing))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "servers", "expected"),
+    [
+        (members("abc"), "ab", True),
+        (members("abc"), "a", False),
+        (members("abcd"), "ab", False),
+        (members("ab", learners="cd"), "acd", False),
+        (members("cde", outgoing="abc"), "abde", True),
+        (members("cde", outgoing="abc"), "acd", True),
+        (members("cde", outgoing="abc"), "abd", False),
+        (members(""), "abc", False),
+    ],
+)
+def test_the_monitors_count_a_quorum_by_themselves(
+    configuration: Configuration, servers: str, expected: bool
+) -> None:
+    """I8: more than half of every half; who is no voter counts for nothing."""
+    assert is_quorum(configuration, servers) is expected
+    assert configuration.majority(servers) is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (members("abc"), members("abcd"), True),
+        (members("abc"), members("ab"), True),
+        (members("abc"), members("abcde"), False),
+        (members("abc"), members("abd"), False),
+        (members("abc"), members("abd", outgoing="abc"), True),
+        (members("def", outgoing="abc"), members("def"), True),
+        (members("a"), members("b"), False),
+        (members("ab", learners="c"), members("ab", learners="cde"), True),
+    ],
+)
+def test_the_monitors_know_which_quorums_meet(
+    one: Configuration, other: Configuration, expected: bool
+) -> None:
+    """I14: one voter more or less, or by way of a joint configuration."""
+    assert quorums_meet(one, other) is expected
+    assert quorums_meet(other, one) is expected
+
+
+def test_an_outgoing_voter_votes_until_the_joint_configuration_is_left() -> None:
+    """M3: it stands in the old half."""
+    joint = members("bc", outgoing="ab", learners="d")
+    assert halves_of(joint) == (frozenset("bc"), frozenset("ab"))
+    assert [server for server in "abcd" if votes(joint, server)] == ["a", "b", "c"]

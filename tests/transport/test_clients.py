@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from raft import errors
 from raft.core.configuration import Member
-from raft.interfaces import IClientService
+from raft.interfaces import IClientService, ReadTerms, Stated
 from raft.transport import calls, commands
 from raft.transport.arguments import (
     pack_commands,
@@ -40,24 +41,31 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[bytes], float]] = []
-        self.reads: list[tuple[list[bytes], float, str]] = []
+        self.reads: list[tuple[list[bytes], float, ReadTerms]] = []
+        self.age_seconds = 0.0421
         self.held: list[Callable[[Any], None]] | None = None
         self.asked: list[tuple[Any, ...]] = []
         self.raises: Exception | None = None
 
-    def write_batch(self, commands: list[bytes], timeout_seconds: float, answer: Any) -> None:
+    def write_batch(
+        self, commands: list[bytes], timeout_seconds: float, answer: Any, with_index: bool = False
+    ) -> None:
         self.batches.append((commands, timeout_seconds))
         if self.raises is not None:
             raise self.raises
         if self.held is not None:
             self.held.append(answer)
             return
-        answer(pack_results(commands))
+        packed = pack_results(commands)
+        answer(Stated(packed, 17) if with_index else packed)
 
     def read_batch(
-        self, queries: list[bytes], timeout_seconds: float, consistency: str, answer: Any
+        self, queries: list[bytes], timeout_seconds: float, terms: ReadTerms, answer: Any
     ) -> None:
-        self.reads.append((queries, timeout_seconds, consistency))
+        self.reads.append((queries, timeout_seconds, terms))
+        if terms.is_local:
+            answer(Stated(pack_results(queries), 12, self.age_seconds))
+            return
         answer(pack_results([queries[0], *(errors.CommandError("no", "n/a") for _ in queries[1:])]))
 
     def status(self) -> object:
@@ -160,11 +168,28 @@ async def test_a_batch_is_one_call_and_one_answer_in_order(place: Any) -> None:
 async def test_errors_of_single_items_come_beside_the_results(place: Any) -> None:
     here = await place()
     client = await here.dial()
-    good, bad = await client.read_batch([encode(1), encode(2)], 100, "stale")
+    good, bad = await client.read_batch([encode(1), encode(2)], 100)
     assert good == 1
     assert isinstance(bad, errors.CommandError)
     assert (bad.reason, bad.detail) == ("no", "n/a")
-    assert here.service.reads == [([encode(1), encode(2)], 0.1, "stale")]
+    assert here.service.reads == [([encode(1), encode(2)], 0.1, ReadTerms())]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_read_asks_of_its_state_arrives_and_its_state_comes_back(place: Any) -> None:
+    """R10: the index and the age of a local read, the index of a write."""
+    here = await place()
+    client = await here.dial()
+    terms = ReadTerms("bounded", 7, 1.5)
+    results = await client.read_batch([encode(1)], 100, terms)
+    assert (results, results.last_index, results.age_seconds) == ([1], 12, 0.043)
+    here.service.age_seconds = math.inf
+    results = await client.read_batch([encode(1)], 100, ReadTerms("local"))
+    assert (results.last_index, results.age_seconds) == (12, math.inf)
+    assert [each[2] for each in here.service.reads] == [terms, ReadTerms("local")]
+    written = await client.write_batch([encode(1)], 100, with_index=True)
+    assert (written, written.last_index) == ([1], 17)
+    assert (await client.write_batch([encode(1)], 100)).last_index == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -252,6 +277,11 @@ async def test_every_question_is_answered_by_its_declaration(place: Any) -> None
         (b"Write", {b"commands": pack_commands([b"x"]), b"timeout_ms": b"-1"}),
         (b"Write", {b"commands": pack_commands([b"x"]), b"timeout_ms": b"9" * 9}),
         (b"Read", {b"queries": b"\x91" * 2000}),
+        (b"Read", {b"queries": b"\x90", b"consistency": b"sloppy"}),
+        (b"Read", {b"queries": b"\x90", b"consistency": b"bounded"}),
+        (b"Read", {b"queries": b"\x90", b"min_index": b"-1"}),
+        (b"Read", {b"queries": b"\x90", b"min_index": b"9" * 19}),
+        (b"Read", {b"queries": b"\x90", b"consistency": b"bounded", b"max_age_ms": b"1.5"}),
         (b"GetEntry", {}),
         (b"GetEntry", {b"index": b"x"}),
         (b"SetConfiguration", {b"members": pack_plain([{"voter": True}])}),

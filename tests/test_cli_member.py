@@ -1,0 +1,125 @@
+"""`raft member` and `raft join`: what they refuse, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raft.cli import main, member
+from raft.cli.running import Cluster
+from raft.errors import ConfigurationAbandoned, Timeout
+
+ADDRESSES = ("tcp:127.0.0.1:7004", "tcp:127.0.0.1:8004")
+NEWCOMER = {"id": "d", "peer_address": ADDRESSES[0], "client_address": ADDRESSES[1]}
+FILE = """
+[node]
+id = "d"
+cluster = "demo"
+data_directory = "d-data"
+[listen]
+peers = "tcp:7004:interface=127.0.0.1"
+clients = "tcp:8004:interface=127.0.0.1"
+"""
+MEMBERS = """
+[[members]]
+id = "d"
+peers = "tcp:127.0.0.1:7004"
+clients = "tcp:127.0.0.1:8004"
+"""
+
+
+class Asked:
+    """Stands in for a client: keeps what it is asked, and fails as it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.endpoints: tuple[str, ...] = ()
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
+        async def call(*arguments: Any) -> None:
+            self.calls.append((name, *arguments))
+            if self.error is not None:
+                raise self.error
+
+        return call
+
+    def run(self, cluster: Cluster, work: Any) -> int:
+        self.endpoints = cluster.endpoints
+        try:
+            work(self).send(None)
+        except StopIteration as stopped:
+            return int(stopped.value)
+        raise AssertionError("it waits")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    made = Asked()
+    monkeypatch.setattr(member, "run", made.run)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "d.toml"
+    path.write_text(FILE)
+    path.chmod(0o644)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (("add", "d", *ADDRESSES), ("add", NEWCOMER, 60.0)),
+        (("add-learner", "d", *ADDRESSES, "--wait", "5"), ("add_learner", NEWCOMER, 5.0)),
+        (("promote", "d"), ("promote", "d", 60.0)),
+        (("remove", "d"), ("remove", "d", 60.0)),
+        (("replace", "a", "d", *ADDRESSES), ("replace", "a", NEWCOMER, 60.0)),
+    ],
+)
+def test_each_subcommand_is_one_call(
+    asked: Asked, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], call: Any
+) -> None:
+    assert main.run(("member", *arguments)) == 0
+    assert asked.calls == [call]
+    assert capsys.readouterr().out.startswith("d ")
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ((), ("add", NEWCOMER, 60.0)),
+        (("--learner",), ("add_learner", NEWCOMER, 60.0)),
+        (("--replace", "a"), ("replace", "a", NEWCOMER, 60.0)),
+    ],
+)
+def test_join_takes_id_and_addresses_from_the_file(
+    asked: Asked, file: Path, options: tuple[str, ...], call: Any
+) -> None:
+    to = ("--to", "127.0.0.1:8001", "--to", "127.0.0.1:8002")
+    assert main.run(("join", "--config", str(file), *to, *options)) == 0
+    assert asked.calls == [call]
+    assert asked.endpoints == ("127.0.0.1:8001", "127.0.0.1:8002")
+
+
+def test_join_refuses_a_file_that_founds_a_cluster(
+    asked: Asked, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(FILE + MEMBERS)
+    assert main.run(("join", "--config", str(file), "--to", "127.0.0.1:8001")) == 1
+    assert "[[members]]" in capsys.readouterr().err
+    assert main.run(("join", "-c", str(file), "--to", "x", "--learner", "--replace", "a")) == 2
+    assert asked.calls == []
+
+
+def test_what_went_wrong_is_one_line(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    asked.error = ConfigurationAbandoned("d", "it was not heard")
+    assert main.run(("member", "promote", "d")) == 1
+    assert "because of d: it was not heard" in capsys.readouterr().err
+    asked.error = Timeout(True)
+    assert main.run(("member", "promote", "d")) == 1
+    assert "it may be under way" in capsys.readouterr().err
