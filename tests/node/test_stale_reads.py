@@ -1,7 +1,8 @@
 """A hunt for stale reads: leases on clocks that drift, leaders that are cut off.
 
 Whole nodes in virtual time, each on a clock of its own that runs within the bound. Their
-histories go through the linearizability checker.
+histories go through the linearizability checker. The hunt is not sharp enough to see leases that
+last too long: what holds those rules is tests/core/test_leases.py.
 """
 
 from __future__ import annotations
