@@ -61,6 +61,29 @@ def test_every_file_is_valid_and_all_found_the_same_cluster(
         assert f"twistd -n --pidfile= raft --config {path}\n" in out
 
 
+def test_a_node_that_joins_founds_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the ports that it would have had from the beginning, and no first members."""
+    assert init(tmp_path / "demo") == 0
+    assert init(tmp_path / "demo", "--join", "4") == 0
+    assert "raft join --config" in capsys.readouterr().out
+    assert len(list((tmp_path / "demo").iterdir())) == 4
+    config = read_config(tmp_path / "demo" / "node4.toml")
+    assert (config.node.id, config.members, config.cluster_id) == ("node4", (), None)
+    assert config.advertise.peers == "tcp:127.0.0.1:7004"
+    assert config.advertise.clients == "tcp:127.0.0.1:8004"
+    assert config.warnings == ()
+    own = ("--join", "5", "--host", "10.0.0.5", "--allow-plaintext")
+    assert init(tmp_path / "own", *own) == 0
+    text = (tmp_path / "own" / "node5.toml").read_text()
+    assert 'peers = "tcp:7001"' in text
+    assert "allow_plaintext = true" in text
+    two = ("--join", "6", "--host", "10.0.0.5", "--host", "10.0.0.6", "--allow-plaintext")
+    assert init(tmp_path / "two", *two) == 2
+    assert "give --host once" in capsys.readouterr().err
+
+
 def test_the_commented_defaults_are_the_defaults(tmp_path: Path) -> None:
     """Taking every "# " off a setting changes nothing."""
     init(tmp_path / "demo")
@@ -77,7 +100,7 @@ def test_every_line_that_sets_something_is_explained() -> None:
         HEAD.template.splitlines(), HEAD.template.splitlines()[1:], strict=False
     ):
         if line == "":
-            assert following.startswith(("[", "# "))
+            assert following.startswith(("[", "# ", "${advertised}["))
         if line.startswith("[") and following:
             assert following.startswith("# ")
 

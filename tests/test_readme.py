@@ -39,4 +39,4 @@ def test_the_configuration_file_is_one(tmp_path: Path) -> None:
     defaults = {"timings", "limits"}
     assert defaults <= set(tomllib.loads(shown))
     assert config.node.id == "node1"
-    assert config.members[0].clients == "tcp:127.0.0.1:18001"
+    assert config.members[0].clients == "tcp:127.0.0.1:8001"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from attrs import frozen
+from attrs import evolve, frozen
 
 PORT_END = 65536
 CLIENTS_ABOVE_PEERS = 1000
@@ -26,7 +26,7 @@ HEAD = string.Template("""\
 # The project's docs/reference/configuration.md says more of each line.
 
 [node]
-# This node's name; one of the [[members]] below, and of this node alone.
+# This node's name, and of this node alone.
 id = "$id"
 # The cluster's name; the same in the files of all its nodes.
 cluster = "$cluster"
@@ -46,10 +46,10 @@ http = "$listen_http"
 # anything but this machine itself unless you allow it, for a network that you trust.
 ${plaintext}allow_plaintext = ${allowed}
 
-# [advertise]
-# Where others reach this node, when that is not what [[members]] says of it.
-# peers = "$peers"
-# clients = "$clients"
+${advertised}[advertise]
+# Where others reach this node; what [[members]] says of it, unless it is said here.
+${advertised}peers = "$peers"
+${advertised}clients = "$clients"
 
 [timings]
 # All in seconds. The leader shows this often that it is there.
@@ -70,9 +70,16 @@ ${plaintext}allow_plaintext = ${allowed}
 # The log is kept in files of about this size.
 # segment_bytes = 16_777_216
 
+""")
+
+FOUNDERS = """\
 # The first members of the cluster: the same lines, in every node's file. They found the cluster
 # and count for nothing afterwards; later changes go through the cluster itself.
-""")
+"""
+
+JOINS = """\
+# No [[members]]: this node waits until a running cluster takes it in. See `raft join --help`.
+"""
 
 MEMBER = string.Template("""\
 
@@ -121,7 +128,7 @@ def is_loopback(host: str) -> bool:
 
 
 def places(nodes: int, base_port: int, hosts: Sequence[str]) -> list[Place]:
-    """Spread `nodes` over `hosts`: all on the one host, or one on each.
+    """Spread nodes 1 to `nodes` over `hosts`: all on the one host, or one on each.
 
     Raises:
         click.UsageError: The hosts are neither one nor as many as the nodes, or a port would
@@ -147,9 +154,23 @@ def places(nodes: int, base_port: int, hosts: Sequence[str]) -> list[Place]:
     ]
 
 
+def newcomer(number: int, base_port: int, hosts: Sequence[str]) -> Place:
+    """Return where node `number` is to be: beside the others on this machine, or on its own host.
+
+    Raises:
+        click.UsageError: there is more than one host, or a port would not be in [1, 65536).
+    """
+    if len(hosts) != 1:
+        raise click.UsageError("--join writes one node's file; give --host once")
+    if not is_loopback(hosts[0]):
+        (place,) = places(1, base_port, hosts)
+        return evolve(place, id=f"node{number}")
+    return places(number, base_port, hosts)[-1]
+
+
 def content(place: Place, everyone: Sequence[Place], cluster: str, machine: str, start: str) -> str:
-    """Return the text of one node's file."""
-    beyond = any(not is_loopback(other.host) for other in everyone)
+    """Return the text of one node's file; `everyone` are the first members, or none of them."""
+    beyond = any(not is_loopback(other.host) for other in (place, *everyone))
     head = HEAD.substitute(
         id=place.id,
         cluster=cluster,
@@ -161,13 +182,16 @@ def content(place: Place, everyone: Sequence[Place], cluster: str, machine: str,
         listen_http=f"tcp:{place.port + HTTP_ABOVE_PEERS}:interface=127.0.0.1",
         peers=_toml(place.peers),
         clients=_toml(place.clients),
+        # Where no member is listed, nothing else tells where this one is.
+        advertised="# " if everyone else "",
         plaintext="" if beyond else "# ",
         allowed="true" if beyond else "false",
     )
-    return head + "".join(
+    members = [
         MEMBER.substitute(id=each.id, peers=_toml(each.peers), clients=_toml(each.clients))
         for each in everyone
-    )
+    ]
+    return "".join([head, FOUNDERS if members else JOINS, *members])
 
 
 @click.command()
@@ -194,6 +218,13 @@ def content(place: Place, everyone: Sequence[Place], cluster: str, machine: str,
     show_default=True,
     help="The nodes' host: one for all, or given once for each node.",
 )
+@click.option(
+    "--join",
+    "joining",
+    type=click.IntRange(1, NODES_END - 1),
+    metavar="N",
+    help="Write the file of node N alone, to join a cluster that runs.",
+)
 @click.option("--cluster", default="demo", show_default=True, help="The cluster's name.")
 @click.option("--machine", default="kv", show_default=True, help="What is replicated.")
 @click.option(
@@ -204,6 +235,7 @@ def init(
     nodes: int,
     base_port: int,
     hosts: Sequence[str],
+    joining: int | None,
     cluster: str,
     machine: str,
     allow_plaintext: bool,
@@ -211,6 +243,9 @@ def init(
     """Write the configuration files of a new cluster into DIRECTORY.
 
     Nothing that is there is overwritten. The commands that start the nodes are printed.
+
+    With --join, one file is written instead, which founds nothing: start the node, then let it
+    join with `raft join`. A --host is then this node's alone.
     """
     # Here for its checks alone; it brings parts of Twisted, which `raft --help` can do without.
     from raft.config import parse_config
@@ -221,14 +256,15 @@ def init(
             f"nodes at {beyond[0]} would talk without encryption; give --allow-plaintext on a "
             "network that you trust"
         )
-    everyone = places(nodes, base_port, hosts)
+    founders = places(nodes, base_port, hosts) if joining is None else []
+    everyone = founders if joining is None else [newcomer(joining, base_port, hosts)]
     paths = [directory / f"{place.id}.toml" for place in everyone]
     for path in paths:
         if os.path.lexists(path):
             raise click.ClickException(f"{path} is there already; choose another directory")
     starts = [f"twistd -n --pidfile= raft --config {shlex.quote(str(path))}" for path in paths]
     texts = [
-        content(place, everyone, cluster, machine, start)
+        content(place, founders, cluster, machine, start)
         for place, start in zip(everyone, starts, strict=True)
     ]
     for path, text in zip(paths, texts, strict=True):
@@ -237,6 +273,9 @@ def init(
     for path, text in zip(paths, texts, strict=True):
         write_file(path, text)
     _explain(directory, starts)
+    if joining is not None:
+        join = f"raft join --config {shlex.quote(str(paths[0]))} --to ADDRESS"
+        click.echo(f"\nThen let it join, through any member's address for clients:\n\n    {join}")
 
 
 def write_file(path: Path, text: str) -> None:
@@ -249,7 +288,8 @@ def write_file(path: Path, text: str) -> None:
 
 def _explain(directory: Path, starts: Sequence[str]) -> None:
     count = "one file" if len(starts) == 1 else f"{len(starts)} files"
-    click.echo(f"Wrote {count} into {directory}. Start each node in a terminal of its own:\n")
+    how = "Start the node" if len(starts) == 1 else "Start each node in a terminal of its own"
+    click.echo(f"Wrote {count} into {directory}. {how}:\n")
     for start in starts:
         click.echo(f"    {start}")
 
