@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from raft.client import RaftClient
     from raft.core.configuration import Configuration, Member
     from raft.errors import CommandError, RaftError
-    from raft.interfaces import Context, IStateMachine, Value
+    from raft.interfaces import (
+        Context,
+        IOnDiskStateMachine,
+        IStateMachine,
+        IVersionedStateMachine,
+        Value,
+    )
     from raft.node.settings import NodeSettings
     from raft.service import RaftService
 
@@ -37,7 +43,9 @@ __all__ = [
     "CommandError",
     "Configuration",
     "Context",
+    "IOnDiskStateMachine",
     "IStateMachine",
+    "IVersionedStateMachine",
     "Member",
     "NodeSettings",
     "RaftClient",
@@ -59,7 +67,9 @@ _ROOMS = {
     "raft.client": ("RaftClient",),
     "raft.core.configuration": ("Configuration", "Member"),
     "raft.errors": ("CommandError", "RaftError"),
-    "raft.interfaces": ("Context", "IStateMachine", "Value"),
+    "raft.interfaces": (
+        *("Context", "IOnDiskStateMachine", "IStateMachine", "IVersionedStateMachine", "Value"),
+    ),
     "raft.node.settings": ("NodeSettings",),
     "raft.service": ("RaftService",),
 }

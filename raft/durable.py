@@ -7,7 +7,8 @@ effects [RULES S5]: as *notes*, opaque keys and values, of which each transactio
 
 Notes, version 1: under `0` how far the replica is (a MessagePack array, with the version first);
 under `s` and a session's id the session without its results; under `r`, the id and a sequence
-number (8 bytes, big-endian) one result.
+number (8 bytes, big-endian) one result. Version 2 is written once the machine's version was raised:
+the version in force then stands at the end of the array.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PROGRESS_KEY: Final = b"0"
 _SESSION: Final = b"s"
 _RESULT: Final = b"r"
 _VERSION: Final = 1
+_RAISED_VERSION: Final = 2
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True):
@@ -50,6 +52,7 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     seed: bytes
     limits: SessionLimits
     machine_version: int
+    active_version: int = 1
 
     @property
     def configuration(self) -> Configuration:
@@ -100,10 +103,11 @@ class Notes:
                 return None
             progress = _decode_progress(content)
             decode_configuration(progress.configuration_payload)
-            if progress.version != _VERSION or progress.machine_version > machine_version:
+            known = progress.version in (_VERSION, _RAISED_VERSION)
+            if not known or progress.machine_version > machine_version:
                 raise StateMachineFailed(
                     f"the machine's state has notes of version {progress.version} and is of version"
-                    f" {progress.machine_version}; this release reads {_VERSION} and"
+                    f" {progress.machine_version}; this release reads {_RAISED_VERSION} and"
                     f" {machine_version}: upgrade it"
                 )
             self.sessions.limits = progress.limits
@@ -152,7 +156,7 @@ class Notes:
 
     def commit(self, progress: Progress) -> None:
         """End the batch: its effects and its notes become durable together, or not at all."""
-        notes: dict[bytes, bytes | None] = {PROGRESS_KEY: _encode(progress)}
+        notes: dict[bytes, bytes | None] = {PROGRESS_KEY: _encode_progress(progress)}
         for ended in self.ended:
             if ended in self._stored:
                 notes[_SESSION + ended] = None
@@ -186,17 +190,24 @@ def progress_of(
     digest: tuple[int, int],
     seed: bytes,
     limits: SessionLimits,
-    machine_version: int,
+    machine_versions: tuple[int, int],
 ) -> Progress:
     """Return a replica's progress.
 
-    `last` is index, term and time of the last entry applied; `digest` its two checksums.
+    `last` is index, term and time of the last entry applied; `digest` its two checksums;
+    `machine_versions` what the machine says of its state, and the version in force.
     """
     members, configuration_index = configuration
     payload = encode_configuration(members)
+    version = _VERSION if machine_versions[1] == 1 else _RAISED_VERSION
     return Progress(
-        _VERSION, *last, payload, configuration_index, *digest, seed, limits, machine_version
+        version, *last, payload, configuration_index, *digest, seed, limits, *machine_versions
     )
+
+
+def _encode_progress(progress: Progress) -> bytes:
+    fields = msgspec.structs.astuple(progress)
+    return _encode(fields if progress.version == _RAISED_VERSION else fields[:-1])
 
 
 def _result_key(session: bytes, sequence: int) -> bytes:

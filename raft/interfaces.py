@@ -120,9 +120,45 @@ class IOnDiskStateMachine(IStateMachine):
         """Close what is open. Nothing is called after that but `open`."""
 
 
+class IVersionedStateMachine(IStateMachine):
+    """A machine that can also behave as the releases before it: for upgrades without a stop.
+
+    While servers are upgraded one by one, old code and new must come to the same state. So new
+    code behaves as `active_version` says, and an entry of the log raises that on every server
+    at the same place, once every member of the cluster can. Each log begins with version 1, which
+    is also what a machine of no versions has.
+
+    A class may drop behaviour that no log and no snapshot needs any more: `oldest_version` is then
+    the first version that it can; 1 where it has no such attribute.
+    """
+
+    version: int = Attribute(
+        "The newest version that it can, from 1 on; the same in each instance."
+    )
+    active_version: int = Attribute(
+        "The version to behave as, 1 in a new instance. The node sets it: before the first call "
+        "but for `open`; before `restore`, to that of the snapshot; and when `switch` has "
+        "returned. `apply`, `query`, `snapshot` and `restore` go by it: what `snapshot` gives "
+        "must be readable by the releases that can this version."
+    )
+
+    def switch(version: int) -> None:
+        """The cluster goes over to `version` with the next command: reshape the state for it.
+
+        Called once for each switch, between two commands, in the place of the log where it
+        stands; `active_version` is still the one before, and steps between may be skipped. As
+        deterministic as `apply`; a snapshot that is being read must show none of it. Whatever it
+        raises stops this node.
+        """
+
+
 @frozen
 class SnapshotMeta:
-    """What a snapshot says of itself besides the machine's bytes [RULES N1]."""
+    """What a snapshot says of itself besides the machine's bytes [RULES N1].
+
+    `machine_version` is the version in force, of a machine that has versions; of another one
+    what it says of itself.
+    """
 
     index: int
     term: int

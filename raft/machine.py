@@ -6,6 +6,7 @@ import random
 import uuid
 from hashlib import sha256
 from inspect import iscoroutinefunction
+from typing import Final
 
 from attrs import define, field
 from zope.interface.exceptions import (
@@ -16,7 +17,10 @@ from zope.interface.exceptions import (
 from zope.interface.verify import verifyObject
 
 from raft.errors import BadConfiguration
-from raft.interfaces import IOnDiskStateMachine, IStateMachine
+from raft.interfaces import IOnDiskStateMachine, IStateMachine, IVersionedStateMachine
+
+_KINDS: Final = (IOnDiskStateMachine, IVersionedStateMachine)
+_ATTRIBUTES: Final = frozenset({"version", "active_version"})
 
 
 @define
@@ -58,36 +62,39 @@ def verified_machine(machine: object) -> IStateMachine:
         raise BadConfiguration(
             f"{name} is no state machine; decorate it with @implementer(IStateMachine)"
         )
-    interface = IStateMachine
-    if IOnDiskStateMachine.providedBy(machine):
-        interface = IOnDiskStateMachine
-    try:
-        verifyObject(interface, machine)
-    except Invalid as error:
-        # Several faults at once come as one exception that lists them.
-        faults = "; ".join(_fault(each) for each in getattr(error, "exceptions", (error,)))
-        raise BadConfiguration(f"{name} {faults}") from error
-    for method in interface:
-        if iscoroutinefunction(getattr(machine, method)):
-            raise BadConfiguration(
-                f"{name} has an async {_method(method)}; it must answer when it returns"
-            )
+    for kind in (each for each in (IStateMachine, *_KINDS) if each.providedBy(machine)):
+        try:
+            verifyObject(kind, machine)
+        except Invalid as error:
+            # Several faults at once come as one exception that lists them.
+            faults = "; ".join(_fault(each) for each in getattr(error, "exceptions", (error,)))
+            raise BadConfiguration(f"{name} {faults}") from error
+        for method in kind:
+            if iscoroutinefunction(getattr(machine, method)):
+                raise BadConfiguration(
+                    f"{name} has an async {_method(method)}; it must answer when it returns"
+                )
     return IStateMachine(machine)
 
 
 def _fault(error: Exception) -> str:
     if isinstance(error, BrokenImplementation):
-        return f"lacks the method {_method(error.name)}"
+        name = _name_of(error.name)
+        if name in _ATTRIBUTES:
+            return f"lacks the attribute {name}; write {name} = 1 in the class"
+        return f"lacks the method {_method(name)}"
     if isinstance(error, BrokenMethodImplementation):
-        return f"has an unusable {_method(error.method)}: {error.mess}"
+        return f"has an unusable {_method(_name_of(error.method))}: {error.mess}"
     return f"is no state machine: {error}"
 
 
-def _method(method: object) -> str:
-    name = method if isinstance(method, str) else getattr(method, "__name__", str(method))
-    known = name in IOnDiskStateMachine
-    signature = IOnDiskStateMachine[name].getSignatureString() if known else "()"
-    return f"{name}{signature}"
+def _name_of(part: object) -> str:
+    return part if isinstance(part, str) else str(getattr(part, "__name__", part))
+
+
+def _method(name: str) -> str:
+    kind = next((kind for kind in _KINDS if name in kind), None)
+    return f"{name}{kind[name].getSignatureString() if kind else '()'}"
 
 
 def _name(kind: type) -> str:

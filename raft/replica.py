@@ -14,9 +14,10 @@ no result encoded for which nobody waits. Checksums were verified when the bytes
 
 A command of a session is executed only if its number was not executed before; what the
 sessions remember is kept here beside the machine, and `raft.sessions` tells how. What a
-machine's exception means is told in `raft.outcomes`, and what a machine on a disk keeps for the
-replica in `raft.durable`. What is left is one room of somewhat more than 500 lines: applying,
-snapshots and resuming are about the same dozen of fields.
+machine's exception means is told in `raft.outcomes`, what a machine on a disk keeps for the
+replica in `raft.durable`, and which version of a machine is in force in `raft.versions`. What is
+left is one room of somewhat more than 500 lines: applying, snapshots and resuming are about the
+same dozen of fields.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from attrs import frozen
 from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration
 from raft.durable import Notes, progress_of
-from raft.envelope import Header, unwrap, wrap
+from raft.envelope import Content, Header, unwrap, wrap
 from raft.errors import (
     BadCommand,
     CommandError,
@@ -54,7 +55,10 @@ from raft.storage.records import (
     BadRecord,
     Kind,
     decode_configuration,
+    decode_version,
 )
+from raft.versions import SECTION as _VERSION_SECTION
+from raft.versions import Versions
 
 SLICE_SECONDS: Final = 0.005
 """How long one call of `Replica.apply` may take, unless said otherwise."""
@@ -66,10 +70,11 @@ _unpack_header = struct.Struct("<4xIQQQB").unpack_from
 # A session command's header, its first two fields as one: a session's id.
 _unpack_session = struct.Struct(f"<{HEADER_BYTES}x16sQQ").unpack_from
 _NOBODY = (b"", 0, 0)
+_COMMAND_KINDS = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
 _SESSION_KINDS = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
 # The sections of a snapshot that this release writes, with their versions.
 _SESSIONS_SECTION = ("sessions", 1)
-_KNOWN_SECTIONS = frozenset({_SESSIONS_SECTION})
+_KNOWN_SECTIONS = frozenset({_SESSIONS_SECTION, _VERSION_SECTION})
 
 
 @frozen
@@ -96,6 +101,7 @@ class Replica:
 
     Attributes:
         machine: the application's.
+        versions: which behaviour of it is in force; to be read only.
         sessions: the clients', as of the last entry applied; to be read only.
         last_applied: Figure 2's; 0 before the first entry.
         last_applied_term: the term of that entry.
@@ -127,6 +133,7 @@ class Replica:
             BadConfiguration: the machine is none; names its class and what it lacks.
         """
         self.machine = verified_machine(machine)
+        self.versions = Versions.of(self.machine)
         self.codec = codec
         self.last_applied = 0
         self.last_applied_term = 0
@@ -145,6 +152,16 @@ class Replica:
         self._machine_version = int(getattr(machine, "machine_version", 0))
         self._records_crc = 0
         self._failure: NodeFailed | None = None
+
+    @property
+    def machine_version(self) -> int:
+        """Return what the machine's state is to be called: the version in force, if it has any."""
+        return self.versions.active if self.versions.has_any else self._machine_version
+
+    @property
+    def _readable_version(self) -> int:
+        """Return the latest version of a state that the machine can take."""
+        return self.versions.newest if self.versions.has_any else max(1, self._machine_version)
 
     @property
     def command_errors(self) -> int:
@@ -176,8 +193,9 @@ class Replica:
         Raises:
             StateMachineFailed: what the machine has cannot be opened or read.
         """
-        progress = self._notes.open(self._machine_version) if self._notes is not None else None
+        progress = self._notes.open(self._readable_version) if self._notes is not None else None
         if progress is not None:
+            self.versions.resume(progress.active_version, "the machine's own state")
             self.last_applied = progress.last_applied
             self.last_applied_term = progress.last_applied_term
             self.last_time_us = progress.last_time_us
@@ -200,7 +218,7 @@ class Replica:
                 (self._records_crc, self._outcomes.crc),
                 self._context.seed,
                 self.sessions.limits,
-                self._machine_version,
+                (self.machine_version, self.versions.active),
             )
         )
 
@@ -266,6 +284,8 @@ class Replica:
         try:
             while offset < end and self.last_applied + 1 < stop:
                 kind = records[offset + _KIND_AT]
+                if self.versions.is_behind and kind in _COMMAND_KINDS:
+                    self.versions.refuse_command(self.last_applied + 1)
                 if kind == 1:
                     offset = self._apply_commands(records, offset, stop, results)
                 elif kind == 4:
@@ -414,6 +434,11 @@ class Replica:
             except BadRecord as error:
                 raise InvariantViolated(f"entry {index}: {error}") from error
             self.configuration_index = index
+        elif kind == Kind.VERSION:
+            try:
+                self.versions.switch(decode_version(payload), index)
+            except BadRecord as error:
+                raise InvariantViolated(f"entry {index}: {error}") from error
         elif kind in _SESSION_KINDS:
             try:
                 outcome = "", self.sessions.apply(kind, index, now_us, payload)
@@ -469,14 +494,18 @@ class Replica:
             configuration_index=self.configuration_index,
             time_us=self.last_time_us,
             machine=self._machine_name,
-            machine_version=self._machine_version,
+            machine_version=self.machine_version,
         )
         header = Header(self._records_crc, self._outcomes.crc, self._context.seed)
         chunks = self.machine.snapshot()
-        if self.sessions.is_untouched:
-            return meta, wrap(header, chunks)
-        header.sections = [_SESSIONS_SECTION]
-        return meta, wrap(header, chunks, (self.sessions.view(),))
+        sections: list[Iterator[bytes]] = []
+        if not self.sessions.is_untouched:
+            header.sections.append(_SESSIONS_SECTION)
+            sections.append(self.sessions.view())
+        if self.versions.active > 1:
+            header.sections.append(_VERSION_SECTION)
+            sections.append(self.versions.section())
+        return meta, wrap(header, chunks, sections)
 
     def restore(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         """Replace everything by the snapshot whose `snapshot` gave `meta` and `chunks`.
@@ -497,7 +526,7 @@ class Replica:
         try:
             self._check_origin(meta)
             content = unwrap(iter(chunks), _KNOWN_SECTIONS)
-            self.sessions.restore(content.section() if content.header.sections else ())
+            self._restore_sections(content, f"the snapshot up to {meta.index}")
             if self._notes is not None:
                 self._notes.begin()
                 self._notes.forget()
@@ -521,14 +550,25 @@ class Replica:
             self._commit(self._notes)
         self._failure = None
 
+    def _restore_sections(self, content: Content, what: str) -> None:
+        restores: dict[tuple[str, int], Callable[[Iterable[bytes]], None]] = {
+            _SESSIONS_SECTION: self.sessions.restore,
+            _VERSION_SECTION: lambda slices: self.versions.restore(slices, what),
+        }
+        for section in content.header.sections:
+            restores.pop(section)(content.section())
+        # What has no section is as it was in the beginning.
+        for restore in restores.values():
+            restore(())
+
     def _check_origin(self, meta: SnapshotMeta) -> None:
         if meta.machine and self._machine_name and meta.machine != self._machine_name:
             raise StateMachineFailed(
                 f"the snapshot is of the machine {meta.machine!r}, this node runs"
                 f" {self._machine_name!r}: check the node's configuration"
             )
-        if meta.machine_version > self._machine_version:
+        if meta.machine_version > self._readable_version:
             raise StateMachineFailed(
                 f"the snapshot is of version {meta.machine_version} of the machine, this node"
-                f" runs {self._machine_version}: upgrade it"
+                f" runs {self._readable_version}: upgrade it"
             )

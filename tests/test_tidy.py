@@ -42,7 +42,10 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.replica": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
         *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
-        "raft.storage.records",
+        *("raft.storage.records", "raft.versions"),
+    ),
+    "raft.versions": (
+        *("raft.interfaces", "raft.errors", "raft.outcomes", "raft.storage.records"),
     ),
     "raft.durable": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.outcomes", "raft.sessions"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from raft.codec import DECODE_ERRORS, Codec
 from raft.errors import BadCommand, NotFound
+from raft.interfaces import Value
 from raft.node.shell import Shell
-from raft.storage.records import Kind, decode
+from raft.storage.records import Kind, decode, decode_version
 
 
 def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
     """Return the committed entry at `index`: index, term, time in seconds, kind, command.
+
+    Of a switch of the machine's version, `command` is that version.
 
     Raises:
         NotFound: it is compacted away, or not committed (yet).
@@ -25,8 +28,10 @@ def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
     except KeyError:
         raise NotFound(f"entry {index} is compacted into a snapshot") from None
     record = next(decode(records))
-    command = None
-    if record.kind == Kind.COMMAND:
+    command: Value = None
+    if record.kind == Kind.VERSION:
+        command = decode_version(record.payload)
+    elif record.kind == Kind.COMMAND:
         try:
             command = codec.decode_trusted(record.payload)
         except (*DECODE_ERRORS, RecursionError) as error:

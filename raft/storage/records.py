@@ -13,7 +13,8 @@ little-endian:
     payload   length bytes
 
 Kinds from 128 on are local to one server's log and never travel. The kinds from 3 to 6 are
-those of sessions; docs/reference/sessions.md tells what they mean.
+those of sessions; docs/reference/sessions.md tells what they mean. Kind 7 raises the version of
+the machine; docs/howto/upgrade.md tells when.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     SESSION_COMMAND = 4
     KEEP_ALIVE = 5
     CLOSE_SESSION = 6
+    VERSION = 7
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130
@@ -67,6 +69,8 @@ The low mark is the lowest sequence number to which the client has no answer yet
 SESSION_HEADER_BYTES = SESSION_HEADER.size
 NONCE_BYTES = 8
 SESSION_ID_BYTES = 16
+HIGHEST_VERSION = (1 << 31) - 1
+"""Of a machine, in a VERSION."""
 SESSION_IDS_LIMIT = 1000
 """How many sessions one KEEP_ALIVE or CLOSE_SESSION may name."""
 
@@ -229,6 +233,9 @@ _registration_decoder = msgspec.msgpack.Decoder(Registration)
 _sessions_decoder: msgspec.msgpack.Decoder[list[bytes]] = msgspec.msgpack.Decoder(
     Annotated[list[_SessionId], msgspec.Meta(max_length=SESSION_IDS_LIMIT)]
 )
+_version_decoder: msgspec.msgpack.Decoder[tuple[int]] = msgspec.msgpack.Decoder(
+    tuple[Annotated[int, msgspec.Meta(ge=1, le=HIGHEST_VERSION)]]
+)
 
 
 def encode_registration(nonce: bytes, limits: SessionLimits | None = None) -> bytes:
@@ -255,6 +262,19 @@ def decode_sessions(payload: bytes) -> list[bytes]:
         return _sessions_decoder.decode(payload)
     except msgspec.MsgspecError as error:
         raise BadRecord(0, f"no sessions: {error}") from error
+
+
+def encode_version(version: int) -> bytes:
+    """Return the payload of a VERSION: a MessagePack array of the one number."""
+    return msgspec.msgpack.encode([version])
+
+
+def decode_version(payload: bytes) -> int:
+    """Return the machine's version, from 1 on; raise `BadRecord` where there is none."""
+    try:
+        return _version_decoder.decode(payload)[0]
+    except msgspec.MsgspecError as error:
+        raise BadRecord(0, f"no version: {error}") from error
 
 
 class _MemberForm(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=False):
