@@ -98,6 +98,18 @@ class ConfigurationAbandoned(NotApplied):
         super().__init__(f"because of {server}: {reason}")
 
 
+class RestoreInProgress(NotApplied):
+    """A backup is being restored; try again when that has ended."""
+
+    code = "RESTORE_IN_PROGRESS"
+
+
+class RestoreAbandoned(NotApplied):
+    """The restoration was given up before its end; the state is what it was without it."""
+
+    code = "RESTORE_ABANDONED"
+
+
 class NotAppended(NotApplied):
     """The command was refused before it reached the log."""
 
@@ -222,6 +234,18 @@ class BadConfiguration(Refused):
     def __str__(self) -> str:
         """Return the given text alone: it says all that the class's sentence does, and more."""
         return ": ".join(str(arg) for arg in self.args) or super().__str__()
+
+
+class BadBackup(Refused):
+    """The backup cannot be used; the text says why, and what would help."""
+
+    code = "BAD_BACKUP"
+
+
+class WouldReplace(Refused):
+    """The cluster holds state already, which restoring a backup would replace."""
+
+    code = "WOULD_REPLACE"
 
 
 class PeerRefused(Refused):

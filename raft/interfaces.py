@@ -358,6 +358,23 @@ StatedAnswer = Callable[[bytes | Stated | RaftError], None]
 """As `Answer`; who asked for the index is told it."""
 
 
+class IRescueService(Interface):
+    """What a node answers to who saves its state or brings it back.
+
+    A provider of `IClientService` may provide this too; where it does not, such questions are
+    refused. Calls, answers and errors are as there.
+    """
+
+    def begin_backup(timeout_seconds: float) -> object:
+        """Begin a backup; return a Deferred of its name and of the bytes of its meta."""
+
+    def backup_piece(name: str, number: int) -> object:
+        """Return a Deferred of piece `number`, empty after the last one; in order, from 0 on."""
+
+    def end_backup(name: str) -> None:
+        """Forget a backup: it is complete, or nobody wants it any more."""
+
+
 class IClientService(Interface):
     """What a node answers to clients; the transport calls it, once for each box.
 

@@ -33,6 +33,7 @@ from raft.core.configuration import Configuration
 from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
 from raft.node.administration import Administration
+from raft.node.backups import Backups
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.changes import Changes
 from raft.node.desk import ClientDesk
@@ -43,6 +44,7 @@ from raft.node.observers import Observer, Observers
 from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
 from raft.node.refusals import refusal
+from raft.node.rescue import Rescue
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
 from raft.node.status import status_of
@@ -75,7 +77,7 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
     )
 
 
-class RaftService(Service, Administration):
+class RaftService(Service, Administration, Rescue):
     """One node: serves its machine's state to this process and, over AMP, to clients.
 
     Attributes:
@@ -126,6 +128,7 @@ class RaftService(Service, Administration):
         self._observers = Observers(settings.id)
         self.waiters = Waiters(reactor)
         self.changes = Changes(self)
+        self.backups = Backups(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -278,6 +281,7 @@ class RaftService(Service, Administration):
 
     async def _close_all(self) -> None:
         self.shell.stop()
+        self.backups.close()
         self.forwarder.close()
         self.waiters.fail_all(self._not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]

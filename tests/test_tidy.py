@@ -38,6 +38,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         # Records are the wire's form too: the one room of storage that is no file.
         "raft.storage.records",
     ),
+    "raft.backup": ("raft.errors",),
     "raft.machines": ("raft.machines", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.replica": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
@@ -58,7 +59,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.node": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
-        *("raft.transport", "raft.members"),
+        *("raft.transport", "raft.members", "raft.backup"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),
@@ -82,7 +83,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.members": ("raft.core.configuration", "raft.errors"),
     "raft.client": (
         *("raft.client", "raft.transport", "raft.interfaces", "raft.errors", "raft.codec"),
-        "raft.members",
+        *("raft.members", "raft.backup"),
     ),
 }
 

@@ -21,6 +21,7 @@ from raft.client.checks import MemberLike, checked_setting, checked_timeout, pac
 from raft.client.deadlines import Deadlines
 from raft.client.lanes import Batch, Hooks, Lane, ReadLane, WriteLane
 from raft.client.links import Dial, Link, Links
+from raft.client.rescue import Rescue
 from raft.client.search import OF_ITSELF, Search, as_mapping
 from raft.codec import PLAIN, Codec
 from raft.errors import (
@@ -44,7 +45,7 @@ LIMIT_BYTES: Final = 16 << 20
 """How much may be without an answer, of writes and of reads each, before `Overloaded`."""
 
 
-class RaftClient(Administration):
+class RaftClient(Administration, Rescue):
     """A cluster's client: finds the leader, follows it, retries what is safe to retry.
 
     Writes of one client are appended in the order in which they were issued. A write is sent

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from raft.codec import Codec
 from raft.core.configuration import Member
 from raft.errors import NodeStopped, RaftError
-from raft.interfaces import IClientService, ReadTerms, Stated, StatedAnswer
+from raft.interfaces import IClientService, IRescueService, ReadTerms, Stated, StatedAnswer
 from raft.node.answers import Outcome
 from raft.node.parts import Gathering, checked, parts_of
 from raft.node.reads import ReadBatch
@@ -61,7 +61,7 @@ def _stating(
     return stated
 
 
-@implementer(IClientService)
+@implementer(IClientService, IRescueService)
 @define(eq=False)
 class ClientDesk:
     """Stands between the client listener and one node."""
@@ -150,3 +150,15 @@ class ClientDesk:
     def transfer_leadership(self, target: str | None, timeout_seconds: float) -> Deferred[str]:
         """Hand the leadership on."""
         return self.node.transfer_leadership(target, timeout_seconds)
+
+    def begin_backup(self, timeout_seconds: float) -> Deferred[tuple[str, bytes]]:
+        """Begin a backup of this node's state."""
+        return Deferred.fromCoroutine(self.node.backups.begin(timeout_seconds))
+
+    def backup_piece(self, name: str, number: int) -> Deferred[bytes]:
+        """Return a piece of a backup."""
+        return Deferred.fromCoroutine(self.node.backups.piece(name, number))
+
+    def end_backup(self, name: str) -> None:
+        """Forget a backup."""
+        self.node.backups.end(name)

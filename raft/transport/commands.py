@@ -331,6 +331,38 @@ class TransferLeadership(Question):
     response: ClassVar = [(b"leader", _UNICODE)]
 
 
+@_question
+class BeginBackup(Question):
+    """Begin a backup of the node's state, of this moment or later.
+
+    `name` is what its pieces are asked for by, for a minute from the last one on; `meta` is what
+    it says of itself, a MessagePack map as in a backup file. `timeout_ms` is for the cluster to
+    confirm how far the state must be.
+    """
+
+    arguments: ClassVar = [(b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [(b"name", _UNICODE), (b"meta", _LARGE_BYTES)]
+
+
+@_question
+class BackupPiece(Question):
+    """Return piece `number` of a backup, from 0 on and in order; empty after the last one.
+
+    The last one that was given may be asked for again.
+    """
+
+    arguments: ClassVar = [(b"name", _UNICODE), (b"number", _INTEGER)]
+    response: ClassVar = [(b"piece", _LARGE_BYTES)]
+
+
+@_question
+class EndBackup(Question):
+    """Forget a backup: it is complete, or nobody wants it any more."""
+
+    arguments: ClassVar = [(b"name", _UNICODE)]
+    response: ClassVar = []
+
+
 QUESTIONS: Final[tuple[type[Question], ...]] = (
     Hello,
     Write,
@@ -340,6 +372,9 @@ QUESTIONS: Final[tuple[type[Question], ...]] = (
     SetConfiguration,
     GetEntry,
     TransferLeadership,
+    BeginBackup,
+    BackupPiece,
+    EndBackup,
 )
 """All questions, for tables of permissions and their tests."""
 

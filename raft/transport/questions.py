@@ -17,8 +17,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from raft.errors import BadCommand, RaftError
-from raft.interfaces import PLAIN_TERMS, ReadTerms, Stated
+from raft.errors import BadCommand, RaftError, Refused
+from raft.interfaces import PLAIN_TERMS, IRescueService, ReadTerms, Stated
 from raft.transport import commands
 from raft.transport.arguments import (
     BadValue,
@@ -346,6 +346,13 @@ def _set_configuration(service: Any, arguments: dict[str, Any], seconds: float) 
     )
 
 
+def _rescue(service: Any) -> Any:
+    found = IRescueService(service, None)
+    if found is None:
+        raise Refused("this node gives no backups")
+    return found
+
+
 _ANSWERERS: Final[dict[bytes, _Answerer]] = {
     b"Status": (commands.Status, lambda service, _arguments, _seconds: service.status()),
     b"Leader": (commands.Leader, lambda service, _arguments, _seconds: service.leader()),
@@ -360,6 +367,20 @@ _ANSWERERS: Final[dict[bytes, _Answerer]] = {
             arguments["target"] or None, seconds
         ),
     ),
+    b"BeginBackup": (
+        commands.BeginBackup,
+        lambda service, _arguments, seconds: _rescue(service).begin_backup(seconds),
+    ),
+    b"BackupPiece": (
+        commands.BackupPiece,
+        lambda service, arguments, _seconds: _rescue(service).backup_piece(
+            arguments["name"], arguments["number"]
+        ),
+    ),
+    b"EndBackup": (
+        commands.EndBackup,
+        lambda service, arguments, _seconds: _rescue(service).end_backup(arguments["name"]),
+    ),
 }
 """The rare questions: their declaration, and what the service is asked."""
 
@@ -369,6 +390,9 @@ _SHAPES: Final[dict[bytes, Callable[[Any], dict[str, Any]]]] = {
     b"SetConfiguration": lambda _: {},
     b"GetEntry": lambda entry: {"entry": pack_plain(entry)},
     b"TransferLeadership": lambda leader: {"leader": leader or ""},
+    b"BeginBackup": lambda begun: {"name": begun[0], "meta": begun[1]},
+    b"BackupPiece": lambda piece: {"piece": piece},
+    b"EndBackup": lambda _: {},
 }
 """How the service's answers fill the responses."""
 

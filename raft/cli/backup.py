@@ -1,0 +1,78 @@
+"""raft backup: the state of a running cluster into a file, and whether such a file is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from raft.backup import Backup, verify
+from raft.cli.running import ENDPOINTS_VARIABLE, TIMEOUT_SECONDS, Cluster, run
+from raft.client import RaftClient
+
+WAIT_SECONDS = 60.0
+
+
+@click.command()
+@click.option(
+    "--from",
+    "endpoints",
+    multiple=True,
+    envvar=ENDPOINTS_VARIABLE,
+    help=f"A node's address for clients; may be repeated. [env: {ENDPOINTS_VARIABLE}]",
+)
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A node's file, to take the addresses from.",
+)
+@click.option("--allow-plaintext", is_flag=True, help="Talk to other machines without encryption.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=WAIT_SECONDS,
+    show_default=True,
+    help="How many seconds it may take until a node has begun to give it.",
+)
+@click.option("--verify", "only_verify", is_flag=True, help="Only check that FILE is whole.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def backup(
+    endpoints: Sequence[str],
+    config: Path | None,
+    allow_plaintext: bool,
+    wait_seconds: float,
+    only_verify: bool,
+    file: Path,
+) -> int:
+    """Save the state of a running cluster to the new file FILE.
+
+    Whatever was answered to a client before the command began is in it. The cluster goes on
+    serving. `raft restore` brings it back.
+    """
+    if only_verify:
+        found = verify(str(file))
+        click.echo(f"{file} is whole: {told(found)}.")
+        return 0
+    cluster = Cluster.chosen(endpoints, config, TIMEOUT_SECONDS, allow_plaintext)
+
+    async def work(client: RaftClient) -> int:
+        saved = await client.backup(str(file), wait_seconds)
+        click.echo(f"Saved {file}: {told(saved)}.")
+        return 0
+
+    return run(cluster, work)
+
+
+def told(found: Backup) -> str:
+    """Say in one line what a backup is."""
+    meta = found.meta
+    machine = f"{meta.machine or 'a machine without a name'}, version {meta.machine_version}"
+    taken = datetime.fromtimestamp(meta.taken_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"cluster {meta.cluster_id or 'without an id'} up to entry {meta.index} of term "
+        f"{meta.term}, {machine}, {found.size_bytes} bytes, taken {taken} from {meta.server_id}"
+    )
