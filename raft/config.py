@@ -54,6 +54,9 @@ HEARTBEATS_IN_TIMEOUT = 2
 LARGEST_DRIFT = 10.0
 """A larger factor leaves no lease worth having."""
 
+LARGEST_FACTOR = 1000.0
+"""Past this the size of the last snapshot would mean nothing."""
+
 MACHINES: Mapping[str, str] = {
     "kv": "raft.machines.kv:KeyValueStore",
     "echo": "raft.machines.echo:Echo",
@@ -81,6 +84,16 @@ def _drift(value: object) -> float:
     raise ValueError(
         f"expected 0 (no leases) or a factor from 1 to {LARGEST_DRIFT:g}, got {shown(value)}; "
         "1.1 is generous for ordinary machines"
+    )
+
+
+def _factor(value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 <= value <= LARGEST_FACTOR:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise ValueError(
+        f"expected 0 (never) or a number up to {LARGEST_FACTOR:g}, got {shown(value)}; "
+        "4 writes a snapshot for every four times its size of log"
     )
 
 
@@ -141,8 +154,14 @@ class LimitsTable:
 
     command_bytes: int = field(default=4 << 20, metadata=read_by(as_whole(1, 64 << 20)))
     uncommitted_bytes: int = field(default=64 << 20, metadata=read_by(as_whole(1024, 16 << 30)))
-    snapshot_entries: int = field(default=100_000, metadata=read_by(as_whole(0, 1_000_000_000)))
-    """A snapshot is taken after so many entries; 0 for never."""
+    snapshot_factor: float = field(default=4.0, metadata=read_by(_factor))
+    """A snapshot is taken when the log is so many times its size; 0 for never."""
+    snapshot_floor_bytes: int = field(default=64 << 20, metadata=read_by(as_whole(0, 1 << 40)))
+    """But not for fewer bytes of log."""
+    snapshot_entries: int = field(default=1_000_000, metadata=read_by(as_whole(0, 1_000_000_000)))
+    """A snapshot is taken after so many entries, too; 0 for never."""
+    trailing_bytes: int = field(default=256 << 20, metadata=read_by(as_whole(0, 1 << 40)))
+    """So much of the log stays behind a snapshot for followers that lack it."""
     segment_bytes: int = field(default=16 << 20, metadata=read_by(as_whole(1 << 16, 1 << 30)))
 
 

@@ -176,6 +176,7 @@ class Recovered:
     `snapshot` is the newest good one, or None. The log holds entries from `first_index`
     on: `first_index` is at most one above the snapshot's index. `prev_term` is the term of
     the entry before the first (0 for none). `configurations` are those in the log, by index.
+    `snapshot_bytes` is the size of the snapshot's machine bytes, about.
     """
 
     hard_state: HardState = HardState()
@@ -185,6 +186,7 @@ class Recovered:
     runs: tuple[Run, ...] = ()
     configurations: tuple[tuple[int, Configuration], ...] = ()
     last_time_us: int = 0
+    snapshot_bytes: int = 0
 
 
 class ISnapshotWriter(Interface):

@@ -118,7 +118,11 @@ def settings_of(config: NodeConfig) -> NodeSettings:
             clock_drift_bound=timings.clock_drift,
         ),
         bounds=Bounds(
-            queued_bytes=limits.uncommitted_bytes, snapshot_entries=limits.snapshot_entries
+            queued_bytes=limits.uncommitted_bytes,
+            snapshot_factor=limits.snapshot_factor,
+            snapshot_floor_bytes=limits.snapshot_floor_bytes,
+            snapshot_entries=limits.snapshot_entries,
+            trailing_bytes=limits.trailing_bytes,
         ),
         client_limits=ClientLimits(
             # A question holds at most one command of the largest size, and what is around it.

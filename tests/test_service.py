@@ -339,7 +339,7 @@ async def test_a_leader_cut_off_reads_nothing_and_its_writes_are_unknown(nodes: 
 @pytest_twisted.ensureDeferred
 async def test_a_follower_far_behind_is_caught_up_by_a_snapshot(nodes: Nodes) -> None:
     """N5, N6: on real disks, over real sockets, while writes go on and the connection breaks."""
-    await nodes.found(bounds=Bounds(snapshot_entries=0, trailing_entries=0))
+    await nodes.found(bounds=Bounds(snapshot_entries=0, trailing_entries=0, trailing_bytes=0))
     leader = await nodes.leader()
     behind = nodes.others(leader)[0]
     place = nodes.fixed(behind)
@@ -349,7 +349,9 @@ async def test_a_follower_far_behind_is_caught_up_by_a_snapshot(nodes: Nodes) ->
     leader = await nodes.leader([each.id for each in nodes.all.values() if each is not behind])
     await leader.take_snapshot()
     await until(lambda: leader.shell.server.log.first_index > 20)
-    again = nodes.start(behind.id, **place, bounds=Bounds(snapshot_entries=0, trailing_entries=0))
+    again = nodes.start(
+        behind.id, **place, bounds=Bounds(snapshot_entries=0, trailing_entries=0, trailing_bytes=0)
+    )
     broken = False
     for number in range(40):
         await leader.write(["set", "meanwhile", number])

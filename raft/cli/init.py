@@ -65,8 +65,13 @@ ${advertised}clients = "$clients"
 # The largest command, and all that waits to be committed, in bytes.
 # command_bytes = 4_194_304
 # uncommitted_bytes = 67_108_864
-# A snapshot is taken after so many entries; 0 for never.
-# snapshot_entries = 100_000
+# A snapshot is taken when the log is so many times as large as the last one, and no smaller than
+# that; or after so many entries. 0 turns either off.
+# snapshot_factor = 4
+# snapshot_floor_bytes = 67_108_864
+# snapshot_entries = 1_000_000
+# So much of the log stays behind a snapshot for followers that lack it.
+# trailing_bytes = 268_435_456
 # The log is kept in files of about this size.
 # segment_bytes = 16_777_216
 

@@ -11,7 +11,7 @@ at or below the commit index is ever truncated (`server.truncate` halts first).
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 
 from attrs import Factory, define
@@ -104,6 +104,16 @@ class Log:
             return below
         run_bytes, count = self._totals[at] - below, self._ends[at] - run_start
         return below + run_bytes * (index - run_start) // count
+
+    def start_within(self, end: int, size_bytes: int) -> int:
+        """Return the start of the longest tail of entries below `end` within `size_bytes`.
+
+        It begins at a border of runs, so it may be shorter by nearly a run.
+        """
+        at = bisect_left(self._totals, self._bytes_below(end) - size_bytes)
+        if not at and self._bytes_below(end) - self._base_bytes <= size_bytes:
+            return self.first_index
+        return min(self._ends[at], end) if at < len(self._ends) else end
 
     def append(self, end: int, term: int, size_bytes: int) -> None:
         """Add the entries from the end of the log up to `end`."""

@@ -42,11 +42,13 @@ from raft.node.alarm import LATE_SECONDS, Alarm
 from raft.node.answers import Answers
 from raft.node.bounds import Bounds
 from raft.node.currency import Currency
+from raft.node.log_age import LogAge
 from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
 from raft.node.refusals import refusal
 from raft.node.scribe import Scribe
 from raft.node.sending import Network, Sending
+from raft.node.snapshot_policy import SnapshotPolicy
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes, groups_of
 from raft.replica import Replica
@@ -107,6 +109,7 @@ class Shell:
     """(next index, end, records, its offset) of committed records that are partly applied."""
     _turn_call: Any = None
     cache: RecordCache = field(init=False)
+    log_age: LogAge = field(init=False)
     scribe: Scribe = field(init=False)
     snapshots: Snapshots = field(init=False)
     _sending: Sending = field(init=False)
@@ -115,7 +118,7 @@ class Shell:
     def __attrs_post_init__(self) -> None:
         """Let nothing be on its way."""
         self.writes, self.reads = Writes(self.answers), Reads(self.answers)
-        self._sending = Sending(self)
+        self._sending, self.log_age = Sending(self), LogAge(self)
 
     # Beginning and end.
 
@@ -142,7 +145,7 @@ class Shell:
         time_us = max(found.last_time_us, meta.time_us if meta else 0)
         self.scribe = Scribe(self.clock, partial(secrets.token_bytes, 16), time_us)
         self._alarm = Alarm(self.reactor, self.clock, self._ring)
-        self.snapshots = Snapshots(self, self.bounds.snapshot_entries, rng)
+        self.snapshots = Snapshots(self, SnapshotPolicy(self.bounds, found.snapshot_bytes))
         self.running = True
         self.storage.start(self.reactor.callFromThread, self._storage_saved, self.fail)
         self.schedule()
@@ -372,6 +375,7 @@ class Shell:
         self.writes.swallowed(restore.index)
         meta, chunks = self.storage.open_snapshot(restore.index)
         self.replica.restore(meta, chunks)
+        self.snapshots.installed()
         self.scribe.log_time_us = max(self.scribe.log_time_us, meta.time_us)
         if not restore.keep_log:
             self.cache.restart_after(restore.index)

@@ -49,6 +49,8 @@ class Receiving:
 
     shell: Shell
     in_thread: Callable[..., Deferred[object]]
+    stored_bytes: int = 0
+    """The size of the last one that was stored."""
     _arrival: Arrival | None = None
 
     def receive(
@@ -112,6 +114,7 @@ class Receiving:
 
     def _stored(self, arrival: Arrival, message: ms.InstallSnapshot) -> None:
         self._forget(arrival)
+        self.stored_bytes = arrival.offset_bytes
         if self.shell.running:
             self.shell.post(ev.Received(arrival.sender, evolve(message, done=True)))
 

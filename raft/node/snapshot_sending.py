@@ -65,6 +65,16 @@ class SendingSnapshots:
     shell: Shell
     _transfers: dict[str, Transfer] = Factory(dict)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a snapshot is being sent to anybody."""
+        return bool(self._transfers)
+
+    @property
+    def indexes(self) -> list[int]:
+        """Up to where the snapshots reach that are being sent."""
+        return [transfer.index for transfer in self._transfers.values()]
+
     def begin(self, start: out.StartSnapshot) -> None:
         """Send the newest snapshot to a peer whose next entry is compacted away."""
         if start.peer in self._transfers:

@@ -7,7 +7,6 @@ milliseconds at a time, and written in another. `snapshot_sending` and
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from twisted.python.failure import Failure
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.errors import NodeStopped, NotFound
+from raft.node.snapshot_policy import SnapshotPolicy, first_kept
 from raft.node.snapshot_receiving import Receiving
 from raft.node.snapshot_sending import SendingSnapshots
 
@@ -75,16 +75,17 @@ class Snapshots:
     """All snapshot traffic of one server."""
 
     shell: Shell
-    every_entries: int
-    rng: random.Random
+    policy: SnapshotPolicy
     taken_count: int = 0
+    failed_count: int = 0
     last_error: str = ""
+    """Why the last attempt failed; empty once one has succeeded."""
     sending: SendingSnapshots = field(init=False)
     receiving: Receiving = field(init=False)
     threads: Threads = field(init=False)
-    _next_at: int = 0
     _askers: list[Deferred[int]] = Factory(list)
-    _is_taking: bool = False
+    is_taking: bool = False
+    _by_policy: bool = False
     _pause: Deferred[None] | None = None
     """What the taking waits for and may be torn from: a turn, or the mark in the log."""
 
@@ -97,23 +98,16 @@ class Snapshots:
     # Taking.
 
     def consider(self, last_applied: int) -> None:
-        """Take a snapshot where enough entries were applied since the last [RULES N3]."""
-        if not self.every_entries or self._is_taking:
+        """Take a snapshot where the policy finds it due, and none is taken [RULES N3]."""
+        if self.is_taking:
             return
-        since = last_applied - self.shell.server.snapshot_index
-        if since < self.every_entries or last_applied < self._next_at:
-            return
-        # The servers of a cluster should not all be busy with theirs at the same time.
-        if not self._next_at:
-            self._next_at = last_applied + self.rng.randrange(max(1, self.every_entries // 4))
-            return
-        self._next_at = 0
-        self.take().addErrback(self._failed_to_take)
+        if self.policy.is_due(self.shell.server, last_applied, self.sending.is_busy):
+            self._by_policy = True
+            self.take().addErrback(self._failed_to_take)
 
     def _failed_to_take(self, failure: Failure) -> None:
-        self.last_error = str(failure.value)
-        self._next_at = self.shell.replica.last_applied + self.every_entries // 10 + 1
         if self.shell.running:
+            self.policy.failed(self.shell.server, self.shell.replica.last_applied)
             _log.warn("No snapshot was taken: {reason}; the log stays", reason=self.last_error)
 
     def take(self) -> Deferred[int]:
@@ -124,15 +118,19 @@ class Snapshots:
         """
         asker: Deferred[int] = Deferred(self._askers.remove)
         self._askers.append(asker)
-        if not self._is_taking:
-            self._is_taking = True
+        if not self.is_taking:
+            self.is_taking = True
             Deferred.fromCoroutine(self._take()).addBoth(self._taken)
         return asker
 
     def _taken(self, result: int | Failure) -> None:
-        self._is_taking = False
-        if isinstance(result, Failure) and result.check(CancelledError):
-            result = Failure(NodeStopped())
+        self.is_taking = self._by_policy = False
+        self.last_error = ""
+        if isinstance(result, Failure):
+            if result.check(CancelledError):
+                result = Failure(NodeStopped())
+            self.failed_count += 1
+            self.last_error = str(result.value)
         askers, self._askers = self._askers, []
         for asker in askers:
             asker.callback(result)
@@ -146,12 +144,13 @@ class Snapshots:
                 raise NotFound("nothing is applied yet")
             return shell.server.snapshot_index
         meta, chunks = shell.replica.snapshot()
-        writer = None
+        writer, size_bytes = None, 0
         try:
             writer = shell.storage.create_snapshot(meta)
             for chunk in chunks:
                 if chunk:
                     await self.threads.call(writer.write, chunk)
+                    size_bytes += len(chunk)
                 else:
                     await self._breath()
                 self._check_running()
@@ -167,12 +166,14 @@ class Snapshots:
         if meta.index > shell.server.snapshot_index:
             # Otherwise one from the leader has overtaken it, and stands in the log already.
             await self._mark(meta.index, meta.term)
+            self.policy.taken(size_bytes, self._by_policy)
             self.taken_count += 1
         return max(meta.index, shell.server.snapshot_index)
 
     async def _mark(self, index: int, term: int) -> None:
-        shell = self.shell
-        keep = min(shell.bounds.trailing_entries, index)
+        shell, sent = self.shell, self.sending.indexes
+        limit_bytes = self.policy.sending_bytes
+        keep = index + 1 - first_kept(shell.server, index, shell.bounds, sent, limit_bytes)
         marked: Deferred[None] = Deferred()
         shell.mark_snapshot(index, term, keep, lambda: marked.callback(None))
         await self._until(marked)
@@ -193,6 +194,10 @@ class Snapshots:
             raise NodeStopped()
 
     # Between servers, and the end.
+
+    def installed(self) -> None:
+        """A snapshot of the leader has replaced the state: the next one is counted from it."""
+        self.policy.taken(self.receiving.stored_bytes, by_policy=False)
 
     def role_changed(self, change: out.RoleChanged) -> None:
         """Go on with what the new role and term still need, and end the rest."""

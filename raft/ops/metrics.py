@@ -30,6 +30,11 @@ GAUGES = (
     ("first_index", "first_index", "The index of the log's first entry."),
     ("saved_index", "saved_index", "The index of the last entry on this node's disk."),
     ("snapshot_index", "snapshot_index", "The index that the newest snapshot reaches."),
+    ("snapshot_bytes", "snapshot_bytes", "The size of the newest snapshot, about."),
+    ("snapshot_running", "snapshot_running", "1 while a snapshot is being taken."),
+    ("snapshots_sending", "snapshots_sending", "How many peers are being sent a snapshot."),
+    ("log_bytes", "log_bytes", "The size of the log behind the newest compaction."),
+    ("oldest_log_age_seconds", "oldest_log_age_seconds", "The age of the log's oldest entry."),
     ("configuration_index", "configuration_index", "The index of the configuration in force."),
     ("uptime_seconds", "uptime_seconds", "How long the node has run."),
     ("uncommitted_bytes", "uncommitted_bytes", "The size of entries not yet committed."),
@@ -41,6 +46,8 @@ COUNTERS = (
     ("entries", "entry_count", "Entries that were given to the log."),
     ("saves", "save_count", "Saves that were given to the log; each holds many entries."),
     ("syncs", "sync_count", "Syncs of the log's files to the disk."),
+    ("snapshots", "snapshot_count", "Snapshots that were taken here."),
+    ("snapshots_failed", "snapshot_failed_count", "Snapshots that could not be taken."),
     ("proposals_refused", "refused_count", "Commands refused before they reached the log."),
 )
 """What is told of each: its name here, its name in `status()`, its line of help."""

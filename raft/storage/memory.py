@@ -153,7 +153,7 @@ class MemoryStorage:
         snapshots = durable.snapshots
         for index in [index for index in snapshots if index > durable.mark]:
             del snapshots[index]
-        snapshot = snapshots[durable.mark][0] if durable.mark else None
+        snapshot, chunks = snapshots[durable.mark] if durable.mark else (None, ())
         runs, configurations, time_us = _summary(durable)
         return Recovered(
             durable.hard_state,
@@ -163,6 +163,7 @@ class MemoryStorage:
             runs,
             configurations,
             max(time_us, snapshot.time_us if snapshot else 0),
+            sum(map(len, chunks)),
         )
 
     def start(

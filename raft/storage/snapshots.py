@@ -215,6 +215,14 @@ class SnapshotFiles:
         """Return the path of a snapshot; KeyError where there is none."""
         return os.path.join(self.directory, self._names[index])
 
+    def size_bytes(self, index: int) -> int:
+        """Return the size of a snapshot's file; KeyError where there is none."""
+        fd = self.files.open(self.path(index))
+        try:
+            return self.files.size(fd)
+        finally:
+            self.files.close(fd)
+
     def create(self, meta: SnapshotMeta) -> SnapshotWriter:
         """Begin a snapshot file under a temporary name of its own."""
         # Two may be written at once: one of this server's own and one from the leader.

@@ -292,3 +292,17 @@ def test_a_long_log_is_searched_by_terms() -> None:
     assert log.last_of_term_at_most(999_001, 1) == (1, 1)
     assert log.last_of_term_at_most(999_001, 500) == (499_001, 500)
     assert log.last_of_term_at_most(250_500, 500) == (250_500, 252)
+
+
+def test_the_longest_tail_within_a_size_begins_at_a_border_of_runs() -> None:
+    log = Log()
+    for end, size_bytes in ((11, 60_000), (21, 50_000), (31, 40_000)):
+        log.append(end, 1, size_bytes)
+    assert [log.start_within(31, size) for size in (0, 39_999, 40_000, 89_999, 90_000)] == [
+        *(31, 31, 21, 21, 11)
+    ]
+    assert [log.start_within(31, size) for size in (149_999, 150_000, 1 << 40)] == [11, 1, 1]
+    assert log.start_within(21, 49_999) == 21
+    log.compact(20)
+    assert [log.start_within(31, size) for size in (39_999, 40_000)] == [31, 21]
+    assert Log().start_within(1, 100) == 1

@@ -50,7 +50,7 @@ def test_a_result_is_never_given_for_an_entry_that_a_snapshot_discarded() -> Non
     The old leader appended entries that nobody else has. The new one's snapshot ends in the
     middle of them, with another entry there, so all of them go; then its own entries come.
     """
-    world, wire, _nodes = cluster(3, trailing_entries=0)
+    world, wire, _nodes = cluster(3, trailing_entries=0, trailing_bytes=0)
     old = leader_of(wire)
     wire.isolate(old.id)
     lost = []

@@ -47,7 +47,7 @@ class Breathing(Journal):
 
 def compacted(machine: type[Journal] = Bulky) -> tuple[World, Wire, Node, Node]:
     """Return a leader whose log begins behind what a cut-off follower has, and that follower."""
-    world, wire, nodes = cluster(3, trailing_entries=0)
+    world, wire, nodes = cluster(3, trailing_entries=0, trailing_bytes=0)
     for node in nodes.values():
         node.machine = node.replica.machine = machine()
     leader = leader_of(wire)
