@@ -19,6 +19,7 @@ from raft.core.configuration import Configuration, Member
 from raft.core.messages import Run
 from raft.core.outputs import HardState
 from raft.errors import BadCommand, RaftError
+from raft.numbering import SessionCall
 
 Value = None | bool | int | float | str | bytes | list["Value"] | dict["Value", "Value"]
 """A plain value, as MessagePack carries it. Tuples are accepted and arrive as lists."""
@@ -394,12 +395,23 @@ class IClientService(Interface):
         timeout_seconds: float,
         answer: StatedAnswer,
         with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> None:
         """Append and apply encoded `commands`, in their order, after all those before.
 
         Those not appended within `timeout_seconds` are dropped, as `Timeout`. The answer is
-        `Stated` where `with_index` asks for it and any of them was appended.
+        `Stated` where `with_index` asks for it and any of them was appended. With `session`
+        they are that session's commands, from its number on.
         """
+
+    def open_session(nonce: bytes, timeout_seconds: float) -> object:
+        """Return a Deferred of the `OpenedSession`; `nonce` is the client's own, 8 bytes."""
+
+    def keep_sessions(sessions: list[bytes], timeout_seconds: float) -> object:
+        """Return a Deferred of booleans: for each of `sessions`, whether it is there."""
+
+    def close_sessions(sessions: list[bytes], timeout_seconds: float) -> object:
+        """End `sessions`; return a Deferred of booleans, whether each was there."""
 
     def read_batch(
         queries: list[bytes], timeout_seconds: float, terms: ReadTerms, answer: StatedAnswer

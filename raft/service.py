@@ -45,10 +45,12 @@ from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
 from raft.node.refusals import refusal
 from raft.node.rescue import Rescue
+from raft.node.sessions import SessionCare, SessionEntries
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
 from raft.node.status import status_of
 from raft.node.waiters import Waiters, following
+from raft.numbering import SessionCall
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
 from raft.storage.wal import WriteAheadLog
@@ -77,7 +79,7 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
     )
 
 
-class RaftService(Service, Administration, Rescue):
+class RaftService(Service, Administration, Rescue, SessionCare):
     """One node: serves its machine's state to this process and, over AMP, to clients.
 
     Attributes:
@@ -129,6 +131,7 @@ class RaftService(Service, Administration, Rescue):
         self.waiters = Waiters(reactor)
         self.changes = Changes(self)
         self.backups = Backups(self)
+        self.session_entries = SessionEntries(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -318,41 +321,61 @@ class RaftService(Service, Administration, Rescue):
         """Whether it runs, and has not failed."""
         return bool(self.running) and self.shell.running
 
-    def write(self, command: object, timeout: float | None = None) -> Deferred[Value]:
+    def write(
+        self,
+        command: object,
+        timeout: float | None = None,
+        *,
+        session: SessionCall | None = None,
+    ) -> Deferred[Value]:
         """Replicate and apply `command`; fires with the machine's result.
 
         It has then been saved by a majority and applied here. Writes are appended in the
         order of the calls. Cancelling before the end of this reactor turn is definite:
-        nothing is appended. Later the outcome is unknown, and cancelling undoes nothing.
+        nothing is appended. Later the outcome is unknown, and cancelling undoes nothing; in
+        a session the number of what was cancelled counts as answered.
+
+        Args:
+            command: what the machine understands.
+            timeout: in seconds, 3 by default.
+            session: the command's number in a session (`open_session`): written again with
+                the same one, here or on another node, it takes effect once, and every copy has
+                the same result.
 
         Raises (as failures):
             NotLeader, ElectionInProgress, Overloaded, StorageFull, NotAppended: definitely
-                not applied.
-            Timeout: `appended` says whether the outcome is unknown. `timeout` is in
-                seconds, 3 by default.
-            OutcomeUnknown: the leadership was lost after the append.
+                not applied by this call.
+            Timeout: `appended` says whether the outcome is unknown.
+            OutcomeUnknown: the leadership was lost after the append. `StaleSequence` and
+                `ResultDropped` are the kinds of it that sessions know.
+            SessionExpired: the session has ended; not applied, if this was the first try.
             CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
         """
-        try:
-            seconds = self.checked_seconds(timeout)
-        except RaftError as error:
-            return fail(error)
-        if self.forwards:
-            return self._forward(command, seconds)
-        return self.writes.write(command, seconds)
+        return self._write(command, timeout, session, False)
 
-    def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
+    def write_indexed(
+        self,
+        command: object,
+        timeout: float | None = None,
+        *,
+        session: SessionCall | None = None,
+    ) -> Deferred[Indexed]:
         """Do as `write` does; fires with the result and the index of its entry in the log.
 
         A read with that as `min_index`, on any server, sees the write.
         """
+        return self._write(command, timeout, session, True)
+
+    def _write(
+        self, command: object, timeout: float | None, session: SessionCall | None, indexed: bool
+    ) -> Deferred[Any]:
         try:
             seconds = self.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
         if self.forwards:
-            return self._forward(command, seconds, indexed=True)
-        return self.writes.write(command, seconds, indexed=True)
+            return self._forward(command, seconds, session, indexed)
+        return self.writes.write(command, seconds, indexed, session)
 
     def checked_seconds(self, timeout: float | None) -> float:
         """Return the time that a call may take; raise where there can be none."""
@@ -363,11 +386,13 @@ class RaftService(Service, Administration, Rescue):
             raise BadCommand(f"timeout is {timeout!r}; give seconds, 0 or more")
         return seconds
 
-    def _forward(self, command: object, seconds: float, indexed: bool = False) -> Deferred[Any]:
+    def _forward(
+        self, command: object, seconds: float, session: SessionCall | None, indexed: bool
+    ) -> Deferred[Any]:
         return self.writes.forward(
             command,
             lambda payload, answer: self.forwarder.write_batch(
-                self.leader_address(), [payload], seconds, answer, indexed
+                self.leader_address(), [payload], seconds, answer, indexed, session
             ),
             indexed,
         )

@@ -30,11 +30,13 @@ PURE_STANDARD_LIBRARY = frozenset(
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.errors": (),
     "raft.core": ("raft.core", "raft.errors"),
-    "raft.interfaces": ("raft.core", "raft.errors"),
+    "raft.interfaces": ("raft.core", "raft.errors", "raft.numbering"),
+    "raft.numbering": ("raft.errors",),
     "raft.codec": ("raft.interfaces", "raft.errors"),
     "raft.storage": ("raft.storage", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.transport": (
         *("raft.transport", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
+        "raft.numbering",
         # Records are the wire's form too: the one room of storage that is no file.
         "raft.storage.records",
     ),
@@ -59,13 +61,14 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.node": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
-        *("raft.transport", "raft.members", "raft.backup"),
+        *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),
     "raft.service": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage", "raft.transport"),
+        "raft.numbering",
         # What it opens where its settings ask for it; it knows no more of it than that.
         "raft.ops.http.OpsDoor",
     ),
@@ -83,7 +86,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.members": ("raft.core.configuration", "raft.errors"),
     "raft.client": (
         *("raft.client", "raft.transport", "raft.interfaces", "raft.errors", "raft.codec"),
-        *("raft.members", "raft.backup"),
+        *("raft.members", "raft.backup", "raft.numbering"),
     ),
 }
 

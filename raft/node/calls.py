@@ -23,7 +23,8 @@ from raft.node.answers import Outcome, nobody
 from raft.node.reads import ReadBatch
 from raft.node.shell import Shell
 from raft.node.writes import Batch
-from raft.storage.records import HEADER_BYTES
+from raft.numbering import SessionCall
+from raft.storage.records import HEADER_BYTES, Kind, session_payloads
 from raft.transport.arguments import unpack_results
 
 BATCH_BYTES = 1 << 20
@@ -65,23 +66,30 @@ def tell(
 
 @define(eq=False)
 class LocalWrites:
-    """Gathers the writes of one turn into batches, each of one time-out and one kind of answer."""
+    """Gathers the writes of one turn into batches: of one time-out, session and kind of answer."""
 
     shell: Shell
     codec: Codec
     _open: Batch | None = None
-    _open_for: tuple[float, bool] = (0.0, False)
+    _open_for: tuple[float, bool, bytes] = (0.0, False, b"")
     _open_bytes: int = 0
     _waiting: list[Deferred[Value]] = Factory(list)
 
     def write(
-        self, command: object, timeout_seconds: float, indexed: bool = False
+        self,
+        command: object,
+        timeout_seconds: float,
+        indexed: bool = False,
+        session: SessionCall | None = None,
     ) -> Deferred[Any]:
         """Queue `command`; fires with its result, `indexed` with an `Indexed`."""
         try:
             payload = self.codec.encode(command)
         except RaftError as error:
             return fail(error)
+        open_for = (timeout_seconds, indexed, b"" if session is None else session.id)
+        if session is not None:
+            (payload,) = session_payloads(session.id, session.sequence, session.low_mark, [payload])
         size_bytes = len(payload) + HEADER_BYTES
         if not self.shell.running:
             return fail(NodeStopped())
@@ -91,10 +99,10 @@ class LocalWrites:
         if (
             batch is None
             or batch.taken
-            or self._open_for != (timeout_seconds, indexed)
+            or self._open_for != open_for
             or self._open_bytes + size_bytes > BATCH_BYTES
         ):
-            batch = self._begin(timeout_seconds, indexed)
+            batch = self._begin(open_for)
         payloads, waiting = batch.payloads, self._waiting
         deferred: Deferred[Value] = Deferred(partial(self._cancel, batch, payloads, waiting))
         payloads.append(payload)
@@ -102,13 +110,15 @@ class LocalWrites:
         self._open_bytes += size_bytes
         return deferred
 
-    def _begin(self, timeout_seconds: float, indexed: bool) -> Batch:
+    def _begin(self, open_for: tuple[float, bool, bytes]) -> Batch:
+        timeout_seconds, indexed, session = open_for
         waiting: list[Deferred[Value]] = []
-        batch = Batch([], self.shell.clock() + timeout_seconds, nobody)
+        kind = Kind.SESSION_COMMAND if session else Kind.COMMAND
+        batch = Batch([], self.shell.clock() + timeout_seconds, nobody, kind)
         batch.answer = partial(_finish, self.codec, waiting)
         if indexed:
             batch.answer = partial(_finish_indexed, self.codec, waiting, batch)
-        self._open, self._open_for, self._open_bytes = batch, (timeout_seconds, indexed), 0
+        self._open, self._open_for, self._open_bytes = batch, open_for, 0
         self._waiting = waiting
         self.shell.writes.queue(batch)
         self.shell.schedule()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from raft.node.answers import Outcome
 from raft.node.parts import Gathering, checked, parts_of
 from raft.node.reads import ReadBatch
 from raft.node.writes import Batch
+from raft.numbering import OpenedSession, SessionCall
+from raft.storage.records import Kind, session_payloads
 from raft.transport.arguments import pack_array
 
 if TYPE_CHECKING:
@@ -61,6 +63,16 @@ def _stating(
     return stated
 
 
+def _numbered(
+    commands: list[bytes], refused: dict[int, Outcome], session: SessionCall
+) -> list[bytes]:
+    """Return the payloads of those commands that are not refused; each keeps its number."""
+    payloads = session_payloads(session.id, session.sequence, session.low_mark, commands)
+    if not refused:
+        return payloads
+    return [payload for at, payload in enumerate(payloads) if at not in refused]
+
+
 @implementer(IClientService, IRescueService)
 @define(eq=False)
 class ClientDesk:
@@ -75,6 +87,7 @@ class ClientDesk:
         timeout_seconds: float,
         answer: StatedAnswer,
         with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> None:
         """Check, then append; or pass on to the leader where this node is set to forward."""
         node = self.node
@@ -86,17 +99,39 @@ class ClientDesk:
             packing(answer)([refused[at] for at in sorted(refused)])
         elif node.forwards and not refused:
             address = node.leader_address()
-            node.forwarder.write_batch(address, commands, timeout_seconds, answer, with_index)
+            node.forwarder.write_batch(
+                address, commands, timeout_seconds, answer, with_index, session
+            )
         else:
+            kind = Kind.COMMAND
+            if session is not None:
+                kind = Kind.SESSION_COMMAND
+                accepted = _numbered(commands, refused, session)
             batches: list[Batch] = []
             tell = _stating(answer, batches) if with_index else packing(answer)
             gathering = Gathering(tell, refused)
             parts = list(parts_of(accepted))
             # All parts are known before the first can be answered.
             takers = [gathering.part(len(part)) for part in parts]
-            batches += map(Batch, parts, repeat(deadline), takers)
+            batches += map(Batch, parts, repeat(deadline), takers, repeat(kind))
             for batch in batches:
                 node.shell.write(batch)
+
+    def open_session(self, nonce: bytes, timeout_seconds: float) -> Deferred[OpenedSession]:
+        """Open a session."""
+        return self.node.open_session(timeout_seconds, nonce)
+
+    def keep_sessions(
+        self, sessions: Sequence[bytes], timeout_seconds: float
+    ) -> Deferred[list[bool]]:
+        """Keep sessions alive."""
+        return self.node.keep_sessions(sessions, timeout_seconds)
+
+    def close_sessions(
+        self, sessions: Sequence[bytes], timeout_seconds: float
+    ) -> Deferred[list[bool]]:
+        """End sessions."""
+        return self.node.close_sessions(sessions, timeout_seconds)
 
     def read_batch(
         self, queries: list[bytes], timeout_seconds: float, terms: ReadTerms, answer: StatedAnswer

@@ -1,9 +1,9 @@
-"""Passing writes on to the leader, for nodes that are set to do so."""
+"""Passing on to the leader what only it can write, for nodes that are set to do so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from attrs import Factory, define
@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, Timeout
 from raft.interfaces import Stated, StatedAnswer
+from raft.numbering import SessionCall
 from raft.transport.arguments import pack_results
 from raft.transport.calls import ClientConnection, Results, dial
 
@@ -22,20 +23,22 @@ WAITING_BYTES = 16 << 20
 """What may wait for a connection that is being made."""
 
 
+T = TypeVar("T")
+
+
 @define(eq=False)
 class Forwarded:
-    """A batch on its way to another node."""
+    """A question on its way to another node.
 
-    commands: list[bytes]
+    `ask` asks it over a connection, with so many milliseconds left; `refuse` takes the error
+    where it cannot be asked. `deadline` is in monotonic seconds.
+    """
+
+    size_bytes: int
     deadline: float
-    answer: StatedAnswer
-    with_index: bool = False
+    ask: Callable[[ClientConnection, int], object]
+    refuse: Callable[[RaftError], object]
     timer: Any = None
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of its commands."""
-        return sum(map(len, self.commands))
 
 
 @define(eq=False)
@@ -56,26 +59,67 @@ class Forwarder:
         timeout_seconds: float,
         answer: StatedAnswer,
         with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> None:
         """Write to the node at `address`; whatever it answers is the answer."""
+
+        def ask(connection: ClientConnection, timeout_ms: int) -> None:
+            connection.write_batch(commands, timeout_ms, with_index, session).addCallbacks(
+                lambda results: answer(_stated(results)),
+                lambda failure: answer(_error(failure)),
+            )
+
+        self._pass_on(address, timeout_seconds, sum(map(len, commands)), ask, answer)
+
+    def question(
+        self,
+        address: str | None,
+        timeout_seconds: float,
+        ask: Callable[[ClientConnection, int], Deferred[T]],
+    ) -> Deferred[T]:
+        """Let `ask` ask the node at `address`; fires, or fails, with its answer."""
+        asked: Deferred[T] = Deferred()
+
+        def asking(connection: ClientConnection, timeout_ms: int) -> None:
+            ask(connection, timeout_ms).addCallbacks(
+                lambda answer: None if asked.called else asked.callback(answer),
+                lambda failure: refuse(_error(failure)),
+            )
+
+        def refuse(error: RaftError) -> None:
+            # Who cancelled has been told already.
+            if not asked.called:
+                asked.errback(error)
+
+        self._pass_on(address, timeout_seconds, 0, asking, refuse)
+        return asked
+
+    def _pass_on(
+        self,
+        address: str | None,
+        timeout_seconds: float,
+        size_bytes: int,
+        ask: Callable[[ClientConnection, int], object],
+        refuse: Callable[[RaftError], object],
+    ) -> None:
         left = timeout_seconds - HOP_SECONDS
         if not address or left <= 0:
-            answer(NotAppended("the leader cannot be reached from here in time"))
+            refuse(NotAppended("the leader cannot be reached from here in time"))
             return
         if address != self._address:
             self.close()
             self._address = address
-        batch = Forwarded(commands, self.clock() + left, answer, with_index)
+        question = Forwarded(size_bytes, self.clock() + left, ask, refuse)
         if self._connection is not None:
-            self._ask(self._connection, batch)
-        elif batch.size_bytes + sum(each.size_bytes for each in self._waiting) > WAITING_BYTES:
-            answer(Overloaded("the connection with the leader is not made yet"))
+            self._ask(self._connection, question)
+        elif size_bytes + sum(each.size_bytes for each in self._waiting) > WAITING_BYTES:
+            refuse(Overloaded("the connection with the leader is not made yet"))
         else:
-            self._wait(batch, left)
+            self._wait(question, left)
 
-    def _wait(self, batch: Forwarded, seconds: float) -> None:
-        batch.timer = self.reactor.callLater(seconds, self._expire, batch)
-        self._waiting.append(batch)
+    def _wait(self, question: Forwarded, seconds: float) -> None:
+        question.timer = self.reactor.callLater(seconds, self._expire, question)
+        self._waiting.append(question)
         if self._dialling is None:
             dialled = dial(self.reactor, self._address, DIAL_SECONDS)
             # Whoever closes meanwhile cancels it, and both are told.
@@ -83,38 +127,35 @@ class Forwarder:
             if dialling.called:
                 self._dialling = None
 
-    def _expire(self, batch: Forwarded) -> None:
-        self._waiting.remove(batch)
-        batch.answer(Timeout(False, "the connection with the leader was not made in time"))
+    def _expire(self, question: Forwarded) -> None:
+        self._waiting.remove(question)
+        question.refuse(Timeout(False, "the connection with the leader was not made in time"))
 
     def _taken(self) -> list[Forwarded]:
         taken, self._waiting = self._waiting, []
-        for batch in taken:
-            batch.timer.cancel()
+        for question in taken:
+            question.timer.cancel()
         return taken
 
     def _connected(self, connection: ClientConnection) -> None:
         self._dialling = None
         self._connection = connection
         connection.lost.addCallback(lambda _: self._lost(connection))
-        for batch in self._taken():
-            self._ask(connection, batch)
+        for question in self._taken():
+            self._ask(connection, question)
 
     def _failed(self, failure: Failure) -> None:
         self._dialling = None
-        for batch in self._taken():
-            batch.answer(NotAppended(f"the leader cannot be reached from here: {failure.value}"))
+        for question in self._taken():
+            question.refuse(NotAppended(f"the leader cannot be reached from here: {failure.value}"))
 
     def _lost(self, connection: ClientConnection) -> None:
         if self._connection is connection:
             self._connection = None
 
-    def _ask(self, connection: ClientConnection, batch: Forwarded) -> None:
-        timeout_ms = max(1, int((batch.deadline - self.clock()) * 1000))
-        connection.write_batch(batch.commands, timeout_ms, batch.with_index).addCallbacks(
-            lambda results: batch.answer(_stated(results)),
-            lambda failure: batch.answer(_error(failure)),
-        )
+    def _ask(self, connection: ClientConnection, question: Forwarded) -> None:
+        timeout_ms = max(1, int((question.deadline - self.clock()) * 1000))
+        question.ask(connection, timeout_ms)
 
     def close(self) -> None:
         """Close the connection; what is outstanding ends with its own outcome."""

@@ -75,25 +75,28 @@ class Scribe:
         """Cluster time stands still here until a leader's entries arrive."""
         self._led_since = None
 
-    def records_of(self, entry: out.Append, payloads: list[bytes]) -> bytes:
-        """Return the records of `entry`; `payloads` are its commands, where it is Proposed."""
+    def records_of(self, entry: out.Append, payloads: list[bytes], kind: int = 1) -> bytes:
+        """Return the records of `entry`.
+
+        `payloads` are its commands, all of one `kind`, where it is Proposed.
+        """
         if isinstance(entry, out.Replicated):
             first, end, records = self._arrivals[entry.arrival]
             begin = offset_of(records, first, entry.start) if entry.start > first else 0
             stop = offset_of(records, first, entry.end) if entry.end < end else len(records)
             return records[begin:stop]
-        time_us = self._now_us()
+        time_us = self.now_us()
         if isinstance(entry, out.Proposed):
             return encode_commands(
-                entry.start, entry.term, time_us, payloads[: entry.end - entry.start]
+                entry.start, entry.term, time_us, payloads[: entry.end - entry.start], kind
             )
         if isinstance(entry, out.NoOp):
             return encode(entry.index, entry.term, time_us, Kind.NO_OP, self.seed())
         payload = encode_configuration(entry.configuration)
         return encode(entry.index, entry.term, time_us, Kind.CONFIGURATION, payload)
 
-    def _now_us(self) -> int:
-        """Return the cluster's time.
+    def now_us(self) -> int:
+        """Return the cluster's time, in microseconds.
 
         Who does not lead lets it stand: the first entry must be the same on all founders.
         """

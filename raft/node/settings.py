@@ -8,6 +8,7 @@ from raft.core.configuration import Member
 from raft.core.server import Options
 from raft.errors import BadConfiguration
 from raft.node.bounds import Bounds
+from raft.storage.records import SessionLimits
 from raft.storage.wal import SEGMENT_SIZE_BYTES
 from raft.transport.clients import ClientLimits
 from raft.transport.endpoints import require_private
@@ -32,6 +33,8 @@ class NodeSettings:
         forward: pass clients' writes on to the leader instead of naming it.
         allow_plaintext: listen without TLS on more than loopback and Unix sockets.
         timeout_seconds: of `write` and `read` where a call names none.
+        session_limits: what the sessions of the cluster are bounded by while this node leads,
+            from the next session on that is opened.
     """
 
     id: str
@@ -49,6 +52,7 @@ class NodeSettings:
     options: Options = Options()
     bounds: Bounds = Bounds()
     client_limits: ClientLimits = ClientLimits()
+    session_limits: SessionLimits = SessionLimits()
 
 
 def check_settings(settings: NodeSettings) -> None:

@@ -417,10 +417,10 @@ class Shell:
         )
 
     def _records_of(self, entry: out.Append) -> bytes:
-        payloads: list[bytes] = []
         if isinstance(entry, out.Proposed):
-            payloads = self.writes.proposed[entry.request].payloads
-        return self.scribe.records_of(entry, payloads)
+            group = self.writes.proposed[entry.request]
+            return self.scribe.records_of(entry, group.payloads, group.kind)
+        return self.scribe.records_of(entry, [])
 
     def _answer(self, outputs: out.Outputs) -> None:
         for accepted in outputs.accepted:

@@ -17,8 +17,9 @@ from attrs import Factory, define
 from raft.errors import InvariantViolated, OutcomeUnknown, RaftError, Superseded, Timeout
 from raft.node.answers import Answered, Answers, Outcome, nobody
 from raft.node.deadlines import Deadlines
-from raft.storage.records import HEADER_BYTES
+from raft.storage.records import HEADER_BYTES, Kind
 
+COMMAND: Final = Kind.COMMAND.value
 GROUP_BYTES: Final = 64 << 10
 """The most that is joined to one proposal; the core's log joins sizes up to as much."""
 
@@ -34,6 +35,8 @@ class Batch:
     payloads: list[bytes]
     deadline: float
     answer: Answered
+    kind: int = COMMAND
+    """Of its entries, as their records say; all of one kind."""
     taken: bool = False
     """Its commands are fixed: the step that appends them has begun."""
     start: int = 0
@@ -78,24 +81,31 @@ class Group:
         return [payload for batch in self.batches for payload in batch.payloads]
 
     @property
+    def kind(self) -> int:
+        """What their entries are; the same for all of them."""
+        return self.batches[0].kind
+
+    @property
     def count(self) -> int:
         """How many commands there are."""
         return sum(len(batch.payloads) for batch in self.batches)
 
 
 def groups_of(batches: list[Batch]) -> list[Group]:
-    """Join batches, in order, to groups of at most GROUP_BYTES, or of one batch.
+    """Join batches of one kind, in order, to groups of at most GROUP_BYTES, or of one batch.
 
     What a proposal costs the core and the scribe is so paid for a turn's boxes together, and
     not for each: a thousand clients with one write each are the rule, not the exception.
     """
     groups: list[Group] = []
+    kind = -1
     for batch in batches:
         size_bytes = batch.size_bytes
-        if groups and groups[-1].size_bytes + size_bytes <= GROUP_BYTES:
+        if batch.kind == kind and groups[-1].size_bytes + size_bytes <= GROUP_BYTES:
             groups[-1].batches.append(batch)
             groups[-1].size_bytes += size_bytes
         else:
+            kind = batch.kind
             groups.append(Group([batch], size_bytes))
     return groups
 

@@ -16,7 +16,13 @@ from twisted.protocols import amp
 
 from raft import errors
 from raft.core.configuration import Configuration, Member
-from raft.storage.records import BadRecord, decode_configuration, encode_configuration
+from raft.storage.records import (
+    BadRecord,
+    decode_configuration,
+    decode_sessions,
+    encode_configuration,
+    encode_sessions,
+)
 from raft.transport.boxes import gather, spread
 
 NUMBER_END: Final = 1 << 63
@@ -189,6 +195,30 @@ def unpack_plain(packed: bytes) -> Any:
         return _plain_decode(packed)
     except _UNREADABLE as error:
         raise BadValue(f"no MessagePack: {error}") from error
+
+
+def pack_sessions(sessions: Sequence[bytes]) -> bytes:
+    """Return sessions' ids as `KeepSessions` takes them, and as a log entry names them."""
+    return encode_sessions(sessions)
+
+
+def unpack_sessions(packed: bytes) -> list[bytes]:
+    """Return the ids of at most 1,000 sessions; raise `BadValue` where there are none."""
+    try:
+        return decode_sessions(packed)
+    except BadRecord as error:
+        raise BadValue(str(error)) from error
+
+
+_present_decoder = msgspec.msgpack.Decoder(list[bool])
+
+
+def unpack_present(packed: bytes) -> list[bool]:
+    """Return for each session whether it is there; raise `BadValue` where it says nothing."""
+    try:
+        return _present_decoder.decode(packed)
+    except _UNREADABLE as error:
+        raise BadValue(f"no array of booleans: {error}") from error
 
 
 class _MemberForm(msgspec.Struct, frozen=True):

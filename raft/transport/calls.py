@@ -25,12 +25,15 @@ from raft.errors import (
     Timeout,
 )
 from raft.interfaces import ReadTerms
+from raft.numbering import SESSION_BYTES, OpenedSession, SessionCall
 from raft.transport import commands
 from raft.transport.arguments import (
     BadValue,
     Result,
     error_from_description,
     pack_commands,
+    pack_sessions,
+    unpack_present,
     unpack_results,
 )
 from raft.transport.boxes import (
@@ -154,12 +157,18 @@ class ClientConnection(BoxConnection):
         )
 
     def write_batch(
-        self, commands: Sequence[bytes], timeout_ms: int, with_index: bool = False
+        self,
+        commands: Sequence[bytes],
+        timeout_ms: int,
+        with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> Deferred[Results]:
         """Write encoded commands; fires with a result or a `RaftError` for each, in order.
 
         They are appended in the order of all writes on this connection. `timeout_ms` is
         how long the node may take to append them. `with_index` asks for the `last_index`.
+        With `session` they have the numbers from `session.sequence` on, and may be sent
+        again with the same ones.
 
         Raises (as failures):
             OutcomeUnknown: the connection broke, or the answer made no sense.
@@ -167,7 +176,56 @@ class ClientConnection(BoxConnection):
             RaftError: what the node answered to the whole batch, `NotLeader` above all.
         """
         word = pair(b"with_index", b"True") if with_index else b""
+        if session is not None:
+            word += _numbers(session)
         return self._batch(_WRITE, b"commands", commands, timeout_ms, word)
+
+    def open_session(self, nonce: bytes, timeout_ms: int) -> Deferred[OpenedSession]:
+        """Open a session; `nonce` is 8 random bytes.
+
+        Asking again is safe: it opens another one, and that which nobody uses expires.
+        Fails as `call` does, and with `NotLeader` above all.
+        """
+        asked = self.call(
+            commands.OpenSession,
+            timeout_ms / 1000 + GRACE_SECONDS,
+            nonce=nonce,
+            timeout_ms=timeout_ms,
+        )
+        return asked.addCallback(_opened)
+
+    def keep_sessions(self, sessions: Sequence[bytes], timeout_ms: int) -> Deferred[list[bool]]:
+        """Keep sessions that are not used; fires with whether each of them is there.
+
+        At most 1,000 of them. Asking again is safe.
+        """
+        return self._ask_of_sessions(commands.KeepSessions, sessions, timeout_ms)
+
+    def close_sessions(self, sessions: Sequence[bytes], timeout_ms: int) -> Deferred[list[bool]]:
+        """End sessions; fires with whether each of them was there. Asking again is safe."""
+        return self._ask_of_sessions(commands.CloseSessions, sessions, timeout_ms)
+
+    def _ask_of_sessions(
+        self, question: type[Question], sessions: Sequence[bytes], timeout_ms: int
+    ) -> Deferred[list[bool]]:
+        count = len(sessions)
+
+        def read(answer: dict[str, Any]) -> list[bool]:
+            try:
+                present = unpack_present(answer["present"])
+            except BadValue as error:
+                raise NotAppended(f"the answer makes no sense: {error}") from error
+            if len(present) != count:
+                raise NotAppended(f"the node told of {len(present)} sessions, not of {count}")
+            return present
+
+        asked = self.call(
+            question,
+            timeout_ms / 1000 + GRACE_SECONDS,
+            sessions=pack_sessions(sessions),
+            timeout_ms=timeout_ms,
+        )
+        return asked.addCallback(read)
 
     def read_batch(
         self, queries: Sequence[bytes], timeout_ms: int, terms: ReadTerms | None = None
@@ -307,6 +365,23 @@ def _pairs(terms: ReadTerms) -> bytes:
         # Rounded down: never older than is wanted.
         pairs += pair(b"max_age_ms", b"%d" % int(terms.max_age_seconds * 1000))
     return pairs
+
+
+def _numbers(session: SessionCall) -> bytes:
+    """Return the pairs of a `Write` that place its commands in a session."""
+    return b"%b%b%b" % (
+        pair(b"session", session.id),
+        pair(b"first_sequence", b"%d" % session.sequence),
+        pair(b"low_mark", b"%d" % session.low_mark),
+    )
+
+
+def _opened(answer: dict[str, Any]) -> OpenedSession:
+    session, results = answer["session"], answer["results"]
+    if len(session) != SESSION_BYTES or results < 1:
+        raise NotAppended("the answer makes no sense: it names no session")
+    seconds = answer["timeout_us"] / 1_000_000
+    return OpenedSession(session, seconds, results, answer["results_bytes"])
 
 
 def _results(box: Box, count: int) -> Results:

@@ -33,6 +33,8 @@ _OPTIONAL_BOOLEAN = _argument(amp.Boolean, optional=True)
 _INTEGER = _argument(amp.Integer)
 _OPTIONAL_INTEGER = _argument(amp.Integer, optional=True)
 _OPTIONAL_FLOAT = _argument(amp.Float, optional=True)
+_STRING = _argument(amp.String)
+_OPTIONAL_STRING = _argument(amp.String, optional=True)
 _UNICODE = _argument(amp.Unicode)
 _OPTIONAL_UNICODE = _argument(amp.Unicode, optional=True)
 _LARGE_BYTES = LargeBytes()
@@ -243,14 +245,60 @@ class Write(Question):
     `results` is a MessagePack array of as many pairs: `["", result]`, or `[code, facts]`
     with a code of `raft.errors`. What has not been appended within `timeout_ms` is dropped.
     Where `with_index` is true, `index` is the log index of the last command appended.
+
+    Where `session` is there, the commands have the numbers `first_sequence`,
+    `first_sequence` + 1 and so on in that session (16 bytes, as `OpenSession` answers), and
+    `low_mark` is the lowest number for which the client has no answer yet. The box may be
+    sent again, to any node: each command takes effect once.
     """
 
     arguments: ClassVar = [
         (b"commands", _LARGE_BYTES),
         (b"timeout_ms", _OPTIONAL_INTEGER),
         (b"with_index", _OPTIONAL_BOOLEAN),
+        (b"session", _OPTIONAL_STRING),
+        (b"first_sequence", _OPTIONAL_INTEGER),
+        (b"low_mark", _OPTIONAL_INTEGER),
     ]
     response: ClassVar = [(b"results", _LARGE_BYTES), (b"index", _OPTIONAL_INTEGER)]
+
+
+@_question
+class OpenSession(Question):
+    """Open a session, within which a command takes effect once, however often it is sent.
+
+    `nonce` is 8 random bytes of the client. A question that is repeated opens another
+    session; the one that nobody uses expires. The session ends `timeout_us` microseconds of
+    the cluster's time after its last command or keep-alive; `results` results are kept for it,
+    and `results_bytes` bytes of them.
+    """
+
+    arguments: ClassVar = [(b"nonce", _STRING), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [
+        (b"session", _STRING),
+        (b"timeout_us", _INTEGER),
+        (b"results", _INTEGER),
+        (b"results_bytes", _INTEGER),
+    ]
+
+
+@_question
+class KeepSessions(Question):
+    """Keep sessions that are not used; tell for each whether it is there.
+
+    `sessions` is a MessagePack array of at most 1,000 ids, `present` of as many booleans.
+    """
+
+    arguments: ClassVar = [(b"sessions", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [(b"present", _LARGE_BYTES)]
+
+
+@_question
+class CloseSessions(Question):
+    """End sessions; tell for each whether it was there. As in `KeepSessions`."""
+
+    arguments: ClassVar = [(b"sessions", _LARGE_BYTES), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [(b"present", _LARGE_BYTES)]
 
 
 @_question
@@ -366,6 +414,9 @@ class EndBackup(Question):
 QUESTIONS: Final[tuple[type[Question], ...]] = (
     Hello,
     Write,
+    OpenSession,
+    KeepSessions,
+    CloseSessions,
     Read,
     Status,
     Leader,

@@ -19,6 +19,8 @@ from twisted.python.failure import Failure
 
 from raft.errors import BadCommand, RaftError, Refused
 from raft.interfaces import PLAIN_TERMS, IRescueService, ReadTerms, Stated
+from raft.numbering import OpenedSession, SessionCall
+from raft.storage.records import NONCE_BYTES
 from raft.transport import commands
 from raft.transport.arguments import (
     BadValue,
@@ -26,6 +28,7 @@ from raft.transport.arguments import (
     pack_plain,
     unpack_commands,
     unpack_members,
+    unpack_sessions,
 )
 from raft.transport.boxes import (
     BOX_KEYS,
@@ -132,6 +135,7 @@ class ClientServer(BoxConnection):
             items = unpack_commands(packed)
             timeout_seconds = self._timeout_seconds(box)
             terms, stated = _terms(box) if key == b"queries" else (None, b"with_index" in box)
+            session = _session(box) if b"session" in box else None
         except (KeyError, BadValue, BadCommand) as error:
             self._answer_error(ask, BadCommand(f"{key.decode()}: {_text(error)}"))
             return
@@ -141,6 +145,9 @@ class ClientServer(BoxConnection):
         try:
             if terms is not None:
                 self._service.read_batch(items, timeout_seconds, terms, answer)
+            elif session is not None:
+                with_index = box.get(b"with_index") == b"True"
+                self._service.write_batch(items, timeout_seconds, answer, with_index, session)
             elif stated:
                 with_index = box[b"with_index"] == b"True"
                 self._service.write_batch(items, timeout_seconds, answer, with_index)
@@ -307,6 +314,14 @@ def _terms(box: Box) -> tuple[ReadTerms, bool]:
     return ReadTerms(text, _whole(b"min_index", index or b"0"), age), True
 
 
+def _session(box: Box) -> SessionCall:
+    """Return where the commands of a write belong; raise where that is not whole."""
+    sequence, low_mark = box[b"first_sequence"], box[b"low_mark"]
+    return SessionCall(
+        box[b"session"], _whole(b"first_sequence", sequence), _whole(b"low_mark", low_mark)
+    )
+
+
 def _whole(name: bytes, text: bytes) -> int:
     if not text.isdigit() or len(text) > 19:
         raise BadValue(f"{name.decode()} is {text[:40]!r}, not a whole number")
@@ -353,9 +368,43 @@ def _rescue(service: Any) -> Any:
     return found
 
 
+def _open_session(service: Any, arguments: dict[str, Any], seconds: float) -> Any:
+    nonce = arguments["nonce"]
+    if len(nonce) != NONCE_BYTES:
+        raise BadCommand(f"nonce has {len(nonce)} bytes; draw {NONCE_BYTES} random ones")
+    return service.open_session(nonce, seconds)
+
+
+def _keep_sessions(service: Any, arguments: dict[str, Any], seconds: float) -> Any:
+    return service.keep_sessions(_sessions(arguments), seconds)
+
+
+def _close_sessions(service: Any, arguments: dict[str, Any], seconds: float) -> Any:
+    return service.close_sessions(_sessions(arguments), seconds)
+
+
+def _sessions(arguments: dict[str, Any]) -> list[bytes]:
+    try:
+        return unpack_sessions(arguments["sessions"])
+    except BadValue as error:
+        raise BadCommand(f"sessions: {error}") from error
+
+
+def _as_opened(opened: OpenedSession) -> dict[str, Any]:
+    return {
+        "session": opened.id,
+        "timeout_us": round(opened.timeout_seconds * 1_000_000),
+        "results": opened.results,
+        "results_bytes": opened.results_bytes,
+    }
+
+
 _ANSWERERS: Final[dict[bytes, _Answerer]] = {
     b"Status": (commands.Status, lambda service, _arguments, _seconds: service.status()),
     b"Leader": (commands.Leader, lambda service, _arguments, _seconds: service.leader()),
+    b"OpenSession": (commands.OpenSession, _open_session),
+    b"KeepSessions": (commands.KeepSessions, _keep_sessions),
+    b"CloseSessions": (commands.CloseSessions, _close_sessions),
     b"SetConfiguration": (commands.SetConfiguration, _set_configuration),
     b"GetEntry": (
         commands.GetEntry,
@@ -387,6 +436,9 @@ _ANSWERERS: Final[dict[bytes, _Answerer]] = {
 _SHAPES: Final[dict[bytes, Callable[[Any], dict[str, Any]]]] = {
     b"Status": lambda status: {"status": pack_plain(status)},
     b"Leader": lambda found: {"leader": found[0] or "", "address": found[1] or ""},
+    b"OpenSession": _as_opened,
+    b"KeepSessions": lambda present: {"present": pack_plain(present)},
+    b"CloseSessions": lambda present: {"present": pack_plain(present)},
     b"SetConfiguration": lambda _: {},
     b"GetEntry": lambda entry: {"entry": pack_plain(entry)},
     b"TransferLeadership": lambda leader: {"leader": leader or ""},

@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 from raft import errors
 from raft.core.configuration import Member
 from raft.interfaces import IClientService, ReadTerms, Stated
+from raft.numbering import OpenedSession, SessionCall
 from raft.transport import calls, commands
 from raft.transport.arguments import (
     pack_commands,
@@ -41,6 +42,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[bytes], float]] = []
+        self.sessions: list[SessionCall | None] = []
         self.reads: list[tuple[list[bytes], float, ReadTerms]] = []
         self.age_seconds = 0.0421
         self.held: list[Callable[[Any], None]] | None = None
@@ -48,9 +50,15 @@ class Echo:
         self.raises: Exception | None = None
 
     def write_batch(
-        self, commands: list[bytes], timeout_seconds: float, answer: Any, with_index: bool = False
+        self,
+        commands: list[bytes],
+        timeout_seconds: float,
+        answer: Any,
+        with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> None:
         self.batches.append((commands, timeout_seconds))
+        self.sessions.append(session)
         if self.raises is not None:
             raise self.raises
         if self.held is not None:
@@ -67,6 +75,18 @@ class Echo:
             answer(Stated(pack_results(queries), 12, self.age_seconds))
             return
         answer(pack_results([queries[0], *(errors.CommandError("no", "n/a") for _ in queries[1:])]))
+
+    def open_session(self, nonce: bytes, timeout_seconds: float) -> object:
+        self.asked.append((nonce, timeout_seconds))
+        return OpenedSession(bytes(8) + nonce, 3600.0, 1000, 1 << 20)
+
+    def keep_sessions(self, sessions: list[bytes], timeout_seconds: float) -> object:
+        self.asked.append(("keep", sessions, timeout_seconds))
+        return [each != bytes(16) for each in sessions]
+
+    def close_sessions(self, sessions: list[bytes], timeout_seconds: float) -> object:
+        self.asked.append(("close", sessions, timeout_seconds))
+        return [True for _ in sessions]
 
     def status(self) -> object:
         if self.raises is not None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.protocols import amp
 
 from raft.core import messages as m
 from raft.core.configuration import Configuration, Member
+from raft.numbering import SessionCall
 from raft.transport import boxes, commands, incoming, outgoing, wire
+from raft.transport.calls import ClientConnection
 from raft.transport.clients import ClientLimits
 from raft.transport.greeting import Identity, encode_answer, encode_greeting
 from raft.transport.peers import PeerLimits
@@ -21,7 +26,26 @@ GOLDEN = HERE / "golden_boxes.txt"
 APPEND = m.AppendEntries(3, 7, 2, m.Entries(8), 6, 41)
 IDENTITY = Identity("cluster", "a", "i-a", "tcp:10.0.0.1:7000")
 
+SESSION = bytes(range(16))
+
+
+def asked(ask: Callable[[ClientConnection], object]) -> bytes:
+    """Return the box with which a client asks."""
+    connection, transport = ClientConnection(Clock()), StringTransport()
+    connection.makeConnection(transport)
+    ask(connection)
+    connection.flush()
+    return transport.value()
+
+
 BOXES = {
+    "Write": asked(lambda client: client.write_batch([b"one", b"two"], 1500)),
+    "WriteInSession": asked(
+        lambda client: client.write_batch([b"one"], 1500, True, SessionCall(SESSION, 700, 698))
+    ),
+    "OpenSession": asked(lambda client: client.open_session(b"\0nonce\xff\1", 1500)),
+    "KeepSessions": asked(lambda client: client.keep_sessions([SESSION, SESSION], 1500)),
+    "CloseSessions": asked(lambda client: client.close_sessions([SESSION], 1500)),
     "Hello": encode_greeting(IDENTITY, "peer", "b", b"1"),
     "HelloAnswer": encode_answer(IDENTITY, b"1"),
     "PreVote": wire.encode(m.PreVote(4, 10, 3)),
