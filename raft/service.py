@@ -49,6 +49,7 @@ from raft.node.sessions import SessionCare, SessionEntries
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
 from raft.node.status import status_of
+from raft.node.switching import Switching
 from raft.node.waiters import Waiters, following
 from raft.numbering import SessionCall
 from raft.replica import Replica
@@ -167,7 +168,11 @@ class RaftService(Service, Administration, Rescue, SessionCare):
     def _start(self, directory: DataDirectory) -> None:
         settings, found = self.settings, directory.identity
         self.identity = Identity(
-            found.cluster_id, found.server_id, found.incarnation, settings.peer_address
+            found.cluster_id,
+            found.server_id,
+            found.incarnation,
+            settings.peer_address,
+            (self.replica.versions.oldest, self.replica.versions.newest),
         )
         self.storage = self._make_storage(settings, found.incarnation)
         recovered = self.storage.recover()
@@ -176,6 +181,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
         rng = random.Random(secrets.randbits(128))
         self.members = Members(self)
+        self.switching = Switching(self)
         self.network = PeerNetwork(
             self.reactor,
             self.identity,
@@ -559,6 +565,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         """A turn is over: write the answers, follow the members, wake who waits."""
         if self.shell.running:
             self.members.follow()
+            self.switching.follow()
         self.listener.flush()
         self.waiters.look()
 

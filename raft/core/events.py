@@ -100,6 +100,17 @@ class PinIncarnations:
 
 
 @frozen
+class Unfit:
+    """`server`, which is joining, cannot become a voter, for `reason`: give the change up.
+
+    Ignored where it does not catch up here: tell it again later.
+    """
+
+    server: str
+    reason: str
+
+
+@frozen
 class Unreachable:
     """What was last sent to `peer` may be lost: probe it before sending more [RULES L7]."""
 
@@ -137,6 +148,7 @@ Event = (
     | Bootstrap
     | ChangeConfiguration
     | PinIncarnations
+    | Unfit
     | Unreachable
     | SnapshotSaved
     | SnapshotSent

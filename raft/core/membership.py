@@ -27,7 +27,7 @@ from raft.core.progress import Pace, Progress
 from raft.core.roles import CatchUp, Leader
 
 if TYPE_CHECKING:
-    from raft.core.events import ChangeConfiguration, PinIncarnations
+    from raft.core.events import ChangeConfiguration, PinIncarnations, Unfit
     from raft.core.server import Server
 
 CATCH_UP_ROUNDS = 10
@@ -250,6 +250,17 @@ def _end_catching_up(server: Server, leader: Leader) -> None:
     if server.now - leader.blocked_since >= patience_seconds:
         reason = f"too few of the voters that are to be were heard for {patience_seconds:g} s"
         _abandon(server, leader, min(silent), reason)
+
+
+def unfit(server: Server, event: Unfit) -> None:
+    """Give up the change because of a newcomer that must not vote, however well it keeps up."""
+    leader = server.state
+    if (
+        isinstance(leader, Leader)
+        and event.server in server.configuration.newcomers
+        and may_change(server)
+    ):
+        _abandon(server, leader, event.server, event.reason)
 
 
 def _why_hopeless(server: Server, catching_up: CatchUp) -> str | None:

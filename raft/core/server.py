@@ -274,6 +274,8 @@ class Server:
                 membership.change(self, event)
             case ev.PinIncarnations():
                 membership.pin(self, event)
+            case ev.Unfit():
+                membership.unfit(self, event)
             case ev.Unreachable():
                 replication.unreachable(self, event.peer)
             case ev.SnapshotSaved():

@@ -65,6 +65,9 @@ class Members:
                 f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
                 f"not {greeting.incarnation}; {REMEDY}"
             )
+        reason = self.node.switching.objection(greeting)
+        if reason is not None:
+            return reason
         if member is None and len(self.heard) >= MOST_HEARD:
             # Whoever can dial could otherwise fill this node's memory with names.
             return None

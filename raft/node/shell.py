@@ -32,6 +32,7 @@ from raft.core.server import Options, Server
 from raft.errors import (
     InvariantViolated,
     NodeStopped,
+    NotAppended,
     OutcomeUnknown,
     Overloaded,
     RaftError,
@@ -52,7 +53,7 @@ from raft.node.snapshot_policy import SnapshotPolicy
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes, groups_of
 from raft.replica import Replica
-from raft.storage.records import BadRecord, decode
+from raft.storage.records import BadRecord, Kind, decode
 from raft.transport.wire import SnapshotChunk
 
 _log = Logger()
@@ -329,6 +330,8 @@ class Shell:
 
     def _propose(self) -> None:
         queued = self.writes.take_queued()
+        if queued and self.replica.versions.is_behind:
+            queued = self._only_switch(queued)
         if not queued:
             return
         refused: RaftError | None = None
@@ -343,6 +346,14 @@ class Shell:
             self._number += 1
             self.writes.proposed[self._number] = group
             self._events.append(ev.Propose(self._number, group.count, group.size_bytes))
+
+    def _only_switch(self, queued: list[Batch]) -> list[Batch]:
+        """Return the switch to a version that the machine can; refuse all else till then."""
+        switch = [batch for batch in queued if batch.kind == Kind.VERSION]
+        oldest = self.replica.versions.oldest
+        error = NotAppended(f"all members must first be connected, and can version {oldest}")
+        self._refuse([batch for batch in queued if batch not in switch], error)
+        return switch
 
     def _refuse(self, batches: list[Batch], error: RaftError) -> None:
         for batch in batches:

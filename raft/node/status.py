@@ -15,8 +15,10 @@ def status_of(node: RaftService) -> dict[str, object]:
     """Return what `node` knows of itself and its cluster.
 
     Indexes and terms are numbers; `members` lists all members, with what a leader knows of
-    their progress; `target` names those that are to be while a change is under way; times are
-    in seconds, sizes in bytes.
+    their progress; `target` names those that are to be while a change is under way. Of the
+    machine, `machine_version` is in force, `machine_versions` are the oldest and the newest that a
+    server can, and `switch_waits_for` names the members that cannot the newest, or are not
+    connected. Times are in seconds, sizes in bytes.
     """
     if not node.serves:
         return {"id": node.id, "role": "stopped", "failure": _failure(node)}
@@ -42,6 +44,9 @@ def status_of(node: RaftService) -> dict[str, object]:
         "target": [member.id for member in server.configuration.target],
         "removed": node.members.is_removed,
         "members": _members(node),
+        "machine_version": node.replica.versions.active,
+        "machine_versions": list(node.switching.span_of(node.id) or ()),
+        "switch_waits_for": node.switching.waits_for,
         "uptime_seconds": round(node.clock() - node.started_at, 3),
         "cluster_time": node.replica.last_time_us / 1_000_000,
         "log_bytes": log.size_bytes(log.first_index, log.last_index + 1),
@@ -90,6 +95,8 @@ def _members(node: RaftService) -> list[dict[str, object]]:
             "incarnation": member.incarnation,
             "connected": member.id == node.id or node.network.is_connected(member.id),
         }
+        span = node.switching.span_of(member.id)
+        row["machine_versions"] = list(span) if span else None
         if leader is not None:
             progress = leader.progress.get(member.id)
             row["match_index"] = server.match_index(member.id)

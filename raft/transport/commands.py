@@ -77,7 +77,8 @@ class Hello(Question):
     The first command on a connection between servers, in the direction of the dial; a client
     may leave it out. `role` is `peer` or `client`. `cluster_id` may be empty on a server that
     belongs to no cluster yet, and on a client that does not care. `target` is the id of the
-    server meant, or empty. `address` is where the speaker can be dialled, or empty.
+    server meant, or empty. `address` is where the speaker can be dialled, or empty. Of a server
+    whose machine has versions, `oldest_machine` and `newest_machine` are those that it can.
     """
 
     arguments: ClassVar = [
@@ -88,12 +89,16 @@ class Hello(Question):
         (b"role", _UNICODE),
         (b"target", _OPTIONAL_UNICODE),
         (b"address", _OPTIONAL_UNICODE),
+        (b"oldest_machine", _OPTIONAL_INTEGER),
+        (b"newest_machine", _OPTIONAL_INTEGER),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),
         (b"cluster_id", _UNICODE),
         (b"server_id", _UNICODE),
         (b"incarnation", _UNICODE),
+        (b"oldest_machine", _OPTIONAL_INTEGER),
+        (b"newest_machine", _OPTIONAL_INTEGER),
     ]
 
 

@@ -27,12 +27,14 @@ class Identity:
     """Who this server is; `cluster_id` is empty until it belongs to a cluster.
 
     `address` is where peers dial it: a server that knows no members yet answers there.
+    `versions` are the oldest and the newest version that its machine can.
     """
 
     cluster_id: str
     server_id: str
     incarnation: str
     address: str = ""
+    versions: tuple[int, int] = (1, 1)
 
 
 @frozen
@@ -40,7 +42,8 @@ class Greeting:
     """What the other side said of itself in its handshake, before it is believed.
 
     `role` is `peer` or `client`. `target` is whom it meant to reach, or empty. `address` is
-    where it can be dialled, or empty.
+    where it can be dialled, or empty. `versions` are the oldest and the newest version that its
+    machine can.
     """
 
     version: int
@@ -50,6 +53,7 @@ class Greeting:
     role: str = "peer"
     target: str = ""
     address: str = ""
+    versions: tuple[int, int] = (1, 1)
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -62,13 +66,14 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
             (b"role", role.encode()),
             (b"target", target.encode()),
             (b"address", identity.address.encode()),
+            *_versions(identity),
         ]
     )
 
 
 def encode_answer(identity: Identity, ask: bytes) -> bytes:
     """Return the box that answers a `Hello` asked under the tag `ask`."""
-    return encode_box([(b"_answer", ask), *_names(identity)])
+    return encode_box([(b"_answer", ask), *_names(identity), *_versions(identity)])
 
 
 def encode_refusal(reason: str, ask: bytes) -> bytes:
@@ -91,24 +96,42 @@ def _names(identity: Identity) -> list[tuple[bytes, bytes]]:
     ]
 
 
+def _versions(identity: Identity) -> list[tuple[bytes, bytes]]:
+    """Return what is said of the machine: nothing where it can version 1 alone."""
+    oldest, newest = identity.versions
+    if newest == 1:
+        return []
+    return [(b"oldest_machine", b"%d" % oldest), (b"newest_machine", b"%d" % newest)]
+
+
 def read_greeting(box: Box) -> Greeting:
     """Return the greeting in a `Hello` or in the answer to one.
 
     Raises:
         BadMessage: a key is missing or unreadable.
     """
-    version = _text(box, b"version")
-    if not version.isascii() or not version.isdigit() or len(version) > 9:
-        raise BadMessage(f"Hello: version is {version!r}, not a number")
+    versions = (1, 1)
+    if b"newest_machine" in box:
+        versions = _number(box, b"oldest_machine"), _number(box, b"newest_machine")
+        if not 1 <= versions[0] <= versions[1]:
+            raise BadMessage(f"Hello: a machine of versions {versions[0]} to {versions[1]}")
     return Greeting(
-        int(version),
+        _number(box, b"version"),
         _text(box, b"cluster_id"),
         _text(box, b"server_id"),
         _text(box, b"incarnation"),
         _text(box, b"role") if b"role" in box else "peer",
         _text(box, b"target") if b"target" in box else "",
         _text(box, b"address", ADDRESS_BYTES) if b"address" in box else "",
+        versions,
     )
+
+
+def _number(box: Box, key: bytes) -> int:
+    text = _text(box, key)
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise BadMessage(f"Hello: {key.decode()} is {text!r}, not a number")
+    return int(text)
 
 
 def _text(box: Box, key: bytes, limit_bytes: int = NAME_BYTES) -> str:

@@ -54,7 +54,11 @@ class _Ordered:
 
 
 class Outgoing(BoxConnection):
-    """A dialled connection: greets, then only sends."""
+    """A dialled connection: greets, then only sends.
+
+    Attributes:
+        answer: what the other side said of itself, once it has answered well.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Outgoing(BoxConnection):
         `opened` is called when the connection stands, `greeted` when `peer` has answered well.
         """
         super().__init__(BoxParser(HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS), counters)
+        self.answer: Greeting | None = None
         self._peer = peer
         self._identity = identity
         self._judge = judge
@@ -106,6 +111,7 @@ class Outgoing(BoxConnection):
             self._refuse(f"refused: {reason}")
             return
         self.is_greeted = True
+        self.answer = answer
         self._greeted()
 
     def _refuse(self, reason: str) -> None:

@@ -217,6 +217,12 @@ class PeerNetwork:
         link = self._links.get(peer)
         return link is not None and link.ready is not None
 
+    def greeting_of(self, peer: str) -> Greeting | None:
+        """Return what `peer` said of itself on the connection that stands; None without one."""
+        link = self._links.get(peer)
+        connection = link.ready if link is not None else None
+        return connection.answer if connection is not None else None
+
     def _open_connection(self, link: Link) -> Outgoing:
         connection = Outgoing(
             link.peer,

@@ -15,6 +15,7 @@ from raft.core.events import (
     SnapshotSaved,
     SnapshotSent,
     TransferLeadership,
+    Unfit,
 )
 from raft.core.membership import CATCH_UP_ROUNDS
 from raft.core.messages import (
@@ -574,6 +575,33 @@ def test_a_newcomer_that_dies_while_others_catch_up_is_not_promoted(after: str) 
     assert not server.configuration.is_joint
     wait(server, PATIENCE + 1, "d")
     assert server.configuration == configuration("abc")
+
+
+def test_an_unfit_newcomer_ends_the_change_at_once_however_well_it_keeps_up() -> None:
+    """M5: a server that must not vote, for a reason of its own, is not waited for."""
+    server = ready()
+    change(server, "abcd")
+    save(server)
+    # The configuration with the newcomer is not committed: too early, and harmless.
+    assert step(server, Unfit("d", "too old")).changes == ()
+    for peer in "bc":
+        answer(server, peer)
+    assert server.commit_index == server.log.last_index
+    outputs = step(server, Unfit("d", "too old"))
+    index = server.log.configuration_index
+    assert ChangeAbandoned("d", "too old", index) in outputs.changes
+    assert server.configuration == configuration("abc")
+
+
+def test_nobody_else_is_unfit() -> None:
+    """A member, a stranger, and who is no leader to say so: nothing happens."""
+    server = ready()
+    before = server.log.last_index
+    for name in "abx":
+        assert step(server, Unfit(name, "too old")).changes == ()
+    assert server.log.last_index == before
+    follower = build("b")
+    assert step(follower, Unfit("d", "too old")).save is None
 
 
 def test_a_change_that_was_given_up_may_be_tried_again() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.protocols import amp
@@ -25,6 +26,7 @@ PAGE = HERE.parents[1] / "docs" / "reference" / "wire.md"
 GOLDEN = HERE / "golden_boxes.txt"
 APPEND = m.AppendEntries(3, 7, 2, m.Entries(8), 6, 41)
 IDENTITY = Identity("cluster", "a", "i-a", "tcp:10.0.0.1:7000")
+VERSIONED = evolve(IDENTITY, versions=(2, 3))
 
 SESSION = bytes(range(16))
 
@@ -48,6 +50,8 @@ BOXES = {
     "CloseSessions": asked(lambda client: client.close_sessions([SESSION], 1500)),
     "Hello": encode_greeting(IDENTITY, "peer", "b", b"1"),
     "HelloAnswer": encode_answer(IDENTITY, b"1"),
+    "HelloOfVersions": encode_greeting(VERSIONED, "peer", "b", b"1"),
+    "HelloAnswerOfVersions": encode_answer(VERSIONED, b"1"),
     "PreVote": wire.encode(m.PreVote(4, 10, 3)),
     "PreVoteResult": wire.encode(m.PreVoteResult(4, True)),
     "RequestVote": wire.encode(m.RequestVote(4, 10, 3, True)),

@@ -283,6 +283,9 @@ def hello(server_id: str = "x") -> bytes:
         encode_greeting(IDENTITY, "peer", "b", b"1").replace(
             b"cluster\0", b"\xff\xff\xff\xff\xff\xff\xff\0"
         ),
+        encode_greeting(evolve(IDENTITY, versions=(3, 2)), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, versions=(0, 2)), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, versions=(-1, 2)), "peer", "b", b"1"),
         b"\0\0",
         hello() + b"\xff\xff",
         hello() + encode_box([(b"_command", b"Nonsense")]),
