@@ -330,8 +330,9 @@ def test_the_illegal_piece_is_small() -> None:
     stale = 2 * dice.randrange(100, 200) + 1
     history[stale] = evolve(history[stale], output=3)
     report = check(history)
-    assert set(report.piece) == {history[stale - 1], history[stale]}
-    assert report.text.count("\n") == 2
+    # What was read, who wrote it, and what stands between.
+    assert set(report.piece) == {history[6], history[stale - 1], history[stale]}
+    assert report.text.count("\n") == 3
     assert "get(k) -> 3" in report.text
 
 

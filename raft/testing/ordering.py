@@ -1,0 +1,435 @@
+"""The search for an order that explains every result, for one key.
+
+Operations are put in order only when a return forces it ("just in time"): what is still open
+may take effect later, and unless something depends on it nothing is lost by waiting. A
+*position* of the search is a return that stands next, the state, and two sets of open
+operations, which are bit sets over *slots* (a slot is free again once its operation has
+returned, so the sets stay as small as the concurrency):
+
+- *available*: may still take effect;
+- *owed*: available, and must take effect before its own return.
+
+What is not available took effect already. An unknown outcome is available and never owed. Five
+facts keep the search small, each a theorem about orders and none a guess:
+
+1. What changes nothing and fits the state may stand here at once: any order with it later is an
+   order with it here. So reads are never a choice.
+2. A blind write hides other blind writes that are open: they may stand right before it, where
+   nobody sees them. So they are owed no longer, but stay available.
+3. What need not happen is only put in order where something that is open wants the state that
+   it leaves: else it could be left out.
+4. Of equal operations, the one that is owed first goes first.
+5. A position with more available and the same owed is at least as good. So it is enough to
+   remember the best ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from enum import Enum
+from typing import Final
+
+from attrs import frozen
+
+State = Hashable
+
+ABSENT: Final = 0
+"""The state that a `Clear` leaves, and in which it is impossible."""
+
+
+class Kind(Enum):
+    """How a move depends on the state, and changes it."""
+
+    READ = 1
+    """Possible where the state is `need`; changes nothing."""
+
+    UNLESS = 2
+    """Possible where the state is not `need`; changes nothing."""
+
+    WRITE = 3
+    """Possible anywhere; leaves `to`."""
+
+    SWAP = 4
+    """Possible where the state is `need`; leaves `to`."""
+
+    CLEAR = 5
+    """Possible where the state is not ABSENT; leaves ABSENT."""
+
+    GENERAL = 6
+    """Whatever `step` says."""
+
+    GENERAL_READ = 7
+    """Possible where `step` says so; changes nothing."""
+
+
+@frozen
+class Move:
+    """What an operation that took part requires of the state, and makes of it.
+
+    Attributes:
+        kind: which of the fields below count.
+        call_ns: when it began.
+        return_ns: when it ended; None where it never did, and need not have taken effect.
+        number: which operation it is, for its owner.
+        need: the state it requires, or the one it excludes.
+        to: the state it leaves.
+        step: the state -> the state after, or None where it is impossible.
+        equals: moves of kind GENERAL with equal values are interchangeable; None for no other.
+        rank: what has a lower one is tried first; it changes no verdict.
+    """
+
+    kind: Kind
+    call_ns: int
+    return_ns: int | None
+    number: int
+    need: State = None
+    to: State = None
+    step: Callable[[State], State | None] | None = None
+    equals: Hashable = None
+    rank: float = 0.0
+
+
+class Outcome(Enum):
+    """What a search knows."""
+
+    FOUND = 1
+    NONE = 2
+    OPEN = 3
+
+
+Position = tuple[int, State, int, int]
+"""(the return that stands next, the state, available, owed)."""
+
+
+class Search:
+    """The search over the moves of one key, which can be left and taken up again.
+
+    Attributes:
+        steps_taken: in the last `run`.
+        furthest: the first return that no order got past; all before are explained together.
+    """
+
+    def __init__(self, moves: Sequence[Move], initial: State) -> None:
+        self._moves = moves
+        self._opened: list[list[int]] = []
+        self._returns: list[int] = []
+        self._bits = [0] * len(moves)
+        self._arrange()
+        self._new = [sum(self._bits[each] for each in opened) for opened in self._opened]
+        self._new_owed = [
+            sum(self._bits[each] for each in opened if moves[each].return_ns is not None)
+            for opened in self._opened
+        ]
+        self._wanted_next = self._next_wants()
+        # What is open at the return `_at`: the move in each slot, and where moves of each kind
+        # stand, as bit sets, by the state that they need or leave.
+        self._at = -1
+        self._in_slot: dict[int, int] = {}
+        self._readers: dict[State, int] = {}
+        self._unless: dict[State, int] = {}
+        self._writers: dict[State, int] = {}
+        self._needing: dict[State, int] = {}
+        self._of_kind: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        self._seen: dict[tuple[int, State, int], list[int]] = {}
+        self._stack: list[Position] = []
+        self.steps_taken = self.furthest = 0
+        if self._returns:
+            self._stack.append((0, initial, self._new[0], self._new_owed[0]))
+        self._is_found = not self._returns
+
+    def _arrange(self) -> None:
+        """Lay calls and returns out in time, and give each move a slot.
+
+        Where times are equal, calls come first: the operations overlap, which forbids less.
+        """
+        moves = self._moves
+        events = [(each.call_ns, 0, number) for number, each in enumerate(moves)]
+        events += [
+            (each.return_ns, 1, number)
+            for number, each in enumerate(moves)
+            if each.return_ns is not None
+        ]
+        events.sort()
+        free: list[int] = []
+        highest = 0
+        opened: list[int] = []
+        for _, is_return, number in events:
+            if is_return:
+                self._opened.append(opened)
+                self._returns.append(number)
+                opened = []
+                free.append(self._bits[number])
+            else:
+                opened.append(number)
+                if free:
+                    self._bits[number] = free.pop()
+                else:
+                    self._bits[number] = 1 << highest
+                    highest += 1
+
+    def _next_wants(self) -> list[State]:
+        """For each return: the state that the first later return of a read or swap needs."""
+        wants: list[State] = [None] * len(self._returns)
+        following: State = None
+        for index in range(len(self._returns) - 1, -1, -1):
+            wants[index] = following
+            move = self._moves[self._returns[index]]
+            if move.kind in (Kind.READ, Kind.SWAP):
+                following = move.need
+        return wants
+
+    @property
+    def blocked_ns(self) -> int | None:
+        """When the first return ended that no order got past; None where all did."""
+        if self.furthest >= len(self._returns):
+            return None
+        return self._moves[self._returns[self.furthest]].return_ns
+
+    # -- What is open ----------------------------------------------------------------------
+
+    def _toggle(self, number: int) -> None:
+        """Open or close a move in the tables: which of the two, they know."""
+        move, bit = self._moves[number], self._bits[number]
+        kind = move.kind
+        self._of_kind[kind] ^= bit
+        if kind is Kind.READ:
+            table, state = self._readers, move.need
+        elif kind is Kind.WRITE:
+            table, state = self._writers, move.to
+        elif kind is Kind.SWAP:
+            table, state = self._needing, move.need
+        elif kind is Kind.UNLESS:
+            table, state = self._unless, move.need
+        else:
+            return
+        left = table.get(state, 0) ^ bit
+        if left:
+            table[state] = left
+        else:
+            del table[state]
+
+    def _move_to(self, index: int) -> None:
+        """Open what is open at return `index`, and nothing else."""
+        in_slot, bits = self._in_slot, self._bits
+        while self._at < index:
+            if self._at >= 0:
+                self._toggle(self._returns[self._at])
+            self._at += 1
+            for number in self._opened[self._at]:
+                in_slot[bits[number]] = number
+                self._toggle(number)
+        while self._at > index:
+            for number in self._opened[self._at]:
+                self._toggle(number)
+            self._at -= 1
+            number = self._returns[self._at]
+            in_slot[bits[number]] = number
+            self._toggle(number)
+
+    # -- The search ------------------------------------------------------------------------
+
+    def run(self, steps: int) -> Outcome:
+        """Search on for at most so many steps; OPEN if that was not enough."""
+        stack, last = self._stack, len(self._returns)
+        self.steps_taken = 0
+        while stack and not self._is_found:
+            if self.steps_taken >= steps:
+                return Outcome.OPEN
+            self.steps_taken += 1
+            index, state, available, owed = stack.pop()
+            if index > self.furthest:
+                self.furthest = index
+                if index == last:
+                    self._is_found = True
+                    break
+            if index != self._at:
+                self._move_to(index)
+            fitting = self._fitting(state, owed) if owed else 0
+            if fitting:
+                available ^= fitting
+                owed ^= fitting
+            if stack and self._is_no_better(index, state, available, owed):
+                continue
+            bit = self._bits[self._returns[index]]
+            if available & bit:
+                self._branch(index, bit, state, available, owed)
+            else:
+                self._pass(index, state, available, owed)
+        return Outcome.FOUND if self._is_found else Outcome.NONE
+
+    def _fitting(self, state: State, owed: int) -> int:
+        """Return what is owed, changes nothing, and fits the state: it stands here (fact 1)."""
+        fitting = self._readers.get(state, 0)
+        unless = self._of_kind[Kind.UNLESS]
+        if unless:
+            fitting |= unless & ~self._unless.get(state, 0)
+        general = self._of_kind[Kind.GENERAL_READ] & owed
+        for bit in _bits_of(general):
+            if self._after(bit, state) is not None:
+                fitting |= bit
+        return fitting & owed
+
+    def _is_no_better(self, index: int, state: State, available: int, owed: int) -> bool:
+        """Say whether a position at least as good was seen (fact 5); else remember this one."""
+        key = (index, state, owed)
+        before = self._seen.get(key)
+        if before is None:
+            self._seen[key] = [available]
+            return False
+        for each in before:
+            if available & ~each == 0:
+                return True
+        before[:] = [each for each in before if each & ~available]
+        before.append(available)
+        return False
+
+    def _pass(self, index: int, state: State, available: int, owed: int) -> None:
+        """Go on to the next return."""
+        index += 1
+        if index < len(self._returns):
+            available |= self._new[index]
+            owed |= self._new_owed[index]
+        self._stack.append((index, state, available, owed))
+
+    def _branch(self, index: int, bit: int, state: State, available: int, owed: int) -> None:
+        """Push the positions that may follow where the move that returns is available.
+
+        The last one pushed is tried first.
+        """
+        rank = self._moves[self._returns[index]].rank
+        sooner: list[Position] = []
+        for other in self._useful(bit, state, available, owed):
+            after = self._after(other, state)
+            if after is not None:
+                left = self._still_owed(other, owed)
+                position = (index, after, available ^ other, left)
+                if self._moves[self._in_slot[other]].rank < rank:
+                    sooner.append(position)
+                else:
+                    self._stack.append(position)
+        self._place_or_pass(index, bit, state, available, owed)
+        self._stack += sooner
+
+    def _place_or_pass(self, index: int, bit: int, state: State, available: int, owed: int) -> None:
+        """Push what follows where the move that returns stands here, or is hidden already."""
+        after = self._after(bit, state)
+        if owed & bit:
+            if after is not None:
+                self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
+        elif after is not None and self._wanted_next[index] == after:
+            self._pass(index, state, available ^ bit, owed)
+            self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
+        else:
+            if after is not None:
+                self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
+            self._pass(index, state, available ^ bit, owed)
+
+    def _after(self, bit: int, state: State) -> State | None:
+        """Return the state after the move in a slot; None if it is impossible here."""
+        move = self._moves[self._in_slot[bit]]
+        kind = move.kind
+        if kind is Kind.WRITE:
+            return move.to
+        if kind is Kind.SWAP:
+            return move.to if state == move.need else None
+        if kind is Kind.CLEAR:
+            return ABSENT if state != ABSENT else None
+        return move.step(state) if move.step is not None else None
+
+    def _still_owed(self, bit: int, owed: int) -> int:
+        """Return what is owed after a move: not itself, nor what it hides (fact 2)."""
+        owed &= ~bit
+        if owed:
+            kind = self._moves[self._in_slot[bit]].kind
+            if kind is Kind.WRITE:
+                owed &= ~self._of_kind[Kind.WRITE]
+            elif kind is Kind.CLEAR:
+                # What makes the state absent cannot stand right before it.
+                owed &= ~(self._of_kind[Kind.WRITE] & ~self._writers.get(ABSENT, 0))
+        return owed
+
+    # -- What may stand before the move that returns ---------------------------------------
+
+    def _useful(self, bit: int, state: State, available: int, owed: int) -> list[int]:
+        """Return the other moves that are worth a try here (facts 3 and 4)."""
+        of_kind = self._of_kind
+        others = available & ~bit
+        general = of_kind[Kind.GENERAL]
+        # Whether any other state than this one is wanted.
+        any_other = bool(
+            general & available
+            or self._unless.get(state, 0) & owed
+            or of_kind[Kind.GENERAL_READ] & owed
+            or (state == ABSENT and of_kind[Kind.CLEAR] & available)
+        )
+        found: list[int] = []
+        writes = of_kind[Kind.WRITE] & others
+        if writes:
+            if any_other:
+                found += self._first_of_each(writes, state, owed)
+            else:
+                for wanted in self._wanted(available, owed):
+                    equal = self._writers.get(wanted, 0) & others
+                    if equal and wanted != state:
+                        found.append(self._first(equal, owed))
+        swaps = self._needing.get(state, 0) & others
+        if state != ABSENT:
+            swaps |= of_kind[Kind.CLEAR] & others
+        for each in self._first_of_each(swaps, state, owed) if swaps else ():
+            if each & owed or any_other or self._is_wanted(each, available, owed):
+                found.append(each)
+        if general & others:
+            found += self._first_of_each(general & others, None, owed)
+            in_slot, moves = self._in_slot, self._moves
+            found.sort(key=lambda each: -moves[in_slot[each]].rank)
+        return found
+
+    def _wanted(self, available: int, owed: int) -> set[State]:
+        """Return the states in which something open could follow."""
+        in_slot, moves = self._in_slot, self._moves
+        readers = self._of_kind[Kind.READ] & owed
+        wanted = {moves[in_slot[each]].need for each in _bits_of(readers)}
+        if self._needing:
+            wanted.update(need for need, mask in self._needing.items() if mask & available)
+        return wanted
+
+    def _is_wanted(self, bit: int, available: int, owed: int) -> bool:
+        move = self._moves[self._in_slot[bit]]
+        after = ABSENT if move.kind is Kind.CLEAR else move.to
+        return bool(
+            self._readers.get(after, 0) & owed or self._needing.get(after, 0) & available & ~bit
+        )
+
+    def _first_of_each(self, mask: int, state: State, owed: int) -> list[int]:
+        """Return one of each set of equal moves, the one that is owed first (fact 4)."""
+        groups: dict[Hashable, int] = {}
+        for bit in _bits_of(mask):
+            move = self._moves[self._in_slot[bit]]
+            if move.kind is Kind.GENERAL:
+                name: Hashable = bit if move.equals is None else (move.equals,)
+            elif move.kind is Kind.WRITE and move.to == state:
+                continue
+            else:
+                name = (move.kind, move.need, move.to)
+            groups[name] = groups.get(name, 0) | bit
+        return [self._first(each, owed) for each in groups.values()]
+
+    def _first(self, mask: int, owed: int) -> int:
+        """Return the one of equal moves that is owed, or ends, first."""
+        if mask & (mask - 1) == 0:
+            return mask
+        if mask & owed:
+            mask &= owed
+
+        def end(bit: int) -> float:
+            return_ns = self._moves[self._in_slot[bit]].return_ns
+            return float("inf") if return_ns is None else return_ns
+
+        return min(_bits_of(mask), key=end)
+
+
+def _bits_of(mask: int) -> Iterator[int]:
+    while mask:
+        bit = mask & -mask
+        yield bit
+        mask ^= bit
