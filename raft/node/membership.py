@@ -54,8 +54,8 @@ class Members:
     _is_told: bool = False
     """Whether the log says that this server was removed."""
     _unpinned: bool = False
-    _asked: tuple[int, Configuration | None] = (0, None)
-    """In which term, and of which configuration, the core was last asked to pin."""
+    _asked: tuple[int, Configuration | None, dict[str, str]] = (0, None, {})
+    """In which term, of which configuration, and whom the core was last asked to pin."""
 
     def judge(self, greeting: Greeting) -> str | None:
         """Return why a server is not let in, or None [RULES M7, M9]."""
@@ -146,11 +146,22 @@ class Members:
         return frozenset((leader,))
 
     def _pin(self) -> None:
-        server = self.node.shell.server
-        asking = (server.current_term, server.configuration)
-        if self._asked != asking:
+        """Ask the core to pin who is connected.
+
+        Who was heard long ago may have had another directory since: a wiped server that was
+        removed, and joins again, would be shut out by what it called itself before.
+        """
+        node, server = self.node, self.node.shell.server
+        unpinned = [member.id for member in server.configuration.members if not member.incarnation]
+        present = {
+            id: self.heard[id]
+            for id in sorted(unpinned)
+            if id in self.heard and (id == node.id or node.network.is_connected(id))
+        }
+        asking = (server.current_term, server.configuration, present)
+        if present and self._asked != asking:
             self._asked = asking
-            self.node.shell.post(ev.PinIncarnations(tuple(sorted(self.heard.items()))))
+            node.shell.post(ev.PinIncarnations(tuple(present.items())))
 
     def _has_unpinned(self) -> bool:
         configuration = self.node.shell.server.configuration

@@ -46,6 +46,12 @@ def index_of(node: RaftService) -> int:
     return node.shell.server.log.configuration_index
 
 
+def pinned(node: RaftService, id: str) -> str:
+    member = node.shell.server.configuration.member(id)
+    assert member is not None
+    return member.incarnation
+
+
 async def applied_by(node: RaftService, leader: RaftService) -> None:
     last = leader.replica.last_applied
     await until(lambda: node.replica.last_applied >= last)
@@ -103,6 +109,23 @@ async def test_a_dead_server_is_replaced_by_a_new_one(nodes: Nodes) -> None:
     assert voters(leader) == set("abcd") - {dead.id}
     await applied_by(d, leader)
     assert await leader.read(["get", "k"]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_id_called_itself_before_it_joined_is_not_pinned(nodes: Nodes) -> None:
+    """M7: a wiped server went on dialling until it was removed, and joins with a new directory."""
+    started = await nodes.found()
+    for node in started:
+        node.members.heard["d"] = "its directory before"
+    leader, d = await nodes.leader(), nodes.start("d")
+    # Nobody can be pinned who is not there: the address is not yet the right one.
+    await leader.add_learner(Member("d", "", "tcp:127.0.0.1:1"))
+    await leader.write(["set", "k", 1])
+    assert pinned(leader, "d") == ""
+    await leader.set_configuration([evolve(nodes.member(d), voter=False)])
+    await until(lambda: pinned(leader, "d"))
+    assert pinned(leader, "d") == d.identity.incarnation
+    assert d.failure is None
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,100 @@
+"""What operators do to a running cluster, under load: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from raft.errors import NotApplied, OutcomeUnknown, Timeout
+from raft.testing.processes import ProcessCluster
+from tests.integration.load import Connect, Load, newcomer, raft, terminate
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
+
+FEW = 6
+"""So many writes may fail in a rolling restart: those on their way when a leader ends."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rolling_restart_is_hardly_noticed(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """M10: SIGTERM hands the leadership over first, and each node comes back to where it was."""
+    load = Load.on(cluster, connect, 3)
+    await load.progress()
+    for id in list(cluster.nodes):
+        leader = await cluster.wait_for_leader()
+        start = len(cluster.node(id).log)
+        assert await terminate(cluster, id) == -15
+        assert "without a successor" not in cluster.node(id).log[start:]
+        if id == leader:
+            await cluster.wait_for_leader(other_than=id)
+        await load.progress()
+        await cluster.restart(id)
+        await cluster.wait_for_leader()
+        await load.progress()
+    await load.settle()
+    failed = len(load.ledger.refused) + len(load.ledger.unknown)
+    assert failed <= FEW, load.ledger
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_majority_every_call_is_refused_and_nothing_is_lost(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """E7, R6: who is left says that there is no leader; what it had is there afterwards."""
+    load = Load.on(cluster, connect)
+    await load.progress()
+    leader = await cluster.wait_for_leader()
+    others = [id for id in cluster.nodes if id != leader]
+    for id in others:
+        cluster.kill(id)
+
+    async def stepped_down() -> bool:
+        status = await cluster.status(leader)
+        return status is not None and status["role"] != "leader"
+
+    await cluster.until(stepped_down, 10.0, "it leads on without a majority")
+    client = connect(cluster)
+    stated = (NotApplied, OutcomeUnknown, Timeout)
+    with pytest.raises(stated):
+        await client.write(["set", "lost", 1], 1.0)
+    with pytest.raises(stated):
+        await client.read(["get", "lost"], 1.0)
+    # Asked itself, the survivor says what it is.
+    at = ("-e", cluster.node(leader).address)
+    printed = await raft("status", *at, "--json", fails=True)
+    assert "Traceback" not in printed
+    assert re.fullmatch(r"raft: .*\n", await raft("kv", "get", "lost", *at, "-t", "1", fails=True))
+    for id in others:
+        cluster.node(id).start()
+    await cluster.wait_for_leader()
+    await load.progress()
+    await load.settle()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_node_is_replaced_under_load(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """M3, M5: the newcomer has everything before it votes."""
+    load = Load.on(cluster, connect)
+    await load.progress()
+    leader = await cluster.wait_for_leader()
+    dead, other = (id for id in cluster.nodes if id != leader)
+    cluster.kill(dead)
+    await load.progress()
+    fresh = newcomer(cluster, "node4")
+    fresh.start()
+    to = ("--to", cluster.node(other).address, "--to", cluster.node(leader).address)
+    told = await raft("join", "--config", str(fresh.config_path), *to, "--replace", dead)
+    assert told == "node4 is a voter of the cluster.\n"
+    listed: Any = json.loads(await raft("member", "list", "--json", "-e", fresh.address))
+    assert {member["id"] for member in listed["members"]} == {leader, other, "node4"}
+    await load.progress()
+    del cluster.nodes[dead]
+    await load.settle()
