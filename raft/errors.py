@@ -291,6 +291,33 @@ class StorageDamaged(StorageFailed):
         super().__init__(f"{path}, offset {offset}", message)
 
 
+class LogLost(NodeFailed):
+    """The machine has applied what this server's log does not hold; the log was lost or replaced.
+
+    Entries that this server acknowledged are gone with it, so it must not vote under its old name:
+    remove it from the cluster, and let it join again with empty directories, the machine's too.
+    Or bring the data directory back that belongs to the machine's state, if nobody has started
+    the server since.
+    """
+
+    code = "LOG_LOST"
+    facts = ("last_applied", "last_index")
+
+    def __init__(self, last_applied: int, last_index: int) -> None:
+        """Carry how far the machine is, and the last entry of the log."""
+        self.last_applied = last_applied
+        self.last_index = last_index
+        what = f"the machine has applied entry {last_applied}, "
+        if last_applied > last_index:
+            what += f"the log ends with entry {last_index}"
+        else:
+            what += "the log holds another one in its place"
+        super().__init__(
+            f"{what}: remove this server from the cluster and let it join again with empty "
+            "directories, the machine's too; or bring back the data directory that belongs to them"
+        )
+
+
 class InvariantViolated(NodeFailed):
     """A promise of the protocol was found broken; the server stopped rather than be wrong."""
 
@@ -351,6 +378,8 @@ def _with_facts(kind: type[RaftError], named: dict[str, object], message: str) -
         return CommandTooLarge(_number(named["size_bytes"]), _number(named["limit_bytes"]))
     if kind is StorageDamaged:
         return StorageDamaged(_text(named["path"]) or "?", _number(named["offset"]), message)
+    if kind is LogLost:
+        return LogLost(_number(named["last_applied"]), _number(named["last_index"]))
     raise InvariantViolated(f"{kind.__name__} has facts but no way back from the wire")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from raft.core.configuration import Configuration
 from raft.core.messages import Message
@@ -84,6 +84,13 @@ class Configured:
 
 
 Append = Proposed | Replicated | NoOp | Configured
+
+
+def cut(entry: Append, end: int) -> Append | None:
+    """Return the part of `entry` below index `end`, or None."""
+    if isinstance(entry, Proposed | Replicated):
+        return evolve(entry, end=min(entry.end, end)) if entry.start < end else None
+    return entry if entry.index < end else None
 
 
 @frozen

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import assert_never
 
-from attrs import Factory, define, evolve, field, frozen
+from attrs import Factory, define, field, frozen
 
 from raft.core import elections, membership, reads, replication, snapshots, transfer
 from raft.core import events as ev
@@ -22,7 +22,7 @@ from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.log import Log
 from raft.core.roles import Candidate, Follower, Leader, PreCandidate, Question
-from raft.errors import InvariantViolated
+from raft.errors import InvariantViolated, LogLost
 
 
 @frozen
@@ -129,11 +129,17 @@ class Server:
         prev_term: int = 0,
         runs: tuple[ms.Run, ...] = (),
         configurations: tuple[tuple[int, Configuration], ...] = (),
+        applied: tuple[int, int] = (0, 0),
     ) -> Server:
         """Return a follower with what storage recovered.
 
         `snapshot` is (index, term, configuration, configuration index). The log begins at
-        `first_index`, at most one above the snapshot's index.
+        `first_index`, at most one above the snapshot's index. `applied` is index and term of the
+        last entry that the machine has, which may be durable by itself: it was committed.
+
+        Raises:
+            InvariantViolated: what was recovered does not fit together.
+            LogLost: the machine has an entry that the log does not hold.
         """
         log = Log(first_index, prev_term)
         server = cls(id=id, options=options, rng=rng, now=now, started_at=now, log=log)
@@ -150,6 +156,7 @@ class Server:
         ]
         log.saved_index = log.last_index
         server._check_recovered(snapshot[1] if snapshot else 0)
+        server._resume_after(*applied)
         # A number that no question of an earlier life can have carried (sc-D3).
         server.next_question = rng.getrandbits(62)
         elections.reset_timer(server)
@@ -166,6 +173,15 @@ class Server:
             raise InvariantViolated(
                 f"recovered log ends in term {log.last_term}, above term {self.current_term}"
             )
+
+    def _resume_after(self, index: int, term: int) -> None:
+        """Entries up to `index` are applied, which proves that they were committed."""
+        if index <= self.snapshot_index:
+            return
+        if not self.log.matches(index, term):
+            raise LogLost(index, self.log.last_index)
+        self.commit_to(index)
+        self.apply_end = index + 1
 
     # What others may want to know.
 
@@ -416,7 +432,7 @@ class Server:
             )
         self.log.truncate(start)
         turn = self.turn
-        turn.append = [kept for entry in turn.append if (kept := _before(entry, start))]
+        turn.append = [kept for entry in turn.append if (kept := out.cut(entry, start))]
         if start < turn.log_end:
             turn.truncate_from = min(start, turn.truncate_from or start)
         self.log_changed()
@@ -481,10 +497,3 @@ class Server:
             return self.election_deadline
         moved = self.state.transfer
         return min(self.state.heartbeat_deadline, moved.deadline if moved else math.inf)
-
-
-def _before(entry: out.Append, start: int) -> out.Append | None:
-    """Return the part of `entry` below index `start`, or None."""
-    if isinstance(entry, out.Proposed | out.Replicated):
-        return evolve(entry, end=min(entry.end, start)) if entry.start < start else None
-    return entry if entry.index < start else None

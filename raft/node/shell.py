@@ -139,6 +139,7 @@ class Shell:
             found.prev_term,
             found.runs,
             found.configurations,
+            (self.replica.last_applied, self.replica.last_applied_term),
         )
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)

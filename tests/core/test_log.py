@@ -295,6 +295,7 @@ def test_a_long_log_is_searched_by_terms() -> None:
 
 
 def test_the_longest_tail_within_a_size_begins_at_a_border_of_runs() -> None:
+    """N4: trailing entries are kept up to a bound in bytes."""
     log = Log()
     for end, size_bytes in ((11, 60_000), (21, 50_000), (31, 40_000)):
         log.append(end, 1, size_bytes)

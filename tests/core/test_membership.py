@@ -594,7 +594,7 @@ def test_an_unfit_newcomer_ends_the_change_at_once_however_well_it_keeps_up() ->
 
 
 def test_nobody_else_is_unfit() -> None:
-    """A member, a stranger, and who is no leader to say so: nothing happens."""
+    """M5: a member, a stranger, and who is no leader to say so: nothing happens."""
     server = ready()
     before = server.log.last_index
     for name in "abx":

@@ -25,7 +25,7 @@ from raft.core.outputs import (
 )
 from raft.core.progress import Pace
 from raft.core.server import Server
-from raft.errors import InvariantViolated
+from raft.errors import InvariantViolated, LogLost
 from tests.core.cluster import (
     HEARTBEAT,
     TIMEOUT,
@@ -378,6 +378,40 @@ def test_a_recovered_log_must_join_its_snapshot() -> None:
     with pytest.raises(InvariantViolated, match="does not join"):
         build("a", [2], first_index=4, prev_term=1)
     assert build("a", [1] * 5 + [2] * 3, snapshot=snapshot).apply_end == 7
+
+
+def recovered(applied: tuple[int, int]) -> Server:
+    """Return a server with a snapshot up to 6, [5, 8] in its log, and a machine that is ahead."""
+    snapshot, log = (6, 2, WIDER, 4), runs(5, [2, 2, 2, 3])
+    state, rng, options = HardState(3), leader().rng, leader().options
+    return Server.recover("a", options, rng, 0.0, state, snapshot, 5, 1, log, (), applied)
+
+
+@pytest.mark.parametrize("applied", [(7, 2), (8, 3)])
+def test_what_a_durable_machine_has_applied_is_committed(applied: tuple[int, int]) -> None:
+    """L3: what was applied was committed, so it is neither truncated nor repeated (5.3)."""
+    server = recovered(applied)
+    assert (server.commit_index, server.apply_end) == (applied[0], applied[0] + 1)
+    outputs = step(server, SnapshotSaved(applied[0]))
+    assert (server.snapshot_index, outputs.apply_end) == (applied[0], applied[0] + 1)
+
+
+def test_a_machine_that_is_not_ahead_changes_nothing() -> None:
+    """N7: after a restart the snapshot, then the log."""
+    for applied in ((0, 0), (6, 2)):
+        server = recovered(applied)
+        assert (server.commit_index, server.apply_end) == (6, 7)
+
+
+@pytest.mark.parametrize(("applied", "text"), [((9, 3), "ends with entry 8"), ((8, 2), "another")])
+def test_a_machine_that_has_what_the_log_lost_is_no_server(
+    applied: tuple[int, int], text: str
+) -> None:
+    """M9: what it acknowledged is gone, so it must not vote."""
+    with pytest.raises(LogLost, match=text) as caught:
+        recovered(applied)
+    assert (caught.value.last_applied, caught.value.last_index) == (applied[0], 8)
+    assert "join again with empty directories" in str(caught.value)
 
 
 def test_the_configuration_comes_back_from_snapshot_and_log() -> None:

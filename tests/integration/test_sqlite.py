@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from raft.errors import LogLost
 from raft.machines.sqlite import SQLiteDatabase
 from raft.service import RaftService
 from tests.node.running import Nodes, until
@@ -70,6 +72,68 @@ async def test_a_restarted_node_applies_nothing_again(nodes: Nodes, snapshot: bo
     assert rows(again) == before
     await again.write(["execute", INSERT])
     assert len(rows(again)) == 3  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_ahead_of_what_is_known_to_be_committed_goes_on(nodes: Nodes) -> None:
+    """After a restart nobody tells a lone follower what is committed; its database knows."""
+    started = [nodes.start(id, database(nodes, id)) for id in "abc"]
+    await started[0].set_configuration([nodes.member(node) for node in started], 8.0)
+    leader = await nodes.leader()
+    await leader.write(["execute", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"])
+    await gatherResults([leader.write(["execute", INSERT]) for _ in range(20)])
+    node = next(each for each in started if each is not leader)
+    applied = leader.replica.last_applied
+    await until(lambda: node.replica.last_applied == applied)
+    before, fixed = rows(node), {each.id: nodes.fixed(each) for each in started}
+    for each in started:
+        await each.stopService()
+    nodes.all.clear()
+    alone = nodes.start(node.id, database(nodes, node.id), **fixed[node.id])
+    assert alone.shell.server.commit_index == alone.replica.last_applied >= applied
+    answer = await alone.read(["query", "SELECT count(*) FROM t"], consistency="local")
+    assert answer == {"columns": ["count(*)"], "rows": [[20]]}
+    # Entries that were not committed yet are neither lost nor applied; a snapshot may be taken.
+    assert await alone.take_snapshot() == alone.replica.last_applied
+    for each in started:
+        if each is not node:
+            nodes.start(each.id, database(nodes, each.id), **fixed[each.id])
+    leader = await nodes.leader()
+    await leader.write(["execute", INSERT])
+    last = leader.replica.last_applied
+    await until(lambda: all(each.replica.last_applied >= last for each in nodes.all.values()))
+    assert len({each.replica.digest for each in nodes.all.values()}) == 1
+    assert rows(alone)[:20] == before  # type: ignore[index]
+
+
+@pytest.mark.parametrize("lost", ["directory", "entries"])
+@pytest_twisted.ensureDeferred
+async def test_a_database_ahead_of_its_log_does_not_start(nodes: Nodes, lost: str) -> None:
+    """M9: the log was lost, or is an older copy: the server says so and what to do."""
+    node = nodes.start("a", database(nodes, "a"))
+    await node.set_configuration([nodes.member(node)], 8.0)
+    await nodes.leader()
+    await node.write(["execute", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"])
+    await node.stopService()
+    directory = Path(node.settings.data_directory)
+    copy = nodes.path / "copy"
+    shutil.copytree(directory, copy)
+    nodes.all.clear()
+    node = nodes.start("a", database(nodes, "a"))
+    await nodes.leader()
+    await node.write(["execute", INSERT])
+    applied = node.replica.last_applied
+    await node.stopService()
+    nodes.all.clear()
+    shutil.rmtree(directory)
+    if lost == "entries":
+        shutil.copytree(copy, directory)
+    with pytest.raises(LogLost, match="let it join again with empty directories") as caught:
+        nodes.start("a", database(nodes, "a"))
+    assert caught.value.last_applied == applied > caught.value.last_index
+    # The lock and the database were let go.
+    shutil.rmtree(nodes.path / "a-sqlite")
+    nodes.start("a", database(nodes, "a"))
 
 
 @pytest_twisted.ensureDeferred

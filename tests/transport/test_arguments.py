@@ -38,6 +38,7 @@ EXAMPLES: dict[type[errors.RaftError], errors.RaftError] = {
     errors.CommandError: errors.CommandError("NO_MONEY", "3 left"),
     errors.CommandFailed: errors.CommandFailed("KeyError"),
     errors.CommandTooLarge: errors.CommandTooLarge(9, 8),
+    errors.LogLost: errors.LogLost(7, 5),
     errors.StorageDamaged: errors.StorageDamaged("/x", 7, "restore it"),
 }
 EVERY_ERROR = [EXAMPLES.get(kind) or kind("a text") for kind in errors.BY_CODE.values()]
