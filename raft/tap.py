@@ -11,6 +11,7 @@ or later, goes through `fatal`. In each case one line says why, and the exit cod
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import time
@@ -87,6 +88,8 @@ class NodeProcess(MultiService):
                 # its parent, which prints them and exits with 1: so both are kept short.
                 raise RuntimeError(str(error)) from None
             self._fail(error)
+        else:
+            settle_heap()
 
     def _fail(self, error: BaseException) -> None:
         """End the process, once: a node that cannot start may tell it in two ways."""
@@ -171,6 +174,17 @@ def use_monotonic_time(reactor: Any) -> None:
     """
     if not IReactorTime(reactor).getDelayedCalls():
         reactor.seconds = time.monotonic
+
+
+def settle_heap() -> None:
+    """Take what the process holds by now out of the garbage collector's sight.
+
+    Modules, and the state that was restored, stay to the end. Every full collection would walk
+    over them again, in one piece: some 30 ms for the modules alone, a second for a few
+    million lists. Reference counts still free what is dropped.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def fatal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -231,3 +232,14 @@ def test_the_clock_of_a_reactor_with_delayed_calls_is_left_alone() -> None:
 def test_the_options_refuse_to_go_on_without_a_file() -> None:
     with pytest.raises(usage.UsageError, match="give the node's file"):
         tap.Options().parseOptions([])
+
+
+def test_a_started_process_is_not_walked_over_by_every_full_collection() -> None:
+    """A full collection is a pause of the whole node, however little of it is garbage."""
+    before = gc.get_freeze_count()
+    kept = [[number] for number in range(1000)]
+    try:
+        tap.settle_heap()
+        assert gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()
