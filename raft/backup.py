@@ -262,6 +262,13 @@ class BackupReader:
             raise _damaged(self.path, offset, "its end is damaged, or something follows it")
 
 
+def pieces(reader: BackupReader, size_bytes: int) -> Iterator[bytes]:
+    """Yield the content in pieces of at most `size_bytes`; raise as `BackupReader.chunks`."""
+    for chunk in reader.chunks():
+        for start in range(0, len(chunk), size_bytes):
+            yield chunk[start : start + size_bytes]
+
+
 def verify(path: str) -> Backup:
     """Read a whole backup file and return what it is.
 

@@ -8,7 +8,8 @@ effects [RULES S5]: as *notes*, opaque keys and values, of which each transactio
 Notes, version 1: under `0` how far the replica is (a MessagePack array, with the version first);
 under `s` and a session's id the session without its results; under `r`, the id and a sequence
 number (8 bytes, big-endian) one result. Version 2 is written once the machine's version was raised:
-the version in force then stands at the end of the array.
+the version in force then stands at the end of the array. Version 3 is written while a backup is
+being restored: what is under way (id, index of the first piece, bytes) stands behind that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _SESSION: Final = b"s"
 _RESULT: Final = b"r"
 _VERSION: Final = 1
 _RAISED_VERSION: Final = 2
+_RESTORING_VERSION: Final = 3
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True):
@@ -53,6 +55,7 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     limits: SessionLimits
     machine_version: int
     active_version: int = 1
+    restoration: tuple[bytes, int, int] | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -103,11 +106,11 @@ class Notes:
                 return None
             progress = _decode_progress(content)
             decode_configuration(progress.configuration_payload)
-            known = progress.version in (_VERSION, _RAISED_VERSION)
+            known = _VERSION <= progress.version <= _RESTORING_VERSION
             if not known or progress.machine_version > machine_version:
                 raise StateMachineFailed(
                     f"the machine's state has notes of version {progress.version} and is of version"
-                    f" {progress.machine_version}; this release reads {_RAISED_VERSION} and"
+                    f" {progress.machine_version}; this release reads {_RESTORING_VERSION} and"
                     f" {machine_version}: upgrade it"
                 )
             self.sessions.limits = progress.limits
@@ -191,23 +194,35 @@ def progress_of(
     seed: bytes,
     limits: SessionLimits,
     machine_versions: tuple[int, int],
+    restoration: tuple[bytes, int, int] | None = None,
 ) -> Progress:
     """Return a replica's progress.
 
     `last` is index, term and time of the last entry applied; `digest` its two checksums;
-    `machine_versions` what the machine says of its state, and the version in force.
+    `machine_versions` what the machine says of its state, and the version in force; `restoration`
+    the one under way.
     """
     members, configuration_index = configuration
     payload = encode_configuration(members)
     version = _VERSION if machine_versions[1] == 1 else _RAISED_VERSION
+    if restoration is not None:
+        version = _RESTORING_VERSION
     return Progress(
-        version, *last, payload, configuration_index, *digest, seed, limits, *machine_versions
+        version,
+        *last,
+        payload,
+        configuration_index,
+        *digest,
+        seed,
+        limits,
+        *machine_versions,
+        restoration,
     )
 
 
 def _encode_progress(progress: Progress) -> bytes:
     fields = msgspec.structs.astuple(progress)
-    return _encode(fields if progress.version == _RAISED_VERSION else fields[:-1])
+    return _encode(fields[: len(fields) + progress.version - _RESTORING_VERSION])
 
 
 def _result_key(session: bytes, sequence: int) -> bytes:

@@ -377,6 +377,15 @@ class IRescueService(Interface):
     def end_backup(name: str) -> None:
         """Forget a backup: it is complete, or nobody wants it any more."""
 
+    def begin_restore(id: bytes, meta: bytes, replace: bool) -> None:
+        """Take the pieces of a backup from here on; only the leader does."""
+
+    def restore_piece(id: bytes, offset: int, piece: bytes, timeout_seconds: float) -> object:
+        """Append a piece; return a Deferred that fires once it is applied."""
+
+    def end_restore(id: bytes, size_bytes: int, digest: bytes, timeout_seconds: float) -> object:
+        """Let the backup replace the state; return a Deferred of the entry's index."""
+
 
 class IClientService(Interface):
     """What a node answers to clients; the transport calls it, once for each box.

@@ -15,9 +15,9 @@ no result encoded for which nobody waits. Checksums were verified when the bytes
 A command of a session is executed only if its number was not executed before; what the
 sessions remember is kept here beside the machine, and `raft.sessions` tells how. What a
 machine's exception means is told in `raft.outcomes`, what a machine on a disk keeps for the
-replica in `raft.durable`, and which version of a machine is in force in `raft.versions`. What is
-left is one room of somewhat more than 500 lines: applying, snapshots and resuming are about the
-same dozen of fields.
+replica in `raft.durable`, which version of a machine is in force in `raft.versions`, and how a
+backup comes back in `raft.restoration`. What is left is one room of more than 500 lines:
+applying, snapshots and resuming are about the same dozen of fields.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from zlib import crc32
 
 from attrs import frozen
 
+from raft.backup import BackupMeta
 from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration
 from raft.durable import Notes, progress_of
 from raft.envelope import Content, Header, unwrap, wrap
 from raft.errors import (
+    BadBackup,
     BadCommand,
     CommandError,
     CommandFailed,
@@ -48,6 +50,7 @@ from raft.errors import (
 from raft.interfaces import IOnDiskStateMachine, SnapshotMeta
 from raft.machine import CommandContext, verified_machine
 from raft.outcomes import NOTHING, Outcomes, Result, encoded_error, where
+from raft.restoration import Restoration, Restorations
 from raft.sessions import Sessions
 from raft.storage.records import (
     HEADER_BYTES,
@@ -102,6 +105,7 @@ class Replica:
     Attributes:
         machine: the application's.
         versions: which behaviour of it is in force; to be read only.
+        restorations: of backups; give it the log to read.
         sessions: the clients', as of the last entry applied; to be read only.
         last_applied: Figure 2's; 0 before the first entry.
         last_applied_term: the term of that entry.
@@ -150,6 +154,9 @@ class Replica:
         )
         self._machine_name = str(getattr(machine, "machine_name", ""))
         self._machine_version = int(getattr(machine, "machine_version", 0))
+        self.restorations = Restorations(self._outcomes)
+        self._slice_first = 0
+        self._slice_ends = False
         self._records_crc = 0
         self._failure: NodeFailed | None = None
 
@@ -204,6 +211,8 @@ class Replica:
             self._records_crc = progress.records_crc
             self._outcomes.crc = progress.outcomes_crc
             self._context.seed = progress.seed
+            if progress.restoration is not None:
+                self.restorations.current = Restoration(*progress.restoration)
 
     def close(self) -> None:
         """Close a machine that is durable by itself. Nothing is called after that but `open`."""
@@ -211,6 +220,7 @@ class Replica:
             self._notes.machine.close()
 
     def _commit(self, notes: Notes) -> None:
+        current = self.restorations.current
         notes.commit(
             progress_of(
                 (self.last_applied, self.last_applied_term, self.last_time_us),
@@ -219,6 +229,7 @@ class Replica:
                 self._context.seed,
                 self.sessions.limits,
                 (self.machine_version, self.versions.active),
+                None if current is None else (current.id, current.first_index, current.size_bytes),
             )
         )
 
@@ -250,6 +261,7 @@ class Replica:
             deadline = self._clock() + self._slice_seconds
         begun, end, step = offset, len(records), 1
         results: list[Result] = []
+        self._slice_first, self._slice_ends = self.last_applied + 1, False
         first_result = max(self.last_applied + 1, want_from)
         notes = self._notes if offset < end else None
         try:
@@ -264,7 +276,7 @@ class Replica:
                     stop = border
                 offset = self._apply_run(records, offset, stop, results if wanted else None)
                 step = min(step * 2, _CHECK_EVERY)
-                if offset < end and self._clock() >= deadline:
+                if self._slice_ends or (offset < end and self._clock() >= deadline):
                     break
             self._records_crc = crc32(memoryview(records)[begun:offset], self._records_crc)
             if notes is not None:
@@ -290,6 +302,12 @@ class Replica:
                     offset = self._apply_commands(records, offset, stop, results)
                 elif kind == 4:
                     offset = self._apply_session_commands(records, offset, stop, results)
+                elif kind == Kind.RESTORE:
+                    # All that is there may be replaced: it shares a batch with nothing else.
+                    self._slice_ends = True
+                    if self.last_applied + 1 > self._slice_first:
+                        break
+                    return self._apply_other(records, offset, results)
                 else:
                     offset = self._apply_other(records, offset, results)
         except (struct.error, IndexError) as error:
@@ -428,6 +446,7 @@ class Replica:
             # A leader begins its term with a number nobody could guess: what random values
             # are drawn from, the same on every server.
             self._context.seed = payload or self._context.seed
+            self.restorations.current = None
         elif kind == Kind.CONFIGURATION:
             try:
                 self.configuration = decode_configuration(payload)
@@ -439,6 +458,9 @@ class Replica:
                 self.versions.switch(decode_version(payload), index)
             except BadRecord as error:
                 raise InvariantViolated(f"entry {index}: {error}") from error
+        elif kind == Kind.RESTORE:
+            outcome = self.restorations.apply(index, payload, self._take_backup)
+            now_us = max(now_us, self.last_time_us)
         elif kind in _SESSION_KINDS:
             try:
                 outcome = "", self.sessions.apply(kind, index, now_us, payload)
@@ -481,12 +503,14 @@ class Replica:
 
         Cheap; the work is done while chunks are taken, a few milliseconds each, and `apply`
         may go on between them. Chunks have at most 1 MiB; an empty one is only a pause.
+        Raises `RestoreInProgress` while a backup is being restored.
         Whatever the machine raises passes through, here and while chunks are taken: the
         snapshot has then failed, the node has not [sc-S13]. Close the iterator when it is
         given up.
         """
         if self._failure is not None:
             raise self._failure
+        self.restorations.check_none()
         meta = SnapshotMeta(
             index=self.last_applied,
             term=self.last_applied_term,
@@ -523,21 +547,10 @@ class Replica:
                 f"a snapshot up to {meta.index} would undo entries up to {self.last_applied}"
             )
         self._failure = StateMachineFailed("a snapshot was not restored to its end")
-        try:
-            self._check_origin(meta)
-            content = unwrap(iter(chunks), _KNOWN_SECTIONS)
-            self._restore_sections(content, f"the snapshot up to {meta.index}")
-            if self._notes is not None:
-                self._notes.begin()
-                self._notes.forget()
-            self.machine.restore(content.rest())
-        except RaftError:
-            raise
-        except Exception as error:
-            raise StateMachineFailed(
-                f"the snapshot up to {meta.index} was refused: {type(error).__name__},"
-                f" {where(error)}"
-            ) from error
+        if self._notes is not None:
+            self._notes.begin()
+        content = self._take_in(meta, chunks, f"the snapshot up to {meta.index}")
+        self.restorations.current = None
         self.last_applied = meta.index
         self.last_applied_term = meta.term
         self.last_time_us = meta.time_us
@@ -550,6 +563,49 @@ class Replica:
             self._commit(self._notes)
         self._failure = None
 
+    def _take_in(
+        self, meta: SnapshotMeta | BackupMeta, chunks: Iterable[bytes], what: str
+    ) -> Content:
+        """Let sessions and machine be those of a snapshot or backup; return what is around them."""
+        try:
+            self._check_origin(meta, what)
+            content = unwrap(iter(chunks), _KNOWN_SECTIONS)
+            self._restore_sections(content, what)
+            if self._notes is not None:
+                self._notes.forget()
+            self.machine.restore(content.rest())
+        except RaftError:
+            raise
+        except Exception as error:
+            raise StateMachineFailed(
+                f"{what} was refused: {type(error).__name__}, {where(error)}"
+            ) from error
+        return content
+
+    def _take_backup(self, meta: BackupMeta, chunks: Iterator[bytes]) -> None:
+        """Let the machine be as in a backup [RULES N8]: at this place of the log, on every server.
+
+        All sessions end: what their clients have sent is not in this state, or may not be. The
+        cluster's time never falls behind what the machine has seen.
+        """
+        self._take_in(meta, chunks, f"the backup of entry {meta.index}")
+        self.sessions.load(())
+        self.last_time_us = max(self.last_time_us, meta.time_us)
+
+    def check_backup(self, meta: BackupMeta) -> None:
+        """Raise `BadBackup` where this machine could not take a backup of what `meta` says."""
+        if meta.machine != self._machine_name:
+            raise BadBackup(
+                f"it is of the machine {meta.machine!r}, this cluster runs {self._machine_name!r}"
+            )
+        version, versions = meta.machine_version, self.versions
+        oldest = versions.oldest if versions.has_any else 0
+        if not oldest <= version <= self._readable_version:
+            raise BadBackup(
+                f"it is of version {version} of the machine, this node can read {oldest} to "
+                f"{self._readable_version}: run a release that can read both"
+            )
+
     def _restore_sections(self, content: Content, what: str) -> None:
         restores: dict[tuple[str, int], Callable[[Iterable[bytes]], None]] = {
             _SESSIONS_SECTION: self.sessions.restore,
@@ -561,14 +617,14 @@ class Replica:
         for restore in restores.values():
             restore(())
 
-    def _check_origin(self, meta: SnapshotMeta) -> None:
+    def _check_origin(self, meta: SnapshotMeta | BackupMeta, what: str) -> None:
         if meta.machine and self._machine_name and meta.machine != self._machine_name:
             raise StateMachineFailed(
-                f"the snapshot is of the machine {meta.machine!r}, this node runs"
+                f"{what} is of the machine {meta.machine!r}, this node runs"
                 f" {self._machine_name!r}: check the node's configuration"
             )
         if meta.machine_version > self._readable_version:
             raise StateMachineFailed(
-                f"the snapshot is of version {meta.machine_version} of the machine, this node"
+                f"{what} is of version {meta.machine_version} of the machine, this node"
                 f" runs {self._readable_version}: upgrade it"
             )

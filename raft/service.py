@@ -45,6 +45,7 @@ from raft.node.ports import address_of, at_once
 from raft.node.reads import ReadBatch
 from raft.node.refusals import refusal
 from raft.node.rescue import Rescue
+from raft.node.restorations import Restorations
 from raft.node.sessions import SessionCare, SessionEntries
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
@@ -133,6 +134,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.changes = Changes(self)
         self.backups = Backups(self)
         self.session_entries = SessionEntries(self)
+        self.restorations = Restorations(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -291,6 +293,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
     async def _close_all(self) -> None:
         self.shell.stop()
         self.backups.close()
+        self.restorations.close()
         self.forwarder.close()
         self.waiters.fail_all(self._not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]

@@ -569,7 +569,7 @@ def test_another_machines_or_a_later_snapshot_is_refused_and_stops_the_node() ->
     meta, content = snapshot_of(Versioned())
     for change in ({"machine_version": 3}, {"machine": "kv"}):
         replica = Replica(Versioned())
-        with pytest.raises(StateMachineFailed, match=r"the snapshot is of"):
+        with pytest.raises(StateMachineFailed, match=r"the snapshot up to \d+ is of"):
             replica.restore(attrs.evolve(meta, **change), [content])  # type: ignore[arg-type]
         with pytest.raises(StateMachineFailed):
             replica.apply(commands(1, "x"))

@@ -41,11 +41,12 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         "raft.storage.records",
     ),
     "raft.backup": ("raft.errors",),
+    "raft.restoration": (*("raft.backup", "raft.errors", "raft.outcomes", "raft.storage.records"),),
     "raft.machines": ("raft.machines", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.replica": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
         *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
-        *("raft.storage.records", "raft.versions"),
+        *("raft.storage.records", "raft.versions", "raft.backup", "raft.restoration"),
     ),
     "raft.versions": (
         *("raft.interfaces", "raft.errors", "raft.outcomes", "raft.storage.records"),
@@ -62,6 +63,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
+        "raft.restoration",
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),

@@ -1,4 +1,4 @@
-"""raft backup: the state of a running cluster into a file, and whether such a file is whole."""
+"""raft backup and raft restore: the state of a running cluster into a file, and back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 
 from raft.backup import Backup, verify
-from raft.cli.running import ENDPOINTS_VARIABLE, TIMEOUT_SECONDS, Cluster, run
+from raft.cli.running import ENDPOINTS_VARIABLE, TIMEOUT_SECONDS, Cluster, reason, run
 from raft.client import RaftClient
+from raft.errors import OutcomeUnknown, Timeout, WouldReplace
 
 WAIT_SECONDS = 60.0
+RESTORE_SECONDS = 600.0
 
 
 @click.command()
@@ -62,6 +64,70 @@ def backup(
     async def work(client: RaftClient) -> int:
         saved = await client.backup(str(file), wait_seconds)
         click.echo(f"Saved {file}: {told(saved)}.")
+        return 0
+
+    return run(cluster, work)
+
+
+@click.command()
+@click.option(
+    "--to",
+    "endpoints",
+    multiple=True,
+    envvar=ENDPOINTS_VARIABLE,
+    help=f"A member's address for clients; may be repeated. [env: {ENDPOINTS_VARIABLE}]",
+)
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A node's file, to take the addresses from.",
+)
+@click.option("--allow-plaintext", is_flag=True, help="Talk to other machines without encryption.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    default=RESTORE_SECONDS,
+    show_default=True,
+    help="How many seconds it may take.",
+)
+@click.option("--replace", is_flag=True, help="Let it take the place of the state that is there.")
+@click.option("--check", is_flag=True, help="Only check that FILE is whole, and restore nothing.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def restore(
+    endpoints: Sequence[str],
+    config: Path | None,
+    allow_plaintext: bool,
+    wait_seconds: float,
+    replace: bool,
+    check: bool,
+    file: Path,
+) -> int:
+    """Let the state of a running cluster be that of the backup FILE.
+
+    Into a new cluster as it is; into one that has a state with --replace. On every server the
+    state is replaced at the same place of the log, or on none.
+    """
+    found = verify(str(file))
+    if check:
+        click.echo(f"{file} is whole: {told(found)}.")
+        return 0
+    cluster = Cluster.chosen(endpoints, config, TIMEOUT_SECONDS, allow_plaintext)
+
+    async def work(client: RaftClient) -> int:
+        try:
+            index = await client.restore(str(file), wait_seconds, replace=replace)
+        except WouldReplace as error:
+            hint = reason(error).replace("allow it with replace", "allow it with --replace")
+            raise click.ClickException(f"nothing is restored: {hint}") from error
+        except (Timeout, OutcomeUnknown) as error:
+            is_open = not isinstance(error, Timeout) or error.appended
+            hint = (
+                "; it may be restored yet: look at the state, or restore again" if is_open else ""
+            )
+            raise click.ClickException(f"not done in time: {reason(error)}{hint}") from error
+        click.echo(f"Restored {file} as entry {index}: {told(found)}.")
         return 0
 
     return run(cluster, work)

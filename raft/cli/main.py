@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "member": ("raft.cli.member:member", "Show who belongs to the cluster, and change it."),
     "join": ("raft.cli.member:join", "Let a new node join a running cluster."),
     "backup": ("raft.cli.backup:backup", "Save the state of a running cluster to a file."),
+    "restore": ("raft.cli.backup:restore", "Bring a backup back into a running cluster."),
     "kv": ("raft.cli.kv:kv", "Read and write the built-in key-value store."),
     "demo": ("raft.cli.demo:demo", "Run a cluster in this terminal and lose a leader."),
     "bench": ("raft.cli.bench:bench", "Measure a cluster's writes and reads."),

@@ -1,7 +1,8 @@
-"""A cluster's state into a file, from outside."""
+"""A cluster's state into a file, and back, from outside."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,11 +10,11 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
-from raft.backup import Backup, BackupWriter, decode_meta
+from raft.backup import Backup, BackupReader, BackupWriter, decode_meta, pieces, verify
 from raft.client.checks import checked_timeout
 from raft.client.links import Link, Links
 from raft.client.search import Search
-from raft.errors import BadBackup, NotAppended, RaftError, Timeout
+from raft.errors import BadBackup, NotAppended, OutcomeUnknown, RaftError, Timeout
 from raft.transport import commands
 
 BEGIN_SECONDS: Final = 60.0
@@ -22,6 +23,11 @@ PIECE_SECONDS: Final = 30.0
 """How long each piece may take after that."""
 PIECE_TRIES: Final = 4
 PAUSE_SECONDS: Final = 0.5
+
+RESTORE_SECONDS: Final = 600.0
+"""How long a restoration may take, where the caller does not say."""
+RESTORE_PIECE_BYTES: Final = 256 * 1024
+ID_BYTES: Final = 16
 
 Start = Callable[..., Deferred[Any]]
 
@@ -118,6 +124,63 @@ class Rescue:
             await link.call(self._seconds, commands.EndBackup, remaining(), name=name)
 
         self._start(1.0, ask).addErrback(lambda _: None)
+
+    def restore(
+        self, path: str, timeout: float = RESTORE_SECONDS, *, replace: bool = False
+    ) -> Deferred[int]:
+        """Let the cluster's state be that of the backup `path`; fire with the entry's index.
+
+        The file is read through before anything is done. Until the last of it has arrived nothing
+        is changed; then the state is replaced on all servers at one place of the log: writes
+        before it are gone, those behind it stay, and all sessions of clients have ended.
+
+        Args:
+            path: of a file that `backup` made, of this cluster or of another one.
+            timeout: seconds for all of it; it begins anew with a new leader.
+            replace: allow it where commands have changed the state before.
+
+        Raises (as failures):
+            BadBackup: the file is damaged, or of a machine that this cluster does not run.
+            WouldReplace: there is a state already, and `replace` is not set.
+            OSError: the file cannot be read.
+            OutcomeUnknown, Timeout: with `appended`, it may be restored yet; else nothing is
+                changed.
+        """
+        return self._start(timeout, lambda remaining: self._restored(path, replace, remaining))
+
+    async def _restored(self, path: str, replace: bool, remaining: Callable[[], float]) -> int:
+        found: Backup = await self._in_thread(verify, path)
+        id = secrets.token_bytes(ID_BYTES)
+
+        async def step(link: Link, seconds: float) -> int:
+            with BackupReader.open(path) as reader:
+                begin = {"id": id, "meta": reader.meta_bytes, "replace": replace}
+                await self._harmless(link, commands.BeginRestore, seconds, **begin)
+                await self._send_pieces(link, id, reader)
+            end = {"id": id, "size_bytes": found.size_bytes, "digest": found.digest}
+            seconds = max(remaining(), 0.001)
+            end["timeout_ms"] = max(1, int(seconds * 1000))
+            answer = await link.call(self._seconds, commands.EndRestore, seconds, **end)
+            return int(answer["index"])
+
+        return await self._search.order(step, remaining)
+
+    async def _send_pieces(self, link: Link, id: bytes, reader: BackupReader) -> None:
+        content, offset = pieces(reader, RESTORE_PIECE_BYTES), 0
+        while piece := await self._in_thread(next, content, b""):
+            given = {"id": id, "offset": offset, "piece": piece}
+            given["timeout_ms"] = int(PIECE_SECONDS * 1000)
+            await self._harmless(link, commands.RestorePiece, PIECE_SECONDS, **given)
+            offset += len(piece)
+
+    async def _harmless(
+        self, link: Link, command: type[commands.Question], seconds: float, **arguments: Any
+    ) -> None:
+        """Ask what may be lost, or come twice: the end alone changes the state."""
+        try:
+            await link.call(self._seconds, command, seconds, **arguments)
+        except (OutcomeUnknown, Timeout) as error:
+            raise NotAppended(f"a piece of the backup had no answer: {error}") from error
 
     def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Deferred[Any]:
         pool = self._reactor.getThreadPool()

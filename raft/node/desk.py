@@ -197,3 +197,21 @@ class ClientDesk:
     def end_backup(self, name: str) -> None:
         """Forget a backup."""
         self.node.backups.end(name)
+
+    def begin_restore(self, id: bytes, meta: bytes, replace: bool) -> None:
+        """Take the pieces of a backup from here on."""
+        self.node.restorations.begin(id, meta, replace)
+
+    def restore_piece(
+        self, id: bytes, offset: int, piece: bytes, timeout_seconds: float
+    ) -> Deferred[None]:
+        """Append a piece of a backup."""
+        piecewise = self.node.restorations.piece(id, offset, piece, timeout_seconds)
+        return Deferred.fromCoroutine(piecewise)
+
+    def end_restore(
+        self, id: bytes, size_bytes: int, digest: bytes, timeout_seconds: float
+    ) -> Deferred[int]:
+        """Let a backup replace the state."""
+        ending = self.node.restorations.end(id, size_bytes, digest, timeout_seconds)
+        return Deferred.fromCoroutine(ending)

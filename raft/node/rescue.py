@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
 from twisted.internet.defer import Deferred, fail
 
-from raft.backup import BackupMeta
+from raft.backup import BackupMeta, BackupReader, pieces, verify
 from raft.errors import RaftError
 from raft.node.backups import Backups
+from raft.node.restorations import Restorations
+from raft.restoration import ID_BYTES, PIECE_BYTES
 
 BACKUP_SECONDS = 60.0
 """How long a backup may take to begin where the caller does not say."""
+RESTORE_SECONDS = 60.0
+"""How long each piece of a restoration may take where the caller does not say."""
+
+Answer = TypeVar("Answer")
 
 
 class Rescue:
     """Backup and restoration, while the cluster serves."""
 
     backups: Backups
+    restorations: Restorations
 
     def backup(self, path: str, timeout: float = BACKUP_SECONDS) -> Deferred[BackupMeta]:
         """Save the state of this moment or later to the new file `path`; fires once it is durable.
@@ -31,8 +42,53 @@ class Rescue:
             RestoreInProgress: a backup is being restored.
             RaftError: no snapshot could be taken; the text says why.
         """
+        return self._begun(lambda: self.backups.save(path, timeout), timeout)
+
+    def restore(
+        self, path: str, timeout: float = RESTORE_SECONDS, *, replace: bool = False
+    ) -> Deferred[int]:
+        """Let the state be that of the backup `path`, on all servers; fires with the entry's index.
+
+        Only the leader can. The file is read through before anything is done. The backup then
+        travels through the log beside other writes; what was written before its last entry is
+        replaced, what comes behind that is not. All sessions of clients end. Until the last
+        entry nothing is changed, and a new leader ends the restoration: begin it anew there.
+
+        Args:
+            path: of a file that `backup` made, of this cluster or of another one.
+            timeout: seconds that each piece may take.
+            replace: allow it where commands have changed the state before.
+
+        Raises (as failures):
+            BadBackup: the file is damaged, or of a machine that this cluster does not run.
+            WouldReplace: there is a state already, and `replace` is not set.
+            NotLeader, ElectionInProgress, RestoreInProgress, RestoreAbandoned: nothing was changed.
+            OutcomeUnknown, Timeout: where the last entry was appended, it may be restored yet.
+            OSError: the file cannot be read.
+        """
+        return self._begun(lambda: self._restore(path, timeout, replace), timeout)
+
+    async def _restore(self, path: str, timeout: float, replace: bool) -> int:
+        node = self.backups.node
+        call = node.shell.snapshots.threads.call
+        found: Any = await call(verify, path)
+        id = secrets.token_bytes(ID_BYTES)
+        with BackupReader.open(path) as reader:
+            self.restorations.begin(id, reader.meta_bytes, replace)
+            offset, content = 0, pieces(reader, PIECE_BYTES)
+            while True:
+                piece: Any = await call(next, content, b"")
+                if not piece:
+                    break
+                await self.restorations.piece(id, offset, piece, timeout)
+                offset += len(piece)
+        return await self.restorations.end(id, found.size_bytes, found.digest, timeout)
+
+    def _begun(
+        self, work: Callable[[], Coroutine[Any, Any, Answer]], timeout: float
+    ) -> Deferred[Answer]:
         try:
             self.backups.node.checked_seconds(timeout)
         except RaftError as error:
             return fail(error)
-        return Deferred.fromCoroutine(self.backups.save(path, timeout))
+        return Deferred.fromCoroutine(work())

@@ -143,6 +143,7 @@ class Shell:
         )
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)
+        self.replica.restorations.read = self.cache.slice
         self._apply_end = self.server.apply_end
         time_us = max(found.last_time_us, meta.time_us if meta else 0)
         self.scribe = Scribe(self.clock, partial(secrets.token_bytes, 16), time_us)

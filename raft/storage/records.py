@@ -14,7 +14,8 @@ little-endian:
 
 Kinds from 128 on are local to one server's log and never travel. The kinds from 3 to 6 are
 those of sessions; docs/reference/sessions.md tells what they mean. Kind 7 raises the version of
-the machine; docs/howto/upgrade.md tells when.
+the machine; docs/howto/upgrade.md tells when. Kind 8 carries a backup that is being restored;
+`raft.restoration` tells how.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Kind(IntEnum):
     KEEP_ALIVE = 5
     CLOSE_SESSION = 6
     VERSION = 7
+    RESTORE = 8
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130

@@ -62,7 +62,12 @@ GRACE_SECONDS: Final = 0.5
 UNACKNOWLEDGED_SECONDS: Final = 10.0
 
 _CHANGING: Final = frozenset(
-    {commands.Write, commands.SetConfiguration, commands.TransferLeadership}
+    {
+        commands.Write,
+        commands.SetConfiguration,
+        commands.TransferLeadership,
+        commands.EndRestore,
+    }
 )
 _WRITE: Final = pair(b"_command", b"Write")
 _READ: Final = pair(b"_command", b"Read")

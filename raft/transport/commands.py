@@ -416,6 +416,48 @@ class EndBackup(Question):
     response: ClassVar = []
 
 
+@_question
+class BeginRestore(Question):
+    """Ask the leader to take the pieces of a backup; nothing is changed before `EndRestore`.
+
+    `id` is 16 random bytes of the asker's choice; the same one may begin anew. `meta` is what
+    stands in the backup's header. With `replace` a state that is there already may be replaced.
+    """
+
+    arguments: ClassVar = [
+        (b"id", _LARGE_BYTES),
+        (b"meta", _LARGE_BYTES),
+        (b"replace", _OPTIONAL_BOOLEAN),
+    ]
+    response: ClassVar = []
+
+
+@_question
+class RestorePiece(Question):
+    """Append the piece of the backup's content that begins at `offset`; answered once applied."""
+
+    arguments: ClassVar = [
+        (b"id", _LARGE_BYTES),
+        (b"offset", _INTEGER),
+        (b"piece", _LARGE_BYTES),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+    ]
+    response: ClassVar = []
+
+
+@_question
+class EndRestore(Question):
+    """Let the backup replace the state; `index` is that of the entry from which on it has."""
+
+    arguments: ClassVar = [
+        (b"id", _LARGE_BYTES),
+        (b"size_bytes", _INTEGER),
+        (b"digest", _LARGE_BYTES),
+        (b"timeout_ms", _OPTIONAL_INTEGER),
+    ]
+    response: ClassVar = [(b"index", _INTEGER)]
+
+
 QUESTIONS: Final[tuple[type[Question], ...]] = (
     Hello,
     Write,
@@ -431,6 +473,9 @@ QUESTIONS: Final[tuple[type[Question], ...]] = (
     BeginBackup,
     BackupPiece,
     EndBackup,
+    BeginRestore,
+    RestorePiece,
+    EndRestore,
 )
 """All questions, for tables of permissions and their tests."""
 

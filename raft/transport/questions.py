@@ -430,6 +430,24 @@ _ANSWERERS: Final[dict[bytes, _Answerer]] = {
         commands.EndBackup,
         lambda service, arguments, _seconds: _rescue(service).end_backup(arguments["name"]),
     ),
+    b"BeginRestore": (
+        commands.BeginRestore,
+        lambda service, arguments, _seconds: _rescue(service).begin_restore(
+            arguments["id"], arguments["meta"], bool(arguments["replace"])
+        ),
+    ),
+    b"RestorePiece": (
+        commands.RestorePiece,
+        lambda service, arguments, seconds: _rescue(service).restore_piece(
+            arguments["id"], arguments["offset"], arguments["piece"], seconds
+        ),
+    ),
+    b"EndRestore": (
+        commands.EndRestore,
+        lambda service, arguments, seconds: _rescue(service).end_restore(
+            arguments["id"], arguments["size_bytes"], arguments["digest"], seconds
+        ),
+    ),
 }
 """The rare questions: their declaration, and what the service is asked."""
 
@@ -445,6 +463,9 @@ _SHAPES: Final[dict[bytes, Callable[[Any], dict[str, Any]]]] = {
     b"BeginBackup": lambda begun: {"name": begun[0], "meta": begun[1]},
     b"BackupPiece": lambda piece: {"piece": piece},
     b"EndBackup": lambda _: {},
+    b"BeginRestore": lambda _: {},
+    b"RestorePiece": lambda _: {},
+    b"EndRestore": lambda index: {"index": index},
 }
 """How the service's answers fill the responses."""
 
