@@ -28,7 +28,7 @@ from attrs import field, frozen
 from raft import addresses
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration
-from raft.interfaces import IStateMachine
+from raft.interfaces import IOnDiskStateMachine, IStateMachine
 from raft.settings import (
     as_dialled,
     as_flag,
@@ -51,6 +51,9 @@ FILE_BYTES = 1 << 20
 HEARTBEATS_IN_TIMEOUT = 2
 """The election timeout must be at least so many heartbeats: one may be late or lost."""
 
+MACHINE_DIRECTORY = "machine"
+"""Where in the data directory a machine lives that keeps its own state on the disk."""
+
 LARGEST_DRIFT = 10.0
 """A larger factor leaves no lease worth having."""
 
@@ -60,6 +63,7 @@ LARGEST_FACTOR = 1000.0
 MACHINES: Mapping[str, str] = {
     "kv": "raft.machines.kv:KeyValueStore",
     "echo": "raft.machines.echo:Echo",
+    "sqlite": "raft.machines.sqlite:SQLiteDatabase",
     "stack": "raft.machines.stack:Stack",
 }
 """The built-in state machines, by the name that `node.machine` gives them."""
@@ -195,6 +199,11 @@ class NodeConfig:
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     @property
+    def machine_directory(self) -> Path:
+        """Where a machine that is durable by itself lives; nothing else uses it."""
+        return self.node.data_directory / MACHINE_DIRECTORY
+
+    @property
     def first_configuration(self) -> Configuration:
         """The configuration of the first entry, the same on every first member."""
         return Configuration(
@@ -227,7 +236,7 @@ def parse_config(text: str, path: str | os.PathLike[str]) -> NodeConfig:
         raise BadConfiguration(f"{path}: {error}") from error
 
 
-def load_machine(name: str) -> Callable[[], object]:
+def load_machine(name: str) -> Callable[..., object]:
     """Return the class that `node.machine` names; its instances provide `IStateMachine`.
 
     Raises:
@@ -254,6 +263,30 @@ def load_machine(name: str) -> Callable[[], object]:
             "write @implementer(IStateMachine) above the class"
         )
     return found
+
+
+def make_machine(config: NodeConfig) -> object:
+    """Return a new machine of the class that the file names.
+
+    One that is durable by itself (`IOnDiskStateMachine`) is made with a single argument, the path
+    of its directory, a str: it belongs to this machine, and may not be there yet. Others are made
+    with none.
+
+    Raises:
+        BadConfiguration: it cannot be made so.
+    """
+    name = config.node.machine
+    try:
+        kind = load_machine(name)
+        if IOnDiskStateMachine.implementedBy(kind):
+            return kind(str(config.machine_directory))
+        return kind()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise BadConfiguration(
+            f"{config.path}: node.machine: {name} cannot be made ({reason}); a class that "
+            "implements IOnDiskStateMachine gets its directory, any other no argument"
+        ) from error
 
 
 def _content(path: Path) -> str:

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from raft.codec import Codec
-from raft.config import NodeConfig, load_machine, read_config
+from raft.config import NodeConfig, make_machine, read_config
 from raft.core.server import Options as ServerOptions
 from raft.errors import BadConfiguration, RaftError
 from raft.node.bounds import Bounds
@@ -144,7 +144,7 @@ def make_node(config: NodeConfig, reactor: Any, machine: object = None) -> RaftS
         BadConfiguration: the machine is none.
     """
     if machine is None:
-        machine = load_machine(config.node.machine)()
+        machine = make_machine(config)
     codec = Codec(limit_bytes=config.limits.command_bytes)
     return RaftService(settings_of(config), machine, reactor=reactor, codec=codec)
 
@@ -156,13 +156,14 @@ def makeService(options: Options) -> IService:
 
     try:
         config = read_config(options["config"])
+        # `twist` has no such option and never leaves its terminal.
+        parent: Any = options.parent or {}
+        daemonized = not parent.get("nodaemon", True)
+        node = NodeProcess(config, reactor, daemonized)
     except BadConfiguration as error:
         refuse(str(error))
     use_monotonic_time(reactor)
-    # `twist` has no such option and never leaves its terminal.
-    parent: Any = options.parent or {}
-    daemonized = not parent.get("nodaemon", True)
-    return cast(IService, NodeProcess(config, reactor, daemonized))
+    return cast(IService, node)
 
 
 def use_monotonic_time(reactor: Any) -> None:

@@ -6,6 +6,7 @@ last ones run the real command.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -129,6 +130,50 @@ def raft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return code, out, err
 
     return command
+
+
+# -- raft write, raft read -------------------------------------------------------------------------
+
+
+async def test_any_command_and_query_are_json_in_and_out(raft: Any, node: Node) -> None:
+    at = ("-e", node.address)
+    assert await raft("write", '["set", "k", {"a": [1.5, null, "ü"]}]', *at) == (0, "null\n", "")
+    assert await raft("read", '["get", "k"]', *at) == (0, '{"a": [1.5, null, "ü"]}\n', "")
+    assert await raft("read", '["count"]', "--consistency", "local", *at) == (0, "1\n", "")
+    node.store.apply(["set", "b", b"\xff\x00"], None)  # type: ignore[arg-type]
+    assert await raft("read", '["get", "b"]', *at) == (0, '{"base64": "/wA="}\n', "")
+
+
+async def test_a_command_may_come_from_standard_input(
+    raft: Any, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("-e", node.address)
+    content = io.TextIOWrapper(io.BytesIO(b'["set", "k",\n "long"]\n'))
+    monkeypatch.setattr(sys, "stdin", content)
+    assert await raft("write", "-", *at) == (0, "null\n", "")
+    assert node.store.query(["get", "k"]) == "long"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"\xff"')))
+    code, _, err = await raft("write", "-", *at)
+    assert (code, err) == (
+        2,
+        "raft: standard input: byte 1 is not UTF-8 (see raft write --help)\n",
+    )
+
+
+@pytest.mark.parametrize("text", ["set k v", "", "[" * 100_000, "[1,", "'a'"])
+async def test_what_is_no_json_is_refused_in_one_line(raft: Any, node: Node, text: str) -> None:
+    for verb in ("write", "read"):
+        code, out, err = await raft(verb, text, "-e", node.address)
+        assert (code, out) == (2, "")
+        assert "is no JSON" in err
+        assert len(err) < 300
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ['["\\ud800"]', "9" * 30, '["nonsense"]'])
+async def test_what_the_machine_cannot_take_is_refused(raft: Any, node: Node, text: str) -> None:
+    with pytest.raises(errors.RaftError):
+        await raft("write", text, "-e", node.address)
 
 
 # -- raft kv --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from raft.config import (
     NodeTable,
     TimingsTable,
     load_machine,
+    make_machine,
     parse_config,
     read_config,
 )
@@ -59,7 +60,7 @@ clients = "tcp:127.0.0.1:8003"
 
 MACHINES = '''
 from zope.interface import implementer
-from raft.interfaces import IStateMachine
+from raft.interfaces import IOnDiskStateMachine, IStateMachine
 
 @implementer(IStateMachine)
 class Good:
@@ -70,6 +71,18 @@ class Good:
 
 class Bare:
     """Implements nothing."""
+
+@implementer(IOnDiskStateMachine)
+class Durable(Good):
+    def __init__(self, directory): self.directory = directory
+    def open(self): ...
+    def begin(self): ...
+    def commit(self, last_applied, notes): ...
+    def close(self): ...
+
+@implementer(IStateMachine)
+class Choosy(Good):
+    def __init__(self, directory): ...
 
 number = 7
 '''
@@ -426,9 +439,31 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(
         read_config(path)
 
 
-@pytest.mark.parametrize("name", ["kv", "echo", "stack"])
+@pytest.mark.parametrize("name", ["kv", "echo", "sqlite", "stack"])
 def test_the_built_in_machines_are_there(name: str) -> None:
     assert callable(load_machine(name))
+
+
+def test_a_durable_machine_gets_a_directory_of_its_own_and_nothing_is_made_yet(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "node.toml"
+    config = parse_config(GOOD.replace(":Good", ":Durable"), path)
+    machine = make_machine(config)
+    assert machine.directory == str(config.node.data_directory / "machine")  # type: ignore[attr-defined]
+    assert not config.node.data_directory.exists()
+    assert make_machine(parse_config(GOOD, path))
+
+
+def test_a_machine_that_cannot_be_made_is_told_of_in_one_line(tmp_path: Path) -> None:
+    config = parse_config(GOOD.replace(":Good", ":Choosy"), tmp_path / "node.toml")
+    with pytest.raises(BadConfiguration) as caught:
+        make_machine(config)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/node.toml: node.machine: machines_for_tests:Choosy cannot be made (TypeError: "
+    )
+    assert "a class that implements IOnDiskStateMachine gets its directory" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

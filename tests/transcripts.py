@@ -49,7 +49,10 @@ STOP_SECONDS = 10.0
 ELECTION_TIMEOUT_SECONDS = 1.0
 """On a busy machine the leader that a document names must stay one."""
 
-LOOKS = ("raft status", "raft member list", "raft kv get", "raft kv scan", "raft kv count")
+LOOKS = (
+    *("raft status", "raft member list", "raft read"),
+    *("raft kv get", "raft kv scan", "raft kv count"),
+)
 NODE = re.compile(r"twistd (?P<options>.*--config (?P<file>\S+).*)&$")
 DIRECTIVE = re.compile(r"<!-- transcript: (?P<text>.*) -->$")
 FENCE = re.compile(r"```(?P<language>\S*)")

@@ -39,9 +39,10 @@ class Context:
             return text
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            shown = text if len(text) <= 80 else f"{text[:77]}..."
             raise click.BadParameter(
-                f"{text!r} is no JSON ({error}); a text needs quotes: '\"text\"'", param_hint=name
+                f"{shown!r} is no JSON ({error}); a text needs quotes: '\"text\"'", param_hint=name
             ) from error
 
     def text(self, value: Any) -> str:

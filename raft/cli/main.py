@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "backup": ("raft.cli.backup:backup", "Save the state of a running cluster to a file."),
     "restore": ("raft.cli.backup:restore", "Bring a backup back into a running cluster."),
     "kv": ("raft.cli.kv:kv", "Read and write the built-in key-value store."),
+    "write": ("raft.cli.plain:write", "Let any machine apply a command, given as JSON."),
+    "read": ("raft.cli.plain:read", "Ask any machine a query, given as JSON."),
     "demo": ("raft.cli.demo:demo", "Run a cluster in this terminal and lose a leader."),
     "bench": ("raft.cli.bench:bench", "Measure a cluster's writes and reads."),
 }
