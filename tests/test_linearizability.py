@@ -333,7 +333,7 @@ def test_the_illegal_piece_is_small() -> None:
     # What was read, who wrote it, and what stands between.
     assert set(report.piece) == {history[6], history[stale - 1], history[stale]}
     assert report.text.count("\n") == 3
-    assert "get(k) -> 3" in report.text
+    assert "get -> 3" in report.text
 
 
 def test_the_register_model_knows_its_own_words() -> None:

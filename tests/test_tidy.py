@@ -97,8 +97,11 @@ TOPS: dict[str, tuple[str, ...]] = {
     "raft.tap": ("raft.tap", "raft.cli", "raft.bench"),
     # A cluster of processes is made of the files that `raft init` writes.
     "raft.cli": ("raft.cli", "raft.testing.processes"),
-    # The demo and the benchmark run such a cluster.
-    "raft.testing": ("raft.testing", "raft.cli.demo", "raft.cli.bench", "raft.bench"),
+    # The demo and the benchmark run such a cluster; `raft check` is the checker's own command.
+    "raft.testing": (
+        *("raft.testing", "raft.cli.demo", "raft.cli.bench", "raft.bench"),
+        "raft.cli.check",
+    ),
     "raft.bench": ("raft.bench", "raft.cli.bench"),
 }
 

@@ -151,7 +151,45 @@ def _thinned(
 
 def piece_text(key: Hashable, piece: Sequence[Operation], model: Model) -> str:
     """Return the piece for people, one operation a line, in the order of calls."""
-    lines = [f"  {each}" for each in piece[-_SHOWN:]]
+    shown = piece[-_SHOWN:]
+    start = min((each.call_ns for each in shown), default=0)
+    rows = [
+        (
+            each.client if each.client.isprintable() else ascii(each.client),
+            since(start, each.call_ns),
+            "?" if each.return_ns is None or not each.ok else since(start, each.return_ns),
+            label(each),
+        )
+        for each in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"  {client:{widths[0]}}  {call:>{widths[1]}} .. {end:<{widths[2]}}  {text}"
+        for client, call, end, text in rows
+    ]
     if len(piece) > _SHOWN:
         lines.insert(0, f"  ... and {len(piece) - _SHOWN} before")
-    return "\n".join([f"no order of these explains every result ({model.name}, {key}):", *lines])
+    about = f"no order of these explains every result ({model.name}, key {key!r}):"
+    return "\n".join([about, *lines])
+
+
+def since(start_ns: int, time_ns: int) -> str:
+    """Return a time for people, counted from another one."""
+    span: float = time_ns - start_ns
+    for unit in ("ns", "us", "ms"):
+        if span < 1000:
+            return f"{span:.4g} {unit}"
+        span /= 1000
+    return f"{span:.6g} s"
+
+
+def label(operation: Operation) -> str:
+    """Return what was asked and told, such as `cas 1 2 -> True`."""
+    asked = [repr(operation.value)] if operation.value is not None else []
+    if operation.op == "cas":
+        asked = [repr(operation.expected), repr(operation.value)]
+    text = " ".join([operation.op, *asked])
+    if not operation.ok:
+        return f"{text} (refused)" if operation.ok is False else f"{text} (outcome unknown)"
+    tells = operation.output is not None or operation.op in ("get", "read", "dequeue")
+    return f"{text} -> {operation.output!r}" if tells else text

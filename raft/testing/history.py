@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-from attrs import asdict, define, frozen
+from attrs import define, frozen
 
 from raft.interfaces import Value
 
@@ -29,7 +29,7 @@ class Operation:
 
     Attributes:
         client: who; a client has one operation open at a time.
-        op: what: "get", "set", "delete", "cas", "append", or as the model names it.
+        op: what: "get", "put" (or "set"), "delete", "cas", "append", or as the model names it.
         key: of what; operations on different keys are independent.
         value: what is written, or None.
         expected: what a cas compares with, or None.
@@ -41,7 +41,7 @@ class Operation:
 
     client: str
     op: str
-    key: str
+    key: str | int | bytes
     value: Value = None
     expected: Value = None
     output: Value = None
@@ -50,15 +50,28 @@ class Operation:
     return_ns: int | None = None
 
     def to_json(self) -> str:
-        """Return one line of JSON; bytes become `{"$bytes": hexadecimal digits}`."""
-        return json.dumps(asdict(self), default=_bytes_to_json, separators=(",", ":"))
+        """Return one line of JSON; docs/reference/histories.md says what stands in it."""
+        line = {
+            "client": self.client,
+            "op": self.op,
+            "key": self.key,
+            "value": self.value,
+            "expected": self.expected,
+            "output": self.output,
+            "ok": self.ok,
+            "call": self.call_ns,
+            "return": self.return_ns,
+        }
+        return json.dumps(line, default=_bytes_to_json, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Operation:
         """Return the operation in a line of `to_json`; raise ValueError where there is none."""
         try:
-            return cls(**json.loads(line, object_hook=_bytes_from_json))
-        except TypeError as error:
+            fields = json.loads(line, object_hook=_bytes_from_json)
+            times = {"call_ns": fields.pop("call"), "return_ns": fields.pop("return")}
+            return cls(**fields, **times)
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no operation: {line.strip()[:200]}") from error
 
     def __str__(self) -> str:
@@ -67,7 +80,7 @@ class Operation:
         told = {True: f"-> {self.output!r}", False: "-> refused", None: "-> unknown"}[self.ok]
         return (
             f"[{self.call_ns} .. {end}] {self.client}:"
-            f" {self.op}({', '.join([self.key, *asked])}) {told}"
+            f" {self.op}({', '.join([str(self.key), *asked])}) {told}"
         )
 
 
@@ -108,7 +121,12 @@ class Recorder:
         self._open: dict[int, Open] = {}
 
     def begin(
-        self, client: str, op: str, key: str, value: Value = None, expected: Value = None
+        self,
+        client: str,
+        op: str,
+        key: str | int | bytes,
+        value: Value = None,
+        expected: Value = None,
     ) -> Open:
         """Note that an operation begins, right before it is sent."""
         operation = Open(
