@@ -20,6 +20,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from raft.client import RaftClient
 from raft.codec import PLAIN
+from raft.numbering import OpenedSession
+from raft.transport.calls import Results
 from raft.transport.greeting import Greeting
 
 
@@ -61,9 +63,12 @@ class Connection:
     def call(self, *_: Any, **__: Any) -> Deferred[Any]:
         return succeed({"leader": "n1", "address": ""})
 
-    def write_batch(self, items: list[bytes], timeout_ms: int) -> Deferred[Any]:
+    def open_session(self, nonce: bytes, timeout_ms: int) -> Deferred[OpenedSession]:
+        return succeed(OpenedSession(b"s" * 16, 3600.0, 1000, 1 << 20))
+
+    def write_batch(self, items: list[bytes], timeout_ms: int, *_: object) -> Deferred[Any]:
         answered: Deferred[Any] = Deferred()
-        self.reactor.callLater(0, answered.callback, [None] * len(items))
+        self.reactor.callLater(0, answered.callback, Results([None] * len(items)))
         return answered
 
     read_batch = write_batch
@@ -72,13 +77,14 @@ class Connection:
         pass
 
 
-def client_seconds(writes: int, outstanding: int, command: object) -> float:
+def client_seconds(writes: int, outstanding: int, command: object, sessions: bool) -> float:
     reactor = Reactor()
     client = RaftClient(
         "127.0.0.1:7001",
         reactor=reactor,
         dial=lambda _address, _seconds: succeed(Connection(reactor)),
         chance=random.Random(1),
+        sessions=sessions,
     )
     left = writes
     running = 0
@@ -120,19 +126,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     command = ["set", "k" * 16, b"v" * 64]
-    print("outstanding   bare us   client us   beyond us (median, [min..max]) of a write")
+    print("microseconds of a write beyond the bare Deferred: median [min..max]")
+    print("outstanding   bare   without sessions       within a session")
     for outstanding in (1, 16, 100, 1000, 4000):
-        bare, whole = [], []
+        bare: list[float] = []
+        beyond: dict[bool, list[float]] = {False: [], True: []}
         count = given.writes if outstanding > 1 else given.writes // 10
         for _ in range(given.rounds):
             gc.collect()
             bare.append(bare_seconds(count, outstanding, command) / count * 1e6)
-            whole.append(client_seconds(count, outstanding, command) / count * 1e6)
-        beyond = [each - other for each, other in zip(whole, bare, strict=True)]
-        print(
-            f"{outstanding:11}   {statistics.median(bare):7.2f}   {statistics.median(whole):9.2f}"
-            f"   {statistics.median(beyond):5.2f} [{min(beyond):.2f}..{max(beyond):.2f}]"
-        )
+            for sessions, found in beyond.items():
+                whole = client_seconds(count, outstanding, command, sessions) / count * 1e6
+                found.append(whole - bare[-1])
+        texts = [
+            f"{statistics.median(each):5.2f} [{min(each):.2f}..{max(each):.2f}]"
+            for each in beyond.values()
+        ]
+        print(f"{outstanding:11}   {statistics.median(bare):4.2f}   {'   '.join(texts)}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         test_cluster,
         write,
     )
-    from raft.client import RaftClient
+    from raft.client import RaftClient, SavedSession
     from raft.core.configuration import Configuration, Member
     from raft.errors import CommandError, RaftError
     from raft.interfaces import (
@@ -51,6 +51,7 @@ __all__ = [
     "RaftClient",
     "RaftError",
     "RaftService",
+    "SavedSession",
     "Value",
     "get_entry",
     "leader",
@@ -64,7 +65,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "raft.client": ("RaftClient",),
+    "raft.client": ("RaftClient", "SavedSession"),
     "raft.core.configuration": ("Configuration", "Member"),
     "raft.errors": ("CommandError", "RaftError"),
     "raft.interfaces": (

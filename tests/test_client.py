@@ -1,18 +1,18 @@
-"""RaftClient on a Clock, over connections whose answers the test gives."""
+"""RaftClient on a Clock, over connections whose answers the test gives; without sessions.
+
+What is the same within sessions is tested here only; `test_client_sessions` has the rest.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
 from raft import errors
 from raft.client import RaftClient
@@ -23,179 +23,7 @@ from raft.core.configuration import Member
 from raft.transport import commands
 from raft.transport.arguments import pack_plain, unpack_members
 from raft.transport.endpoints import parse_dial
-from raft.transport.greeting import Greeting
-
-decode = msgspec.msgpack.decode
-
-
-class Asked:
-    """A question that has arrived at a node and has no answer yet."""
-
-    def __init__(self, kind: str, items: list[bytes], timeout_ms: int) -> None:
-        self.kind = kind
-        self.items = [decode(item) for item in items]
-        self.timeout_ms = timeout_ms
-        self.answered: Deferred[Any] = Deferred()
-
-    def answer(self, *results: object) -> None:
-        if not self.answered.called:
-            self.answered.callback(list(results))
-
-    def refuse(self, error: errors.RaftError) -> None:
-        if not self.answered.called:
-            self.answered.errback(error)
-
-
-class Node:
-    """A node, as a client sees it: `says` is its answer to who leads."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.address = f"tcp:127.0.0.1:{7000 + int(name[1:])}"
-        self.says: tuple[str, str] = ("", "")
-        self.is_up = True
-        self.is_mute = False
-        self.asked: list[Asked] = []
-        self.log: list[str] = []
-        self.connections: list[Connection] = []
-        self.answers: dict[type, Callable[..., Any]] = {}
-        self.at_once: list[errors.RaftError] = []
-
-    def leads(self) -> None:
-        self.says = (self.name, self.address)
-
-    def boxes(self, kind: str = "write") -> list[list[Any]]:
-        return [each.items for each in self.asked if each.kind == kind]
-
-    def stop(self) -> None:
-        self.is_up = False
-        for connection in list(self.connections):
-            connection.break_off()
-
-
-class Connection:
-    """Stands for `ClientConnection`; what is asked of it lands at its node."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.connected = 1
-        self.greeting = Greeting(1, "", node.name, "", "client")
-        self.lost: Deferred[str] = Deferred()
-        self.open: list[Asked] = []
-        self.flushed = 0
-        node.connections.append(self)
-
-    def write_batch(self, items: list[bytes], timeout_ms: int) -> Deferred[Any]:
-        return self._ask("write", items, timeout_ms)
-
-    def read_batch(self, items: list[bytes], timeout_ms: int) -> Deferred[Any]:
-        return self._ask("read", items, timeout_ms)
-
-    def _ask(self, kind: str, items: list[bytes], timeout_ms: int) -> Deferred[Any]:
-        if self.node.at_once:
-            return fail(self.node.at_once.pop(0))
-        asked = Asked(kind, items, timeout_ms)
-        self.node.asked.append(asked)
-        self.open.append(asked)
-        return asked.answered
-
-    def call(self, command: Any, timeout_seconds: float = 5.0, **arguments: Any) -> Deferred[Any]:
-        self.node.log.append(command.__name__)
-        if self.node.is_mute:
-            return fail(errors.Timeout(False))
-        if command in self.node.answers:
-            try:
-                return succeed(self.node.answers[command](**arguments))
-            except errors.RaftError as error:
-                return fail(error)
-        assert command is commands.Leader
-        return succeed({"leader": self.node.says[0], "address": self.node.says[1]})
-
-    def flush(self) -> None:
-        self.flushed += 1
-
-    def abandon(self, reason: str) -> None:
-        self.break_off()
-
-    def close(self) -> None:
-        self.break_off()
-
-    def break_off(self, sent: bool = True) -> None:
-        """The connection is lost, before or after its questions were sent."""
-        if not self.connected:
-            return
-        self.connected = 0
-        self.node.connections.remove(self)
-        for asked in self.open:
-            unknown = sent and asked.kind == "write"
-            asked.refuse(errors.OutcomeUnknown() if unknown else errors.NotAppended())
-        self.lost.callback("lost")
-
-
-class Bench:
-    """A clock, three nodes that can be dialled, and a client that knows some of them."""
-
-    def __init__(self, known: tuple[str, ...] = ("n1",), **settings: Any) -> None:
-        self.clock = Clock()
-        self.nodes = {name: Node(name) for name in ("n1", "n2", "n3")}
-        self.by_address = {parse_dial(node.address).text: node for node in self.nodes.values()}
-        self.dialled: list[str] = []
-        self.client = RaftClient(
-            [self.nodes[name].address for name in known],
-            reactor=self.clock,
-            dial=self.dial,
-            chance=random.Random(1),
-            **settings,
-        )
-
-    def __getitem__(self, name: str) -> Node:
-        return self.nodes[name]
-
-    def dial(self, address: str, timeout_seconds: float) -> Deferred[Any]:
-        node = self.by_address.get(parse_dial(address).text)
-        self.dialled.append(node.name if node else address)
-        if node is None or not node.is_up:
-            return fail(errors.NotAppended(f"{address} cannot be reached"))
-        return succeed(Connection(node))
-
-    def turn(self, seconds: float = 0.0) -> None:
-        """Let `seconds` pass in small steps, and every call that is due be made."""
-        for _ in range(5):
-            self.clock.advance(0)
-        steps = int(seconds / 0.01)
-        for _ in range(steps):
-            self.clock.advance(seconds / steps)
-            self.clock.advance(0)
-
-
-class Outcome:
-    """What a call came to, once; a second outcome is an error of Deferred itself."""
-
-    def __init__(self, call: Deferred[Any]) -> None:
-        self.value: Any = None
-        self.error: Any = None
-        self.is_there = False
-        self.call = call
-        call.addCallbacks(self._succeeded, self._failed)
-
-    def _succeeded(self, value: Any) -> None:
-        self.is_there, self.value = True, value
-
-    def _failed(self, failure: Failure) -> None:
-        self.is_there, self.error = True, failure.value
-
-
-def leading(**settings: Any) -> Bench:
-    """A bench whose client has found its leader, n1."""
-    bench = Bench(**settings)
-    bench["n1"].leads()
-    found = Outcome(bench.client.write("found"))
-    bench.turn()
-    bench["n1"].asked[0].answer(None)
-    assert found.is_there
-    bench["n1"].asked.clear()
-    return bench
-
+from tests.client_bench import Asked, Bench, Node, Outcome, leading
 
 # -- Boxes ---------------------------------------------------------------------------------
 
@@ -355,7 +183,7 @@ def test_a_turn_of_which_all_is_cancelled_sends_nothing() -> None:
         write = Outcome(bench.client.write("a"))
         write.call.cancel()
         # Its room is free again: none is refused as too much.
-        assert isinstance(write.error, CancelledError)
+        assert isinstance(write.error, errors.NotAppended)
     bench.turn()
     assert bench["n1"].boxes() == []
 
@@ -365,8 +193,16 @@ def test_a_call_cancelled_after_it_is_sent_drops_its_answer() -> None:
     writes = [Outcome(bench.client.write(each)) for each in "ab"]
     bench.turn()
     writes[0].call.cancel()
+    assert isinstance(writes[0].error, errors.OutcomeUnknown)
     bench["n1"].asked[0].answer("A", "B")
     assert [each.value for each in writes] == [None, "B"]
+
+
+def test_a_read_that_is_cancelled_says_so() -> None:
+    bench = leading()
+    read = Outcome(bench.client.read("a"))
+    read.call.cancel()
+    assert isinstance(read.error, CancelledError)
 
 
 def test_what_was_cancelled_is_not_sent_again() -> None:

@@ -19,6 +19,7 @@ from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.interfaces import IClientService
 from raft.machines.kv import KeyValueStore
+from raft.numbering import OpenedSession, SessionCall
 from raft.transport import commands
 from raft.transport.arguments import pack_results, unpack_commands
 from raft.transport.clients import ClientListener
@@ -37,6 +38,7 @@ class ScriptedNode:
         self.address = ""
         self.listener: ClientListener | None = None
         self.mute = False
+        self.loses_answers = False
         self.on_write: Callable[[], None] = lambda: None
         self.write_count = 0
         self.boxes = 0
@@ -58,7 +60,12 @@ class ScriptedNode:
         await self.start(int(self.address.rpartition(":")[2]))
 
     def write_batch(
-        self, items: list[bytes], timeout_seconds: float, answer: Any, with_index: bool = False
+        self,
+        items: list[bytes],
+        timeout_seconds: float,
+        answer: Any,
+        with_index: bool = False,
+        session: SessionCall | None = None,
     ) -> None:
         self.boxes += 1
         self.on_write()
@@ -66,7 +73,36 @@ class ScriptedNode:
             return
         self._check_leader()
         self.write_count += len(items)
-        answer(pack_results([self._apply(item) for item in items]))
+        if session is None:
+            results = [self._apply(item) for item in items]
+        else:
+            numbers = range(session.sequence, session.sequence + len(items))
+            results = [
+                self._apply_once(session.id, number, item)
+                for number, item in zip(numbers, items, strict=True)
+            ]
+        if not self.loses_answers:
+            answer(pack_results(results))
+
+    def _apply_once(self, session: bytes, number: int, item: bytes) -> Any:
+        remembered = self.cluster.sessions.get(session)
+        if remembered is None:
+            return errors.SessionExpired()
+        if number not in remembered:
+            remembered[number] = self._apply(item)
+        return remembered[number]
+
+    def open_session(self, nonce: bytes, timeout_seconds: float) -> object:
+        self._check_leader()
+        id = len(self.cluster.sessions).to_bytes(8, "little") + nonce
+        self.cluster.sessions[id] = {}
+        return OpenedSession(id, 3600.0, 1000, 1 << 20)
+
+    def keep_sessions(self, sessions: list[bytes], timeout_seconds: float) -> object:
+        return [each in self.cluster.sessions for each in sessions]
+
+    def close_sessions(self, sessions: list[bytes], timeout_seconds: float) -> object:
+        return [self.cluster.sessions.pop(each, None) is not None for each in sessions]
 
     def _apply(self, item: bytes) -> Any:
         context: Any = None
@@ -126,6 +162,7 @@ class ScriptedCluster:
         self.nodes = {name: ScriptedNode(name, self) for name in ("n1", "n2", "n3")}
         self.leader: ScriptedNode | None = self.nodes["n1"]
         self.members: Any = ()
+        self.sessions: dict[bytes, dict[int, Any]] = {}
         self.clients: list[RaftClient] = []
 
     def __getitem__(self, name: str) -> ScriptedNode:
@@ -133,6 +170,7 @@ class ScriptedCluster:
 
     def client(self, *names: str, **settings: Any) -> RaftClient:
         endpoints = [self[name].address for name in names or ("n1", "n2", "n3")]
+        settings = {"sessions": False, **settings}
         self.clients.append(RaftClient(endpoints, **settings))
         return self.clients[-1]
 
@@ -259,7 +297,9 @@ async def test_a_listener_that_never_speaks_is_passed_over(cluster: Any) -> None
     factory.noisy = False
     port: Any = await silent.listen(factory)
     address = f"tcp:127.0.0.1:{port.getHost().port}"
-    client = RaftClient([address, cluster["n1"].address], connect_timeout_seconds=0.1)
+    client = RaftClient(
+        [address, cluster["n1"].address], connect_timeout_seconds=0.1, sessions=False
+    )
     try:
         await client.write(["set", "k", 1])
     finally:
@@ -331,7 +371,7 @@ async def test_a_node_in_stock_amp_is_served_as_well() -> None:
     port: Any = await endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(
         factory
     )
-    client = RaftClient(f"127.0.0.1:{port.getHost().port}")
+    client = RaftClient(f"127.0.0.1:{port.getHost().port}", sessions=False)
     try:
         assert await client.write("echo") == "echo"
     finally:

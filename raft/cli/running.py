@@ -64,6 +64,9 @@ class Cluster:
             timeout_seconds=self.timeout_seconds,
             connect_timeout_seconds=min(1.0, self.timeout_seconds),
             allow_plaintext=self.allow_plaintext,
+            # One command is one write: opening and ending a session for it would write two
+            # entries more, and a loop in a shell would fill the cluster's memory of sessions.
+            sessions=False,
         )
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from raft.errors import BadCommand, BadConfiguration
 from raft.transport.arguments import BadValue, pack_members, pack_plain, unpack_members
+from raft.transport.endpoints import require_private
 
 MemberLike = Mapping[str, object] | attrs.AttrsInstance
 """A `raft.core.configuration.Member`, or a mapping of its fields of which only `id` is required."""
@@ -34,6 +35,20 @@ def checked_setting(name: str, seconds: float) -> float:
         return checked_timeout(seconds)
     except BadCommand as error:
         raise BadConfiguration(f"{name}: {error.args[0]}") from error
+
+
+def checked_addresses(endpoints: str | Iterable[str], allow_plaintext: bool) -> list[str]:
+    """Return the addresses to begin with, one or several.
+
+    Raises:
+        BadConfiguration: there are none, or one is no address or refused without encryption.
+    """
+    addresses = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    if not addresses:
+        raise BadConfiguration("endpoints is empty: give the address of at least one node")
+    for address in addresses:
+        require_private(address, allow_plaintext)
+    return addresses
 
 
 def packed_members(members: Iterable[MemberLike]) -> bytes:

@@ -5,59 +5,61 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import Clock
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from raft.client.administration import CHANGE_SECONDS, Administration
-from raft.client.checks import MemberLike, checked_setting, checked_timeout, packed_members
+from raft.client.batches import Batch, Wish
+from raft.client.checks import checked_addresses, checked_setting, checked_timeout
 from raft.client.deadlines import Deadlines
-from raft.client.lanes import Batch, Hooks, Lane, ReadLane, WriteLane
+from raft.client.lanes import Hooks, Lane, ReadLane, WriteLane
 from raft.client.links import Dial, Link, Links
+from raft.client.probes import Probes
+from raft.client.questions import Questions
 from raft.client.rescue import Rescue
-from raft.client.search import OF_ITSELF, Search, as_mapping
+from raft.client.search import OF_ITSELF, Search
+from raft.client.session import SavedSession, SessionLife
 from raft.codec import PLAIN, Codec
 from raft.errors import (
-    BadCommand,
     BadConfiguration,
-    ElectionInProgress,
     NotAppended,
     NotLeader,
-    OutcomeUnknown,
     RaftError,
     Timeout,
 )
-from raft.interfaces import PLAIN_TERMS, ReadTerms, Value
-from raft.transport import commands
+from raft.interfaces import PLAIN_TERMS, Indexed, ReadTerms, Value
 from raft.transport.calls import dial as dial_node
-from raft.transport.endpoints import require_private
-
-Answer = TypeVar("Answer")
 
 LIMIT_BYTES: Final = 16 << 20
 """How much may be without an answer, of writes and of reads each, before `Overloaded`."""
 
 
-class RaftClient(Administration, Rescue):
-    """A cluster's client: finds the leader, follows it, retries what is safe to retry.
+class RaftClient(Questions, Rescue):
+    """A cluster's client: finds the leader, follows it, and repeats what has no answer.
 
-    Writes of one client are appended in the order in which they were issued. A write is sent
-    again only while it is definitely not applied, and only to its own place in that order:
-    where a later one may have been appended already, its error is the answer. A read is
-    repeated until there is an answer or no time left.
+    Writes of one client are applied in the order in which they were issued, each exactly once:
+    they go within a *session*, in which the cluster knows a command again that is sent for
+    the second time, and answers it from memory. So a write is sent again, to whoever
+    leads, until there is an answer or its time is over. The session is opened with the first
+    write, kept while the client is idle, and ended by `close`.
+
+    With `sessions=False` a write is sent again only while it is definitely not applied, and
+    only to its own place in the order: where a later one may have been appended already, its
+    error is the answer. A read is always repeated until there is an answer or no time left.
 
     Everything that is issued in one reactor turn leaves together, and no turn waits for the
     answers of another. Each call has exactly one outcome: see `raft.errors`.
 
-    Cancelling a call that is not sent yet is definite, and nothing of it is sent. Once it
-    is sent, cancelling undoes nothing: its outcome is unknown and its answer is dropped.
+    Cancelling a write that is not sent yet is definite: `NotAppended`, and nothing of it is
+    sent. Once it is sent, cancelling undoes nothing: `OutcomeUnknown`, and its answer is
+    dropped. A read that is cancelled ends with `CancelledError`.
     """
 
     log = Logger()
@@ -73,6 +75,9 @@ class RaftClient(Administration, Rescue):
         cluster_id: str = "",
         allow_plaintext: bool = False,
         codec: Codec = PLAIN,
+        sessions: bool = True,
+        session: SavedSession | None = None,
+        monotonic: bool = False,
         chance: random.Random | None = None,
         dial: Dial | None = None,
     ) -> None:
@@ -89,18 +94,19 @@ class RaftClient(Administration, Rescue):
             cluster_id: refuse nodes of any other cluster; empty for any.
             allow_plaintext: connect without encryption to other machines than this one.
             codec: the application's types; the cluster's machine uses the same.
+            sessions: write within sessions; False for a client that writes once and is gone.
+            session: go on with this one, which the application saved before its restart: what
+                it repeats now gets the number, and the answer, that it had then.
+            monotonic: let no read see an older state than this client has seen or written,
+                whichever node answers it, and whatever its consistency.
             chance: draws the jitter of pauses.
             dial: connects to an address, in place of a real connection.
 
         Raises:
             BadConfiguration: an address is none, or is refused without `allow_plaintext`; or
-                a number is not positive.
+                a number is not positive; or `session` is given without `sessions`.
         """
-        addresses = [endpoints] if isinstance(endpoints, str) else list(endpoints)
-        if not addresses:
-            raise BadConfiguration("endpoints is empty: give the address of at least one node")
-        for address in addresses:
-            require_private(address, allow_plaintext)
+        addresses = checked_addresses(endpoints, allow_plaintext)
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
@@ -123,13 +129,31 @@ class RaftClient(Administration, Rescue):
         self._backoff = self._search.backoff
         self._numbers = count()
         self._deadlines = Deadlines(reactor, self._seconds, lambda batch: batch.lane.expire(batch))
-        hooks = self._hooks()
-        self._writes, self._reads = WriteLane(limit_bytes, hooks), ReadLane(limit_bytes, hooks)
+        self._seen: int | None = 0 if monotonic else None
         self._turn: Any = None
         self._pause: Any = None
         self._is_seeking = False
         self._tasks: set[Deferred[Any]] = set()
         self._closed: NotAppended | None = None
+        self._probes = Probes(
+            reactor, self._seconds, lambda: self._links.kept, self._connect_seconds
+        )
+        self._make_lanes(limit_bytes, sessions, session)
+
+    def _make_lanes(self, limit_bytes: int, sessions: bool, session: SavedSession | None) -> None:
+        hooks = self._hooks()
+        self._reads = ReadLane(limit_bytes, hooks)
+        self._life: SessionLife | None = None
+        self._writes = WriteLane(limit_bytes, hooks)
+        if sessions:
+            self._life = SessionLife(
+                self._reactor, hooks, self._search, self._timeout_seconds, limit_bytes, self._run
+            )
+            self._writes = self._life.lane
+        if session is not None:
+            if self._life is None:
+                raise BadConfiguration("session: it goes with sessions=True")
+            self._life.resume(session)
 
     # -- Commands and queries ------------------------------------------------------------
 
@@ -142,17 +166,31 @@ class RaftClient(Administration, Rescue):
 
         Raises (as failures):
             Timeout: `appended` says whether the command may be applied, or is definitely not.
-            OutcomeUnknown: it may be applied, or not: the connection broke, or the leader
-                lost its place.
+            OutcomeUnknown: it may be applied, or not. Within a session that means that the
+                session ended before there was an answer, or that the call was cancelled.
             Overloaded: too much is outstanding.
             Refused: and its leaves, such as `CommandError`: the machine or the node refused it.
         """
+        return self._write(command, timeout, self._wish(False))
+
+    def write_indexed(self, command: object, timeout: float | None = None) -> Deferred[Indexed]:
+        """Do as `write` does; fires with the result and an index of the log.
+
+        It is that of the command's entry, or of a later one that was written with it. A read
+        with that as `min_index`, on any server, sees the write.
+        """
+        return self._write(command, timeout, self._wish(True))
+
+    def _wish(self, indexed: bool) -> Wish | None:
+        return Wish(indexed=indexed) if indexed or self._seen is not None else None
+
+    def _write(self, command: object, timeout: float | None, wish: Wish | None) -> Deferred[Any]:
         try:
             payload = self._encode(command)
             seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
         except RaftError as error:
             return fail(error)
-        return self._writes.add(payload, seconds)
+        return self._writes.add(payload, seconds, wish)
 
     def read(
         self,
@@ -173,121 +211,69 @@ class RaftClient(Administration, Rescue):
             Overloaded: too much is outstanding.
             Refused: and its leaves, such as `CommandError`: the machine or the node refused it.
         """
+        return self._read(query, timeout, consistency, min_index, max_age, False)
+
+    def read_indexed(
+        self,
+        query: object,
+        timeout: float | None = None,
+        *,
+        consistency: str = "",
+        min_index: int = 0,
+        max_age: float | None = None,
+    ) -> Deferred[Indexed]:
+        """Do as `read` does; fires with the answer, and the index and age of its state."""
+        return self._read(query, timeout, consistency, min_index, max_age, True)
+
+    def _read(
+        self,
+        query: object,
+        timeout: float | None,
+        consistency: str,
+        min_index: int,
+        max_age: float | None,
+        indexed: bool,
+    ) -> Deferred[Any]:
         try:
             payload = self._encode(query)
             seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
             terms = ReadTerms(consistency, min_index, max_age)
+            if self._seen is not None:
+                terms = evolve(terms, min_index=max(min_index, self._seen))
         except RaftError as error:
             return fail(error)
-        return self._reads.add(payload, seconds, None if terms == PLAIN_TERMS else terms)
+        plain = terms == PLAIN_TERMS and not indexed and self._seen is None
+        return self._reads.add(payload, seconds, None if plain else Wish(terms, indexed))
 
-    # -- Questions about the cluster -----------------------------------------------------
+    # -- Sessions ------------------------------------------------------------------------
 
-    def leader(self, timeout: float | None = None) -> Deferred[tuple[str, str]]:
-        """Return the leader's id and its client address, once a node knows them."""
+    @property
+    def session(self) -> SavedSession | None:
+        """What to save before a write, to repeat it after a restart of the application.
 
-        async def ask(link: Link, seconds: float) -> tuple[str, str]:
-            answer = await self._search.small(link, commands.Leader, seconds)
-            if not answer["leader"]:
-                raise ElectionInProgress()
-            return answer["leader"], answer["address"]
+        None where there is no session yet, or where commands wait that have no number, so
+        that the next one is not certain.
+        """
+        return self._life.saved if self._life is not None else None
 
-        return self._start(timeout, lambda remaining: self._search.ask(ask, remaining))
-
-    def status(
-        self, server: str | None = None, timeout: float | None = None
-    ) -> Deferred[dict[str, object]]:
-        """Return what a node says of itself and its cluster.
-
-        Args:
-            server: a member's id, or a client address; where it is None, the leader if it is
-                known already, or else any node.
-            timeout: seconds, in place of `timeout_seconds`.
+    def open_session(self, timeout: float | None = None) -> Deferred[SavedSession]:
+        """Open the session, unless there is one; fires with what `session` tells then.
 
         Raises (as failures):
-            NotFound: no member has that id, or the cluster knows no client address of it.
-            NotAppended: the server cannot be reached.
-            Timeout: there was no answer in time.
+            Timeout: there was none in time.
+            Overloaded: writes wait already, so that the next number is not certain.
+            BadConfiguration: the client has `sessions=False`.
         """
-        return self._start(timeout, lambda remaining: self._search.status(server, remaining))
+        if self._life is None:
+            return fail(BadConfiguration("sessions: there are none with sessions=False"))
+        return self._start(timeout, self._life.open)
 
-    def get_entry(self, index: int, timeout: float | None = None) -> Deferred[dict[str, object]]:
-        """Return the committed entry at `index`, as a dict.
-
-        Raises (as failures):
-            NotFound: it is not committed, or no longer in the log.
-            Timeout: there was no answer in time.
-        """
-
-        async def ask(link: Link, seconds: float) -> dict[str, object]:
-            answer = await self._search.small(link, commands.GetEntry, seconds, index=index)
-            return as_mapping(answer["entry"])
-
-        return self._start(timeout, lambda remaining: self._search.ask(ask, remaining))
-
-    # -- Administration --------------------------------------------------------------------
-
-    def set_configuration(
-        self,
-        members: Iterable[MemberLike],
-        timeout: float | None = CHANGE_SECONDS,
-        *,
-        replace: bool = False,
-        expected_index: int | None = None,
-        force: bool = False,
-    ) -> Deferred[None]:
-        """Add or update `members`, or with `replace` make them the cluster; fire when complete.
-
-        Each is a `Member`, or a mapping of its fields: `id`, and if needed `peer_address`,
-        `client_address`, `voter` and `incarnation`. Addresses that are empty stay as they are.
-
-        Args:
-            members: see above.
-            timeout: seconds; a server that joins has to catch up first.
-            replace: remove all others.
-            expected_index: `configuration_index` of the status from which the members were
-                computed; another one is refused.
-            force: begin even where too few of the voters that are to be are heard.
-
-        Raises (as failures):
-            BadConfiguration: the members are wrong; the text says what.
-            ConfigurationInProgress: another change is not finished, or was made meanwhile.
-            ConfigurationAbandoned: the change was taken back; the text says why.
-            OutcomeUnknown, Timeout: the change may be under way; ask `status`.
-        """
-        try:
-            packed = packed_members(members)
-        except BadConfiguration as error:
-            return fail(error)
-        given: dict[str, Any] = {"replace": replace, "force": force}
-        options: dict[str, Any] = {name: True for name, wanted in given.items() if wanted}
-        if expected_index is not None:
-            options["expected_index"] = expected_index
-
-        async def ask(link: Link, seconds: float) -> None:
-            await self._order(link, commands.SetConfiguration, seconds, members=packed, **options)
-
-        return self._start(timeout, lambda remaining: self._search.order(ask, remaining), True)
-
-    def transfer_leadership(self, target: str = "", timeout: float | None = None) -> Deferred[str]:
-        """Hand the leadership to `target`, or to the most up-to-date voter; fire with its id.
-
-        Raises (as failures):
-            OutcomeUnknown, Timeout: it may be under way; ask `leader`.
-            Refused: and its leaves: `target` cannot lead.
-        """
-
-        async def ask(link: Link, seconds: float) -> str:
-            answer = await self._order(link, commands.TransferLeadership, seconds, target=target)
-            return str(answer["leader"])
-
-        return self._start(timeout, lambda remaining: self._search.order(ask, remaining), True)
-
-    def close(self) -> Deferred[None]:
+    def close(self, keep_session: bool = False) -> Deferred[None]:
         """End everything: fire when all connections are closed; calls afterwards fail.
 
         What is sent ends with `OutcomeUnknown` if it was a write; everything else ends with
-        `NotAppended`.
+        `NotAppended`. The cluster is told that the session is over, within a second, unless
+        `keep_session` says that the application will go on with it.
         """
         if self._closed is None:
             self._closed = NotAppended("the client is closed")
@@ -296,11 +282,21 @@ class RaftClient(Administration, Rescue):
                     call.cancel()
             self._turn = self._pause = None
             self._deadlines.stop()
+            self._probes.stop()
             for task in list(self._tasks):
                 task.cancel()
             self._writes.close(self._closed)
             self._reads.close(self._closed)
-        return self._links.close()
+            self._ended: Deferred[None] = succeed(None)
+            if self._life is not None:
+                self._ended = self._life.close(self._links.kept, keep_session)
+        closed: Deferred[None] = Deferred()
+
+        def ended(_: None) -> None:
+            self._links.close().chainDeferred(closed)
+
+        self._ended.addCallback(ended)
+        return closed
 
     # -- Turns -----------------------------------------------------------------------------
 
@@ -312,6 +308,8 @@ class RaftClient(Administration, Rescue):
             wake=self._wake,
             seconds=self._seconds,
             trouble=lambda: self._search.trouble,
+            seen=self._note_seen,
+            split=self._split,
         )
 
     def _begin(self, lane: Lane, timeout_seconds: float) -> Batch:
@@ -320,6 +318,15 @@ class RaftClient(Administration, Rescue):
         self._deadlines.add(batch)
         self._wake()
         return batch
+
+    def _split(self, batch: Batch, count: int) -> Batch:
+        rest = batch.split(count, next(self._numbers))
+        self._deadlines.add(rest)
+        return rest
+
+    def _note_seen(self, index: int) -> None:
+        if self._seen is not None and index > self._seen:
+            self._seen = index
 
     def _wake(self) -> None:
         if self._turn is None and self._closed is None:
@@ -338,6 +345,8 @@ class RaftClient(Administration, Rescue):
             self._writes.send(link)
             self._reads.send(link)
             link.connection.flush()
+            if self._probes.timer is None and self._writes.sent and self._life is not None:
+                self._probes.start()
 
     @property
     def _is_wanted(self) -> bool:
@@ -394,43 +403,3 @@ class RaftClient(Administration, Rescue):
         self._links.kept = link
         self.log.debug("Following {server} at {address}", server=link.server, address=link.address)
         self._wake()
-
-    # -- Questions -----------------------------------------------------------------------------
-
-    def _order(
-        self, link: Link, command: type[commands.Question], seconds: float, **arguments: Any
-    ) -> Deferred[dict[str, Any]]:
-        timeout_ms = max(1, int(seconds * 1000))
-        return link.call(self._seconds, command, seconds, timeout_ms=timeout_ms, **arguments)
-
-    def _start(
-        self,
-        timeout: float | None,
-        work: Callable[[Callable[[], float]], Coroutine[Deferred[Any], Any, Answer]],
-        changes: bool = False,
-    ) -> Deferred[Answer]:
-        """Begin a question that is no batch; `work` is given the seconds that remain."""
-        try:
-            seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
-        except BadCommand as error:
-            return fail(error)
-        if self._closed is not None:
-            return fail(self._closed)
-        deadline = self._seconds() + seconds
-        return self._run(work(lambda: deadline - self._seconds()), changes)
-
-    def _run(
-        self, work: Coroutine[Deferred[Any], Any, Answer], changes: bool = False
-    ) -> Deferred[Answer]:
-        """Run a coroutine that `close` cancels."""
-        task = Deferred.fromCoroutine(work)
-        self._tasks.add(task)
-
-        def ended(result: Any) -> Any:
-            self._tasks.discard(task)
-            self._links.prune()
-            if self._closed and isinstance(result, Failure) and result.check(CancelledError):
-                raise OutcomeUnknown("the client was closed") if changes else self._closed
-            return result
-
-        return task.addBoth(ended)

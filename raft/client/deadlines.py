@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from raft.client.lanes import Batch
+from raft.client.batches import Batch
 
 
 class Deadlines:

@@ -5,21 +5,34 @@ a bound in bytes. A *lane* carries batches of one kind: waiting, then sent, then
 returned, when the answer says that they may be tried again. Nothing is kept for a single
 request but its Deferred and its bytes: deadlines, cancellers and answers belong to the batch.
 
-Writes keep their order. A batch that came back is sent again only after every batch behind
-it has been answered, and only if none of those may have reached the log: else it would take
-a later place than it was given, and its own error is the answer instead.
+The lanes here repeat nothing that may have been carried out: reads change nothing, and writes
+without a session keep their order. A batch of those that came back is sent again only after
+every batch behind it has been answered, and only if none of those may have reached the log:
+else it would take a later place than it was given, and its own error is the answer instead.
+Writes within a session have a lane of their own, in `raft.client.numbered`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from raft.client.batches import (
+    ANSWER_SHARE,
+    BOX_BYTES,
+    REQUEST_BYTES,
+    Batch,
+    Wish,
+    answer_all,
+    cancellation,
+    tell_all,
+    with_indexes,
+)
 from raft.errors import (
     NodeFailed,
     NotAppended,
@@ -29,98 +42,12 @@ from raft.errors import (
     RaftError,
     Timeout,
 )
-from raft.interfaces import ReadTerms
+from raft.interfaces import PLAIN_TERMS, Indexed
 from raft.transport.arguments import Result
 from raft.transport.calls import Results
 
 if TYPE_CHECKING:
     from raft.client.links import Link
-
-BOX_BYTES: Final = 256 << 10
-"""A batch is closed above this; a single larger command still makes a batch of its own."""
-
-REQUEST_BYTES: Final = 64
-"""What a request counts for besides its bytes: it bounds the number of small ones as well."""
-
-ANSWER_SHARE: Final = 0.95
-"""The share of the time left that a node is given.
-
-The rest is for its answer: "too late, and not appended" is worth more than no answer.
-"""
-
-
-class Batch:
-    """The requests of one box; `number` grows in the order of issue, over all lanes.
-
-    Invariant: `requests` and `payloads` belong together, item by item, until `done`.
-    """
-
-    __slots__ = (
-        "deadline",
-        "done",
-        "error",
-        "lane",
-        "link",
-        "number",
-        "payloads",
-        "question",
-        "requests",
-        "size_bytes",
-        "terms",
-        "timeout_seconds",
-    )
-
-    def __init__(self, lane: Lane, number: int, timeout_seconds: float, deadline: float) -> None:
-        """Start empty; `deadline` is in the client's seconds."""
-        self.lane = lane
-        self.number = number
-        self.timeout_seconds = timeout_seconds
-        self.deadline = deadline
-        # What its reads ask of the state, where they say.
-        self.terms: ReadTerms | None = None
-        self.requests: list[Deferred[Any]] = []
-        self.payloads: list[bytes] = []
-        self.size_bytes = 0
-        self.done = False
-        # Set while it is sent.
-        self.question: Deferred[Results] | None = None
-        self.link: Link | None = None
-        # Why it came back, if it did.
-        self.error: RaftError | None = None
-
-    def cancel(self, request: Deferred[Any]) -> None:
-        """Drop a request that is not sent; of one that is, the answer will find nobody."""
-        if self.question is None and not self.done:
-            # Deferreds compare by identity.
-            place = self.requests.index(request)
-            del self.requests[place]
-            freed = len(self.payloads.pop(place)) + REQUEST_BYTES
-            self.size_bytes -= freed
-            self.lane.size_bytes -= freed
-
-    def take(self) -> list[Deferred[Any]]:
-        """Return the requests and forget them, with all that they hold."""
-        taken, self.requests, self.payloads = self.requests, [], []
-        self.lane.size_bytes -= self.size_bytes
-        self.size_bytes = 0
-        self.done = True
-        self.question = self.link = None
-        return taken
-
-    def keep(self, places: list[int]) -> None:
-        """Keep only the requests at `places`."""
-        before = self.size_bytes
-        self.requests = [self.requests[place] for place in places]
-        self.payloads = [self.payloads[place] for place in places]
-        self.size_bytes = sum(map(len, self.payloads)) + REQUEST_BYTES * len(places)
-        self.lane.size_bytes -= before - self.size_bytes
-
-
-def answer_all(requests: Iterable[Deferred[Any]], error: BaseException) -> None:
-    """Fail those of `requests` that nobody has cancelled."""
-    for request in requests:
-        if not request.called:
-            request.errback(Failure(error))
 
 
 @frozen
@@ -134,6 +61,8 @@ class Hooks:
         wake: asks for a `send` at the end of this turn.
         seconds: the client's clock.
         trouble: why there is no leader, where the client knows.
+        seen: told of the index of each answer that has one.
+        split: keeps the first so many requests of a batch; returns a batch of the others.
     """
 
     begin: Callable[[Lane, float], Batch]
@@ -142,6 +71,8 @@ class Hooks:
     wake: Callable[[], None]
     seconds: Callable[[], float]
     trouble: Callable[[], RaftError | None]
+    seen: Callable[[int], None]
+    split: Callable[[Batch, int], Batch]
 
 
 class Lane:
@@ -160,7 +91,7 @@ class Lane:
         self._seconds = hooks.seconds
 
     def add(
-        self, payload: bytes, timeout_seconds: float, terms: ReadTerms | None = None
+        self, payload: bytes, timeout_seconds: float, wish: Wish | None = None
     ) -> Deferred[Any]:
         """Take an encoded request; the hot path."""
         size = len(payload) + REQUEST_BYTES
@@ -171,12 +102,12 @@ class Lane:
             batch is None
             or batch.size_bytes + size > BOX_BYTES
             or batch.timeout_seconds != timeout_seconds
-            or batch.terms != terms
+            or batch.wish != wish
         ):
             if self.closed:
                 return fail(self.closed)
             batch = self.open = self._hooks.begin(self, timeout_seconds)
-            batch.terms = terms
+            batch.wish = wish
             self.waiting.append(batch)
         request: Deferred[Any] = Deferred(batch.cancel)
         batch.requests.append(request)
@@ -202,14 +133,16 @@ class Lane:
             if now >= batch.deadline:
                 self._time_out(batch, sent=False)
                 continue
-            milliseconds = max(1, int((batch.deadline - now) * 1000 * ANSWER_SHARE))
-            self.sent[batch.number] = batch
-            link.asked(now)
-            batch.link = link
-            question = batch.question = self._ask(link, batch, milliseconds)
-            question.addCallbacks(
-                self._answered, self._failed, (batch, link), {}, (batch, link), {}
-            )
+            self._put(link, batch, now)
+
+    def _put(self, link: Link, batch: Batch, now: float) -> None:
+        """Send `batch`, whose deadline has not passed, over `link`."""
+        milliseconds = max(1, int((batch.deadline - now) * 1000 * ANSWER_SHARE))
+        self.sent[batch.number] = batch
+        link.asked(now)
+        batch.link = link
+        question = batch.question = self._ask(link, batch, milliseconds)
+        question.addCallbacks(self._answered, self._failed, (batch, link), {}, (batch, link), {})
 
     def expire(self, batch: Batch) -> None:
         """End a batch whose deadline has passed; what was sent gets no second chance."""
@@ -218,7 +151,7 @@ class Lane:
         self.returned.pop(batch.number, None)
         if batch is self.open:
             self.open = None
-        self._time_out(batch, sent=question is not None)
+        self._time_out(batch, sent=question is not None or batch.in_doubt)
         if question is not None:
             question.cancel()
         if link is not None:
@@ -237,14 +170,16 @@ class Lane:
         self.waiting.clear()
         for batch in batches:
             question = batch.question
+            sent = question is not None or batch.in_doubt
             requests = batch.take()
-            if question is None:
-                answer_all(requests, error)
-            else:
+            if question is not None:
                 question.cancel()
-                answer_all(requests, self._cut_off(error))
+            answer_all(requests, self._cut_off(error) if sent else error)
 
-    def _answered(self, results: list[Result], batch: Batch, link: Link) -> None:
+    def cancelled(self, request: Deferred[Any], unsent: bool) -> None:
+        """Give a request that its caller cancelled its outcome; by default CancelledError."""
+
+    def _answered(self, results: Results, batch: Batch, link: Link) -> None:
         link.answered(self._seconds())
         if batch.done:
             return
@@ -262,11 +197,12 @@ class Lane:
                 self._return(batch, results[again[0]], link)
         self._released()
 
-    def _deliver(self, batch: Batch, results: list[Result], again: list[int]) -> None:
+    def _deliver(self, batch: Batch, answer: Results, again: list[int]) -> None:
         """Answer all requests but those at the places `again`, which stay in the batch."""
         self._finished(batch)
         self._hooks.delivered()
         requests = batch.requests
+        results = self._stated(batch.wish, answer) if batch.wish is not None else answer
         if again:
             kept = set(again)
             batch.keep(again)
@@ -274,14 +210,18 @@ class Lane:
             results = [each for place, each in enumerate(results) if place not in kept]
         else:
             batch.take()
-        for request, result in zip(requests, results, strict=True):
-            # Who cancelled has been told already.
-            if request.called:
-                continue
-            if isinstance(result, RaftError):
-                request.errback(Failure(result))
-            else:
-                request.callback(result)
+        tell_all(requests, results)
+
+    def _stated(self, wish: Wish, answer: Results) -> list[Any]:
+        """Return the results as `wish` has them."""
+        index = answer.last_index
+        self._hooks.seen(index)
+        if not wish.indexed:
+            return answer
+        return [
+            each if isinstance(each, RaftError) else Indexed(each, index, answer.age_seconds)
+            for each in answer
+        ]
 
     def _failed(self, failure: Failure, batch: Batch, link: Link) -> None:
         error: BaseException = failure.value  # type: ignore[assignment]
@@ -357,9 +297,10 @@ class ReadLane(Lane):
     """Queries: in any order, and repeated as often as there is time."""
 
     def _ask(self, link: Link, batch: Batch, timeout_ms: int) -> Deferred[Results]:
-        if batch.terms is None:
+        if batch.wish is None:
             return link.connection.read_batch(batch.payloads, timeout_ms)
-        return link.connection.read_batch(batch.payloads, timeout_ms, batch.terms)
+        terms = batch.wish.terms or PLAIN_TERMS
+        return link.connection.read_batch(batch.payloads, timeout_ms, terms)
 
     def _may_repeat(self, error: RaftError) -> bool:
         return isinstance(error, NotApplied | OutcomeUnknown | NodeFailed)
@@ -381,7 +322,16 @@ class WriteLane(Lane):
     """The greatest number of a batch that may stand in the log."""
 
     def _ask(self, link: Link, batch: Batch, timeout_ms: int) -> Deferred[Results]:
-        return link.connection.write_batch(batch.payloads, timeout_ms)
+        if batch.wish is None:
+            return link.connection.write_batch(batch.payloads, timeout_ms)
+        return link.connection.write_batch(batch.payloads, timeout_ms, True)
+
+    def cancelled(self, request: Deferred[Any], unsent: bool) -> None:
+        """End it: definitely not applied before it was sent, and unknown afterwards."""
+        request.errback(cancellation(unsent))
+
+    def _stated(self, wish: Wish, answer: Results) -> list[Any]:
+        return with_indexes(super()._stated(wish, answer))
 
     def _may_repeat(self, error: RaftError) -> bool:
         return isinstance(error, NotApplied)

@@ -81,13 +81,18 @@ class Link:
         # A time-out that the node sent looks like the connection's own: neither is a sign of life.
         return self._waiting_since if failure.check(CancelledError, Timeout) else now
 
+    def silent_seconds(self, now: float) -> float:
+        """Return since when an answer is owed without a sign of life."""
+        return now - self._waiting_since
+
     def expired(self, now: float) -> None:
         """Close a connection on which a question expired after a long silence."""
-        silent_seconds = now - self._waiting_since
+        silent_seconds = self.silent_seconds(now)
         if silent_seconds >= self.silence_seconds:
-            self._abandon(f"no answer for {silent_seconds:.1f} s")
+            self.give_up(f"no answer for {silent_seconds:.1f} s")
 
-    def _abandon(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Close it at once."""
         if self.usable:
             # Closing in good order would wait for bytes to leave that nobody takes.
             self.connection.abandon(reason)
@@ -104,7 +109,7 @@ class Link:
                 self.expired(now())
                 # Where nothing else is asked, a node that cannot answer this is not worth keeping.
                 if not self.busy:
-                    self._abandon("no answer to a question")
+                    self.give_up("no answer to a question")
             return failure
 
         def answered(answer: dict[str, Any]) -> dict[str, Any]:
