@@ -55,7 +55,7 @@ class Changes:
         rng = self._rng
         up = [node for node in self.nodes.values() if node.up]
         leading = [node for node in up if node.role is Role.LEADER]
-        if not up:
+        if not up or self.timeline.now < self.workload.silent_until:
             return
         self.ask_of(rng.choice(leading if leading and rng.random() < 0.9 else up))
 

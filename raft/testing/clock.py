@@ -56,6 +56,14 @@ class LocalClock:
             self._latest = now
         return self._latest
 
+    def drift(self, rate: float) -> None:
+        """Run at `rate` from now on."""
+        reading = self.now()
+        self.rate = rate
+        self._offset = reading - self.timeline.now * rate
+        if self._armed:
+            self._set_timer((self.deadline - self._offset) / rate)
+
     def arm(self, deadline: float) -> None:
         """Ring at `deadline` instead of at the one before."""
         later = deadline >= self.deadline

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field
 
 from raft.core.configuration import Configuration
 from raft.core.outputs import Outputs, Role, RoleChanged
+from raft.testing.lease_faults import LeaseFaults
 from raft.testing.members import halves_of
 from raft.testing.network import Network, cut_links
-from raft.testing.swarm import TICK_SECONDS, TIMEOUT_SECONDS, Swarm
+from raft.testing.swarm import LEASE_FAULTS, PARTITIONS, TICK_SECONDS, TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -31,14 +34,20 @@ class Faults:
     armed: bool = False
     """Whether the biased triggers may strike."""
     active: bool = False
-    count: int = 0
-    _deposed_until: float = 0.0
-    """Until then a deposed leader stays alone: links are left as they are."""
+    hush: Callable[[float], object] = lambda _: None
+    """Makes all clients silent for so many seconds."""
+    fired: Counter[str] = Factory(Counter)
+    """How often each kind of trouble came about: found a victim, and changed something."""
+    _reserved_until: float = 0.0
+    """Until then a script of some scenes plays: links are left as they are."""
     _rng: random.Random = field(init=False)
+    _leases: LeaseFaults = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Draw the faults' own chance."""
         self._rng = random.Random(f"{self.swarm.seed}/faults")
+        chance = random.Random(f"{self.swarm.seed}/lease faults")
+        self._leases = LeaseFaults(self, self.timeline, self.network, chance)
 
     def start(self) -> None:
         """Let things go wrong."""
@@ -125,44 +134,61 @@ class Faults:
         if not self.active:
             return
         self._later()
-        self.count += 1
         rng, up = self._rng, [node for node in self.nodes.values() if node.up]
         leaders = [node for node in up if node.role is Role.LEADER]
         kind = rng.choice(self.swarm.faults)
         match kind:
             case "crash" if up:
-                self._crash(rng.choice(up))
+                self.crash(rng.choice(up))
             case "crash leader" if leaders:
-                self._crash(rng.choice(leaders))
+                self.crash(rng.choice(leaders))
             case "pause" if up:
                 rng.choice(up).pause(rng.uniform(0.5, 20) * TICK_SECONDS)
             case "flap":
                 self._flap(rng.choice(list(self.nodes)), rng.randint(2, 8))
             case "reset" if len(self.nodes) > 1:
                 self.network.reset(*rng.sample(list(self.nodes), 2))
-            case "replay":
+            case "replay" if self.network.has_old_messages:
                 self.network.replay(rng.randint(1, 10))
-            case "depose" if leaders:
-                self._depose(rng.choice(leaders))
-            case "crash" | "crash leader" | "pause" | "reset" | "depose":
-                pass
-            case _ if self.timeline.now >= self._deposed_until:
-                self.network.partition(kind, rng, leaders[0].id if leaders else None)
-                self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
-            case _:
-                pass
+            case _ if not self._strike_links(kind, leaders):
+                return
+        self.fired[kind] += 1
 
-    def _crash(self, node: ModelNode) -> None:
+    def _strike_links(self, kind: str, leaders: list[ModelNode]) -> bool:
+        """Let links fail, unless another script plays with them; tell whether they did."""
+        rng = self._rng
+        if kind == "depose" and leaders:
+            self._depose(rng.choice(leaders))
+        elif self.timeline.now < self._reserved_until:
+            return False
+        elif kind in LEASE_FAULTS and leaders:
+            self._leases.strike(kind, rng.choice(leaders))
+        elif kind in PARTITIONS:
+            self.network.partition(kind, rng, leaders[0].id if leaders else None)
+            self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
+        else:
+            return False
+        return True
+
+    def crash(self, node: ModelNode, down_seconds: float | None = None) -> None:
+        """Take the power from `node`, for a while that is drawn where it is not given."""
         node.crash()
-        self.timeline.after(self._rng.uniform(0, 50) * TICK_SECONDS, self._restart, node)
+        if down_seconds is None:
+            down_seconds = self._rng.uniform(0, 50) * TICK_SECONDS
+        self.timeline.after(down_seconds, self._restart, node)
 
     def _restart(self, node: ModelNode) -> None:
         if self.active and not node.up:
             node.start()
 
     def _reconnect(self) -> None:
-        if self.active and self.timeline.now >= self._deposed_until:
-            self.network.cut.clear()
+        if self.active and self.timeline.now >= self._reserved_until:
+            self.network.open()
+
+    def reserve_links(self, seconds: float) -> None:
+        """Leave the links to the script that plays now, for so long; then open them all."""
+        self._reserved_until = self.timeline.now + seconds
+        self.timeline.at(self._reserved_until, self._reconnect)
 
     def _depose(self, leader: ModelNode) -> None:
         """Cut a leader off until long after its successor serves; sometimes it sleeps over it.
@@ -170,10 +196,9 @@ class Faults:
         Clients go on asking it: that is how a stale read would come about.
         """
         seconds = self._rng.uniform(3, 8) * TIMEOUT_SECONDS
-        self.network.cut.clear()
+        self.network.open()
         self.network.isolate(leader.id)
-        self._deposed_until = self.timeline.now + seconds
-        self.timeline.at(self._deposed_until, self._reconnect)
+        self.reserve_links(seconds)
         if self._rng.random() < 0.5:
             leader.pause(seconds * self._rng.uniform(0.5, 0.9))
 
@@ -182,7 +207,7 @@ class Faults:
             return
         if times % 2:
             self._reconnect()
-        elif self.timeline.now >= self._deposed_until:
+        elif self.timeline.now >= self._reserved_until:
             self.network.isolate(node)
         self.timeline.after(self._rng.uniform(0, 4) * TICK_SECONDS, self._flap, node, times - 1)
 
@@ -199,14 +224,16 @@ class Faults:
         elected = any(type(change) is RoleChanged for change in outputs.changes)
         if elected:
             if "drop first no-op" in triggers and rng.random() < rate:
+                self.fired["drop first no-op"] += 1
                 return rng.choice([NOBODY, *self.nodes])
         elif not outputs.accepted:
             return None
         if "crash before send" in triggers and rng.random() < rate / 10:
-            self.count += 1
-            self._crash(node)
+            self.fired["crash before send"] += 1
+            self.crash(node)
             return NOBODY
         if "send to one" in triggers and rng.random() < rate:
+            self.fired["send to one"] += 1
             return rng.choice(list(self.nodes))
         return None
 
@@ -221,10 +248,10 @@ class Faults:
         elif (
             change.role is Role.LEADER
             and "partition after election" in self.swarm.triggers
-            and self.timeline.now >= self._deposed_until
+            and self.timeline.now >= self._reserved_until
             and self._rng.random() < rate
         ):
-            self.count += 1
+            self.fired["partition after election"] += 1
             friends = frozenset(self._rng.sample(sorted(self.nodes), self._rng.randint(0, 1)))
             self.network.isolate(node.id, friends)
             self.timeline.after(self._rng.uniform(1, 6) * TIMEOUT_SECONDS, self._reconnect)

@@ -131,7 +131,10 @@ class ModelNode:
         self.save_seconds = self.swarm.save_seconds
         self._spread = self.swarm.timeout_spread
         skew = self.swarm.clock_skew
-        rate = 1.0 + skew * self.rng.uniform(-1, 1)
+        drawn = self.rng.uniform(-1, 1)
+        if self.swarm.extreme_clocks:
+            drawn = 1.0 if drawn > 0 else -1.0
+        rate = 1.0 + skew * drawn
         self.clock = LocalClock(self.timeline, rate, self._ring)
         self.transfers = Transfers(self, self.rng)
 
@@ -339,17 +342,8 @@ class ModelNode:
             self.monitors.appended(self, begin, new, fresh=type(append) is not Replicated)
             records.entries.extend(new)
             entries.extend(new)
-        self._write(
-            Write(
-                save.ticket,
-                snapshot,
-                keep_log,
-                save.hard_state,
-                save.truncate_from,
-                start,
-                tuple(entries),
-            )
-        )
+        changed = save.hard_state, save.truncate_from
+        self._write(Write(save.ticket, snapshot, keep_log, *changed, start, tuple(entries)))
 
     def _write(self, write: Write) -> None:
         self.disk.queue.append(write)

@@ -39,6 +39,8 @@ class Network:
     listeners: dict[str, Listener] = Factory(dict)
     cut: set[Link] = Factory(set)
     """Links over which nothing passes, in this direction."""
+    slow: dict[Link, float] = Factory(dict)
+    """How much longer (seconds) what is sent over a link takes, for links that are slow."""
     delivered: int = 0
     dropped: int = 0
     _rng: random.Random = field(init=False)
@@ -85,6 +87,8 @@ class Network:
     def _carry(self, link: Link, packet: Packet) -> None:
         low, high = self._delay
         moment = self.timeline.now + low + (high - low) * self._rng.random()
+        if self.slow:
+            moment += self.slow.get(link, 0.0)
         if self._in_order:
             moment = max(moment, self._last_arrival.get(link, 0.0))
             self._last_arrival[link] = moment
@@ -107,6 +111,11 @@ class Network:
             self._resets[sender, receiver] = self._resets.get((sender, receiver), 0) + 1
             self._tell_unreachable(sender, receiver)
 
+    @property
+    def has_old_messages(self) -> bool:
+        """Whether there is anything to replay."""
+        return bool(self._museum)
+
     def replay(self, count: int) -> None:
         """Deliver up to `count` old messages once more."""
         if not self._museum:
@@ -126,14 +135,19 @@ class Network:
 
         What is under way still arrives, as late as it was meant to.
         """
-        self.cut.clear()
+        self.open()
         self._museum.clear()
         self._loss = self._duplicate = 0.0
         self._delay, self._in_order = HEALED_DELAY_SECONDS, False
 
+    def open(self) -> None:
+        """Open all links that are cut, and let none be slow."""
+        self.cut.clear()
+        self.slow.clear()
+
     def partition(self, kind: str, rng: random.Random, leader: str | None = None) -> None:
         """Cut links in the shape of `kind`; what was cut before is opened."""
-        self.cut.clear()
+        self.open()
         ids = list(self.listeners)
         rng.shuffle(ids)
         if kind in ("isolate", "deaf", "mute") and leader and rng.random() < 0.5:
@@ -148,6 +162,10 @@ class Network:
         for one in sorted(inside):
             for other in others:
                 self.cut.update(((one, other), (other, one)))
+
+    def isolate_pair(self, one: str, other: str) -> None:
+        """Cut two nodes from each other."""
+        self.cut.update(((one, other), (other, one)))
 
 
 def cut_links(kind: str, ids: list[str]) -> list[Link]:

@@ -26,8 +26,9 @@ from raft.core.server import Server
 from raft.errors import RaftError
 from raft.testing.changes import Changes
 from raft.testing.faults import Faults
+from raft.testing.ghost import Step, Violation
 from raft.testing.model_node import ModelNode
-from raft.testing.monitors import Monitors, Step, Violation
+from raft.testing.monitors import Monitors
 from raft.testing.network import Network
 from raft.testing.past import give_past
 from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
@@ -72,7 +73,8 @@ class Report:
     events: int
     commits: int
     terms: int
-    faults: int
+    fired: dict[str, int]
+    """How often each kind of fault came about."""
     truncations: int
     installed: int
     configurations: int
@@ -115,6 +117,7 @@ class Simulation:
         self.network = Network(swarm, timeline)
         self.faults = Faults(swarm, timeline, self.network, self.nodes)
         self.workload = Workload(swarm, timeline, monitors, self.nodes)
+        self.faults.hush = self.workload.hush
         self.changes = Changes(swarm, timeline, self.workload, self.nodes)
         self.healthy = []
         monitors.nodes = self.nodes
@@ -164,7 +167,7 @@ class Simulation:
             events=monitors.events,
             commits=len(monitors.committed) - 1,
             terms=len(monitors.leaders),
-            faults=self.faults.count,
+            fired=dict(self.faults.fired),
             truncations=monitors.truncations,
             installed=monitors.installed,
             configurations=len(monitors.configurations),

@@ -20,22 +20,23 @@ TICK_SECONDS = TIMEOUT_SECONDS / 10
 """The unit of message delays."""
 MOST_SERVERS = 7
 
+PARTITIONS = ("halves", "isolate", "ring", "bridge", "deaf", "mute")
+"""The shapes in which links may be cut: see `raft.testing.network.cut_links`."""
+
 FAULTS = (
     "crash",
     "crash leader",
     "pause",
-    "halves",
-    "isolate",
-    "ring",
-    "bridge",
-    "deaf",
-    "mute",
+    *PARTITIONS,
     "flap",
     "reset",
     "replay",
     "depose",
 )
 """What may befall a run at a random moment."""
+
+LEASE_FAULTS = ("alone", "late answers", "asleep", "forget")
+"""What may befall a leader that reads by lease: see `raft.testing.lease_faults`."""
 
 TRIGGERS = (
     "crash before send",
@@ -82,6 +83,8 @@ class Swarm:
     elections are contested again and again."""
     clock_skew: float = 0.0
     """Each node's clock runs at a rate drawn from 1 - skew to 1 + skew."""
+    extreme_clocks: bool = False
+    """Whether each clock runs at one end of that range, and at the worse one at bad moments."""
 
     snapshot_every: int = 0
     """Applied entries between snapshots; 0 for never."""
@@ -194,11 +197,30 @@ def _with_leases(world: Swarm) -> Swarm:
     rng = random.Random(f"{world.seed}/leases")
     if not world.options.check_quorum or rng.random() < 0.5:
         return world
+    world = evolve(world, clock_skew=rng.choice((0.0, 0.05, 0.2, 0.3)))
     bound = (1 + world.clock_skew) / (1 - world.clock_skew) * (1 + 1e-9)
+    share, faults = rng.choice((0.5, 1.0)), _some(rng, LEASE_FAULTS, 0.7)
+    world = evolve(
+        world,
+        lease_share=share,
+        extreme_clocks=rng.random() < 0.7,
+        faults=world.faults + faults,
+        options=evolve(world.options, clock_drift_bound=bound),
+    )
+    if not faults or rng.random() < 0.4:
+        return world
+    # A leader must serve for a while to have a lease that could be too long: a quiet world,
+    # in which the same number of events lasts longer.
     return evolve(
         world,
-        lease_share=rng.choice((0.5, 1.0)),
-        options=evolve(world.options, clock_drift_bound=bound),
+        faults=faults,
+        fault_seconds=rng.choice((1, 2)) * TIMEOUT_SECONDS,
+        loss=0.0,
+        delay_seconds=_ticks((0.1, 1)),
+        triggers=(),
+        turn_seconds=min(world.turn_seconds, 0.002),
+        request_seconds=0.1,
+        chaos_seconds=80 * TIMEOUT_SECONDS,
     )
 
 

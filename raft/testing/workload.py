@@ -62,6 +62,8 @@ class Workload:
     nodes: dict[str, ModelNode] = Factory(dict)
     requests: dict[int, Request] = Factory(dict)
     floor: int = 0
+    silent_until: float = 0.0
+    """Until then the clients ask nothing, nor do operators: a lull, as there are at night."""
     done_writes: int = 0
     done_reads: int = 0
     _rng: random.Random = field(init=False)
@@ -96,6 +98,10 @@ class Workload:
         self._mean_seconds, self._mix = STEADY_SECONDS, STEADY_MIX
         self.start()
 
+    def hush(self, seconds: float) -> None:
+        """Ask nothing for so long."""
+        self.silent_until = self.timeline.now + seconds
+
     def _later(self, asking: int) -> None:
         delay = self._rng.expovariate(1 / self._mean_seconds)
         self.timeline.after(delay, self._ask, asking)
@@ -105,7 +111,7 @@ class Workload:
             return
         self._later(asking)
         node = self._somebody()
-        if node is None:
+        if node is None or self.timeline.now < self.silent_until:
             return
         if self._rng.random() < PIN_RATE:
             member = self._rng.choice(list(self.nodes))

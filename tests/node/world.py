@@ -186,7 +186,8 @@ class Node:
         machine: Any = None,
         **settings: Any,
     ) -> None:
-        self.id, self.world, self.wire = id, wire.world, wire
+        self.id, self.wire = id, wire
+        self.world: World = settings.pop("world", wire.world)
         self.storage = storage or MemoryStorage()
         self.machine: Any = machine or Journal()
         self.changes: list[out.Change] = []

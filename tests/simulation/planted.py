@@ -482,17 +482,3 @@ def a_joint_configuration_is_left_only_by_its_author(patch: pytest.MonkeyPatch) 
 def a_newcomer_is_waited_for_without_an_end(patch: pytest.MonkeyPatch) -> None:
     """[M5]: who cannot catch up makes the change end where it began."""
     patch.setattr(membership, "_why_hopeless", lambda *_: None)
-
-
-@planted("R9", "I18")
-def a_lease_is_kept_after_a_timeout_now(patch: pytest.MonkeyPatch) -> None:
-    """[R9]: it lets its target campaign in spite of all promises."""
-    lease_end = reads.lease_end
-
-    def kept(server: Server, leader: Leader) -> float:
-        given_up, leader.lease_given_up = leader.lease_given_up, False
-        until = lease_end(server, leader)
-        leader.lease_given_up = given_up
-        return until
-
-    patch.setattr(reads, "lease_end", kept)

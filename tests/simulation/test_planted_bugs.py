@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+import tests.simulation.planted_leases  # noqa: F401  (it enters its bugs)
 from raft.testing.simulator import first_failure
 from tests.simulation.planted import BUGS
 

@@ -1,0 +1,210 @@
+"""Watchers of logs, disks, messages and machines; the steps' own are in `raft.testing.monitors`.
+
+What holds for all entries is carried forward from entry to entry, in constant time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+from raft.core.configuration import Configuration
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesResult,
+    InstallSnapshot,
+    InstallSnapshotResult,
+    Message,
+    RequestVote,
+    RequestVoteResult,
+)
+from raft.core.outputs import RestoreSnapshot, Role
+from raft.testing.disk import Entry, StoredSnapshot, Write
+from raft.testing.ghost import Ghost
+from raft.testing.members import latest_configuration, quorums_meet
+
+if TYPE_CHECKING:
+    from raft.testing.model_node import ModelNode
+
+
+@define(eq=False)
+class LogMonitors(Ghost):
+    """Look at what is written, sent and applied."""
+
+    def appended(self, node: ModelNode, start: int, entries: list[Entry], fresh: bool) -> None:
+        """Check entries on their way into a log [I5].
+
+        By induction: where (index, term) names one entry and one term before it, two
+        logs that hold it are equal up to it.
+        """
+        records = node.records
+        if start != records.end:
+            self.violated("I12", f"{node.id} appends {start} after {records.end - 1}")
+        before = records.term_at(start - 1) or 0
+        for offset, entry in enumerate(entries):
+            key = (start + offset, entry[0])
+            known = self.created.get(key)
+            if known is None:
+                if not fresh:
+                    self.violated("I5", f"{node.id} takes in {key}, which nobody created")
+                self.created[key] = (before, entry)
+                if isinstance(entry[1], Configuration) and key != (1, 1):
+                    self._configured(node, start + offset, entry[0], entry[1])
+            elif fresh and known == (before, entry) and key == (1, 1):
+                # The same first configuration, given to each: one entry from here on.
+                entries[offset] = known[1]
+            elif known[1] is not entry or known[0] != before:
+                self.violated("I5", f"{node.id} holds {entry} at {key}, known is {known}")
+            if entry[0] < before:
+                self.violated("I5", f"{node.id} appends {key} after an entry of term {before}")
+            before = entry[0]
+
+    def _configured(
+        self, node: ModelNode, index: int, term: int, configuration: Configuration
+    ) -> None:
+        """I14: a new configuration follows a committed one, and a commit of the own term.
+
+        Any quorum of the one before meets any of the new one.
+        """
+        commit = node.server.commit_index
+        if node.records.term_at(commit) != term:
+            self.violated("I14", f"{node.id} changes members in {term} before it committed")
+        uncommitted = node.records.between(max(commit + 1, node.records.first), index) or []
+        if any(isinstance(entry[1], Configuration) for entry in uncommitted):
+            self.violated("I14", f"{node.id} has two uncommitted configurations below {index}")
+        _, before = latest_configuration(node, self.configurations, index)
+        if not quorums_meet(before, configuration):
+            self.violated("I14", f"{node.id} goes from {before} to {configuration} at {index}")
+
+    def compared(self, node: ModelNode, index: int, expected_index: int) -> None:
+        """M4: a change that names the configuration before it follows that one."""
+        before, _ = latest_configuration(node, self.configurations, index)
+        if before != expected_index:
+            self.violated("M4", f"{node.id} changes {before} at {index}, asked {expected_index}")
+
+    def synced(self, node: ModelNode, write: Write) -> None:
+        """Note what became durable: a vote is given once in a term, for ever [I2]."""
+        state = write.hard_state
+        if state is None or state.voted_for is None:
+            return
+        first = self.votes.setdefault((node.id, state.current_term), state.voted_for)
+        if first != state.voted_for:
+            self.violated(
+                "I2",
+                f"{node.id} voted for {first} and {state.voted_for} in term {state.current_term}",
+            )
+
+    def restarted(self, node: ModelNode) -> None:
+        """Check that a server remembers what is on its disk."""
+        server, state = node.server, node.disk.hard_state
+        if (server.current_term, server.voted_for) != (state.current_term, state.voted_for):
+            self.violated("I3", f"{node.id} restarts in {server.current_term}, not {state}")
+
+    def restored(self, node: ModelNode, snapshot: StoredSnapshot, restore: RestoreSnapshot) -> None:
+        """Check that an installed snapshot is one of committed state [I20]."""
+        self.installed += 1
+        index = restore.index
+        if (snapshot.index, snapshot.term) != (index, restore.term):
+            self.violated("I7", f"{node.id} restores {restore} from {snapshot}")
+        if index <= node.applied:
+            self.violated("I12", f"{node.id} goes back from {node.applied} to snapshot {index}")
+        if index >= len(self.committed) or self.committed[index][0] != restore.term:
+            self.violated("I7", f"{node.id} restores {index}, which is not committed")
+        if self.digests[index] != snapshot.digest:
+            self.violated("I20", f"{node.id} restores another state at {index}")
+        if snapshot.configuration != restore.configuration:
+            self.violated("I14", f"{node.id} restores {restore} with other members")
+        known = [pair for pair in self.configurations if pair[0] <= index]
+        if known[-1] != (snapshot.configuration_index, snapshot.configuration):
+            self.violated("I14", f"{node.id} restores {snapshot}, committed is {known[-1]}")
+        if restore.keep_log != (node.records.term_at(index) == restore.term):
+            self.violated("N6", f"{node.id} keeps the wrong log: {restore}")
+
+    def compacted(self, node: ModelNode, index: int) -> None:
+        """Check that only what a durable snapshot covers is dropped [N1]."""
+        snapshot = node.disk.snapshot
+        if index > max(snapshot.index if snapshot else 0, node.restored_index):
+            self.violated("N1", f"{node.id} drops its log up to {index} without a snapshot")
+
+    # Messages
+
+    def left(self, node: ModelNode, receiver: str, message: Message) -> None:
+        """Check a message as it leaves: what it promises must be on the disk."""
+        if isinstance(message, AppendEntriesResult):
+            if message.success:
+                self._acknowledged(node, message.term, message.match_index)
+        elif isinstance(message, InstallSnapshotResult):
+            if message.done:
+                self._acknowledged(node, message.term, message.match_index)
+        elif isinstance(message, RequestVoteResult):
+            if message.vote_granted:
+                self._voted(node, receiver, message.term)
+        elif isinstance(message, RequestVote):
+            self._voted(node, node.id, message.term)
+        elif not isinstance(message, AppendEntries | InstallSnapshot):
+            return
+        if node.disk.hard_state.current_term < message.term:
+            self.violated("I2", f"{node.id} shows {message}, its disk {node.disk.hard_state}")
+
+    def _voted(self, node: ModelNode, candidate: str, term: int) -> None:
+        key = (node.id, term)
+        # A later term on the disk makes a second vote in this one as impossible.
+        if node.disk.hard_state.current_term > term:
+            self.votes.setdefault(key, candidate)
+        durable = self.votes.get(key)
+        if durable != candidate:
+            self.violated("I2", f"{node.id} votes for {candidate} in {term}, durable is {durable}")
+
+    def _acknowledged(self, node: ModelNode, term: int, index: int) -> None:
+        """I11: what is acknowledged is durable, and is the leader's entry."""
+        if index > node.disk.last_index:
+            self.violated(
+                "I11", f"{node.id} acknowledges {index}, {node.disk.last_index} is durable"
+            )
+        leader = self.nodes[self.leaders[term]] if term in self.leaders else None
+        if leader is None or leader.role is not Role.LEADER or leader.term != term:
+            return
+        own = leader.records.term_at(index)
+        if own is not None and not node.disk.holds(index, own):
+            self.violated(
+                "I11", f"{node.id} acknowledges {index}, which differs from {leader.id}'s"
+            )
+
+    # The machine
+
+    def applied(self, node: ModelNode, index: int, entry: Entry, digest: int) -> None:
+        """I7: everyone applies the committed entry, in order, to the same state."""
+        if index >= len(self.committed) or self.committed[index] is not entry:
+            self.violated("I7", f"{node.id} applies {entry} at {index}, which is not committed")
+        if index == len(self.digests):
+            self.digests.append(digest)
+        elif index > len(self.digests) or self.digests[index] != digest:
+            self.violated("I20", f"{node.id} has another state at {index}")
+
+    # Everything at once
+
+    def check_all(self) -> None:
+        """Walk all logs: the core's view of them, and log matching, entry by entry [I5]."""
+        seen: dict[tuple[int, int], ModelNode] = {}
+        for node in self.nodes.values():
+            if not node.up:
+                continue
+            records, log = node.records, node.server.log
+            if (log.first_index, log.prev_term) != (records.first, records.prev_term):
+                self.violated("I12", f"{node.id} starts its log at {log.first_index}")
+            for index in range(records.first, records.end):
+                if log.term_at(index) != records[index][0]:
+                    self.violated("I12", f"{node.id} mistakes the term of entry {index}")
+                if index <= node.commit_index and records[index] is not self.committed[index]:
+                    self.violated("I7", f"{node.id} holds another committed entry {index}")
+            _, latest = latest_configuration(node, self.configurations)
+            if node.server.configuration != latest:
+                self.violated("I14", f"{node.id} goes by another configuration than {latest}")
+            key = (records.end - 1, log.last_term)
+            other = seen.setdefault(key, node)
+            first = max(records.first, other.records.first)
+            if other is not node and records.between(first, records.end) != other.records.between(
+                first, records.end
+            ):
+                self.violated("I5", f"{node.id} and {other.id} differ below {key}")
