@@ -86,6 +86,21 @@ class IStateMachine(Interface):
         """
 
 
+class IGradualStateMachine(IStateMachine):
+    """A machine that can take a snapshot in step by step, so that a large one stops nothing else.
+
+    A follower installs snapshots so while it serves; at a start `restore` is called.
+    """
+
+    def restoring(chunks: Iterator[bytes]) -> Iterator[object]:
+        """Return an iterator that does what `restore` does, a few milliseconds in each step.
+
+        What it yields means nothing. The state is the snapshot's when it ends. Until then nothing
+        else of the machine is called, unless another snapshot takes this one's place: then
+        the iterator is dropped, and a new one begins with whatever state there is.
+        """
+
+
 class IOnDiskStateMachine(IStateMachine):
     """A machine that keeps its own durable state, with the replica's notes beside it [RULES S5].
 

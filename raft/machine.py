@@ -17,9 +17,14 @@ from zope.interface.exceptions import (
 from zope.interface.verify import verifyObject
 
 from raft.errors import BadConfiguration
-from raft.interfaces import IOnDiskStateMachine, IStateMachine, IVersionedStateMachine
+from raft.interfaces import (
+    IGradualStateMachine,
+    IOnDiskStateMachine,
+    IStateMachine,
+    IVersionedStateMachine,
+)
 
-_KINDS: Final = (IOnDiskStateMachine, IVersionedStateMachine)
+_KINDS: Final = (IGradualStateMachine, IOnDiskStateMachine, IVersionedStateMachine)
 _ATTRIBUTES: Final = frozenset({"version", "active_version"})
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
@@ -47,7 +47,7 @@ from raft.errors import (
     SessionExpired,
     StateMachineFailed,
 )
-from raft.interfaces import IOnDiskStateMachine, SnapshotMeta
+from raft.interfaces import IGradualStateMachine, IOnDiskStateMachine, SnapshotMeta
 from raft.machine import CommandContext, verified_machine
 from raft.outcomes import NOTHING, Outcomes, Result, encoded_error, where
 from raft.restoration import Restoration, Restorations
@@ -542,14 +542,23 @@ class Replica:
             InvariantViolated: the snapshot is older than what is applied already.
             RaftError: whatever of it the chunks raise while they are read.
         """
+        for _ in self.restoring(meta, chunks):
+            pass
+
+    def restoring(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> Iterator[None]:
+        """Do what `restore` does, in steps where the machine is gradual.
+
+        The first step refuses what is of another machine. Until the last one nothing can be
+        applied, queried or taken. Where the iterator is given up another one must follow.
+        """
         if meta.index < self.last_applied:
             raise InvariantViolated(
                 f"a snapshot up to {meta.index} would undo entries up to {self.last_applied}"
             )
-        self._failure = StateMachineFailed("a snapshot was not restored to its end")
+        self._failure = StateMachineFailed("a snapshot is not restored to its end")
         if self._notes is not None:
             self._notes.begin()
-        content = self._take_in(meta, chunks, f"the snapshot up to {meta.index}")
+        content = yield from self._taking_in(meta, chunks, f"the snapshot up to {meta.index}")
         self.restorations.current = None
         self.last_applied = meta.index
         self.last_applied_term = meta.term
@@ -563,17 +572,23 @@ class Replica:
             self._commit(self._notes)
         self._failure = None
 
-    def _take_in(
+    def _taking_in(
         self, meta: SnapshotMeta | BackupMeta, chunks: Iterable[bytes], what: str
-    ) -> Content:
+    ) -> Generator[None, None, Content]:
         """Let sessions and machine be those of a snapshot or backup; return what is around them."""
         try:
             self._check_origin(meta, what)
             content = unwrap(iter(chunks), _KNOWN_SECTIONS)
             self._restore_sections(content, what)
             if self._notes is not None:
+                # A batch of a durable machine is one piece.
                 self._notes.forget()
-            self.machine.restore(content.rest())
+                self.machine.restore(content.rest())
+            elif IGradualStateMachine.providedBy(self.machine):
+                for _ in IGradualStateMachine(self.machine).restoring(content.rest()):
+                    yield
+            else:
+                self.machine.restore(content.rest())
         except RaftError:
             raise
         except Exception as error:
@@ -588,7 +603,8 @@ class Replica:
         All sessions end: what their clients have sent is not in this state, or may not be. The
         cluster's time never falls behind what the machine has seen.
         """
-        self._take_in(meta, chunks, f"the backup of entry {meta.index}")
+        for _ in self._taking_in(meta, chunks, f"the backup of entry {meta.index}"):
+            pass
         self.sessions.load(())
         self.last_time_us = max(self.last_time_us, meta.time_us)
 

@@ -41,8 +41,8 @@ import msgspec
 from zope.interface import implementer
 
 from raft.errors import CommandError
-from raft.interfaces import Context, IStateMachine, Value
-from raft.machines.overlaid import Overlaid
+from raft.interfaces import Context, IGradualStateMachine, Value
+from raft.machines.overlaid import POUR_KEYS, Overlaid
 from raft.machines.slices import packed, unpacked
 from raft.machines.sorted_keys import Key
 
@@ -55,7 +55,7 @@ SCAN_BYTES: Final = 1024 * 1024
 _FORMAT = "kv 1"
 
 
-@implementer(IStateMachine)
+@implementer(IGradualStateMachine)
 class KeyValueStore:
     """The default machine; the module says what it understands."""
 
@@ -137,16 +137,36 @@ class KeyValueStore:
 
     def restore(self, chunks: Iterator[bytes]) -> None:
         """Replace everything; raise ValueError for what is no whole snapshot of a store."""
-        slices = unpacked(chunks)
-        origin, count, *first = next(slices, [None, None])
-        if origin != _FORMAT:
-            raise ValueError(f"expected a snapshot of format {_FORMAT!r}, not {origin!r}")
         values: dict[Key, object] = {}
-        for piece in chain((first,), slices):
-            values.update(zip(cast("list[Key]", piece[::2]), piece[1::2], strict=True))
-        if len(values) != count:
-            raise ValueError(f"the snapshot holds {len(values)} keys where it promises {count!r}")
+        for _ in _filling(values, chunks):
+            pass
         self._values = Overlaid(values)
+
+    def restoring(self, chunks: Iterator[bytes]) -> Iterator[None]:
+        """Do what `restore` does, at most 2,000 keys in each step; what was there goes first."""
+        values: dict[Key, object] = {}
+        filling = _filling(values, chunks)
+        next(filling)
+        # Two states are never held, and a large one is never dropped at once.
+        old, self._values = self._values, Overlaid()
+        while old.drain(POUR_KEYS):
+            yield
+        yield from filling
+        self._values = Overlaid(values)
+
+
+def _filling(values: dict[Key, object], chunks: Iterator[bytes]) -> Iterator[None]:
+    """Fill `values` from a snapshot, a slice in each step; the first only looks at its head."""
+    slices = unpacked(chunks)
+    origin, count, *first = next(slices, [None, None])
+    if origin != _FORMAT:
+        raise ValueError(f"expected a snapshot of format {_FORMAT!r}, not {origin!r}")
+    yield
+    for piece in chain((first,), slices):
+        values.update(zip(cast("list[Key]", piece[::2]), piece[1::2], strict=True))
+        yield
+    if len(values) != count:
+        raise ValueError(f"the snapshot holds {len(values)} keys where it promises {count!r}")
 
 
 def _key(key: Value) -> Key:

@@ -124,6 +124,19 @@ class Overlaid:
         self.written = self._overlay
         return View(self, self._reader, chunks(self._base))
 
+    def drain(self, count: int) -> bool:
+        """Drop up to `count` keys of a dict that is used no more; tell whether any are left.
+
+        Dropping a large dict at once would stop the world. One that a view reads, or that has
+        an overlay, is left to whoever holds it.
+        """
+        base = self._base
+        if self._reader or self._overlay is not None:
+            return False
+        for _ in range(min(count, len(base))):
+            base.popitem()
+        return bool(base)
+
     def release(self, reader: int) -> None:
         """Let the base change again: view number `reader` is not read any more."""
         if reader == self._reader:

@@ -47,6 +47,7 @@ from raft.node.log_age import LogAge
 from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
 from raft.node.refusals import refusal
+from raft.node.restoring import Restoring
 from raft.node.scribe import Scribe
 from raft.node.sending import Network, Sending
 from raft.node.snapshot_policy import SnapshotPolicy
@@ -111,6 +112,7 @@ class Shell:
     _turn_call: Any = None
     cache: RecordCache = field(init=False)
     log_age: LogAge = field(init=False)
+    restoring: Restoring = field(init=False)
     scribe: Scribe = field(init=False)
     snapshots: Snapshots = field(init=False)
     _sending: Sending = field(init=False)
@@ -120,6 +122,7 @@ class Shell:
         """Let nothing be on its way."""
         self.writes, self.reads = Writes(self.answers), Reads(self.answers)
         self._sending, self.log_age = Sending(self), LogAge(self)
+        self.restoring = Restoring(self.replica, self.clock)
 
     # Beginning and end.
 
@@ -163,6 +166,7 @@ class Shell:
             self._turn_call.cancel()
             self._turn_call = None
         self.snapshots.stop()
+        self.restoring.drop()
         self.writes.fail_all(NodeStopped(), OutcomeUnknown("the node stopped"))
         self.reads.fail_all(NodeStopped())
         self.answers.give()
@@ -387,7 +391,7 @@ class Shell:
     def _restore(self, restore: out.RestoreSnapshot) -> None:
         self.writes.swallowed(restore.index)
         meta, chunks = self.storage.open_snapshot(restore.index)
-        self.replica.restore(meta, chunks)
+        self.restoring.begin(meta, chunks)
         self.snapshots.installed()
         self.scribe.log_time_us = max(self.scribe.log_time_us, meta.time_us)
         if not restore.keep_log:
@@ -500,6 +504,9 @@ class Shell:
         """Apply what is committed and saved, for a few milliseconds; answer who waited."""
         replica, end = self.replica, self._apply_end
         deadline = self.clock() + APPLY_SECONDS
+        if not self.restoring.advance(deadline):
+            self.schedule()
+            return
         while self.running and replica.last_applied + 1 < end:
             following = replica.last_applied + 1
             begins, reached, records, offset = self._begun

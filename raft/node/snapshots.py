@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from raft.core import events as ev
 from raft.core import outputs as out
-from raft.errors import NodeStopped, NotFound
+from raft.errors import NodeStopped, NotFound, Overloaded
 from raft.node.snapshot_policy import SnapshotPolicy, first_kept
 from raft.node.snapshot_receiving import Receiving
 from raft.node.snapshot_sending import SendingSnapshots
@@ -139,6 +139,8 @@ class Snapshots:
         shell = self.shell
         if not shell.running:
             raise NodeStopped()
+        if shell.restoring.is_active:
+            raise Overloaded("the leader's snapshot is being restored")
         if shell.replica.last_applied <= shell.server.snapshot_index:
             if not shell.server.snapshot_index:
                 raise NotFound("nothing is applied yet")

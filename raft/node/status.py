@@ -56,6 +56,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "snapshot_failed_count": shell.snapshots.failed_count,
         "snapshot_error": shell.snapshots.last_error,
         "snapshot_running": shell.snapshots.is_taking,
+        "restoring": shell.restoring.is_active,
         "snapshots_sending": len(shell.snapshots.sending.indexes),
         "uncommitted_bytes": log.size_bytes(server.commit_index + 1, log.last_index + 1),
         "cache_bytes": shell.cache.size_bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from zope.interface.verify import verifyObject
@@ -385,3 +386,40 @@ def test_sorted_keys_follow_their_dict(seed: int) -> None:
             assert list(keys.starting(b"", b"3")) == sorted(
                 k for k in values if type(k) is bytes and k > b"3"
             )
+
+
+def test_a_store_is_replaced_by_two_thousand_keys_in_each_step() -> None:
+    """Neither the old state nor the new one is dropped, filled or held at once."""
+    chunks, store = list(filled(9_000).snapshot()), filled(7_000)
+    old = store._values._base
+    sizes = [len(old)]
+    restoring = store.restoring(iter(chunks))
+    for _ in restoring:
+        sizes.append(len(old))
+    assert sizes[-1] == 0
+    assert max(before - after for before, after in pairwise(sizes)) == 2_000
+    assert len(sizes) > 7_000 // 2_000 + 9_000 // 2_000
+    assert everything(store) == everything(filled(9_000))
+
+
+def test_a_store_that_is_being_read_is_left_to_its_reader() -> None:
+    store = filled(3_000)
+    view = store.snapshot()
+    first = next(iter(view))
+    store.restore(iter(list(filled(10).snapshot())))
+    for _ in store.restoring(iter(list(filled(20).snapshot()))):
+        pass
+    again = KeyValueStore()
+    again.restore(iter([first, *view]))
+    assert len(everything(again)) == 3_000
+    assert len(everything(store)) == 20
+
+
+def test_steps_of_a_restore_refuse_what_a_restore_refuses() -> None:
+    chunks = list(filled(5_000).snapshot())
+    store = filled(3)
+    with pytest.raises(ValueError, match="kv 1"):
+        next(store.restoring(iter([b"\x04\x00\x00\x00\x92\xa1x\x01"])))
+    assert len(everything(store)) == 3
+    with pytest.raises(ValueError, match="promises 5000"):
+        list(store.restoring(iter(chunks[:-1])))
