@@ -31,9 +31,6 @@ Form = tuple[Kind, State, State]
 class _Names:
     """Numbers for the values that some operation can tell apart; None is ABSENT."""
 
-    bools_differ: bool = True
-    """Whether True is another value than 1. A compare-and-set takes them for equal."""
-
     _numbers: dict[Hashable, int] = field(factory=dict)
 
     def wanted(self, value: object) -> int:
@@ -47,9 +44,8 @@ class _Names:
         return ABSENT if value is None else self._numbers.get(self._key(value), UNREAD)
 
     def _key(self, value: object) -> Hashable:
-        if type(value) is bool and self.bools_differ:
-            return (bool, value)
-        return hashable(value)
+        # True is another value than 1, though Python finds them equal.
+        return (bool, value) if type(value) is bool else hashable(value)
 
 
 def _moves(
@@ -78,7 +74,9 @@ def _plan_of_key(operations: Sequence[Operation]) -> Plan | None:
     )
     if "delete" in ops and stores_none:
         return None
-    names = _Names("cas" not in ops or not any(map(_holds_bool, operations)))
+    if "cas" in ops and _mixes_bools(operations):
+        return None
+    names = _Names()
     for each in operations:
         if each.op == "cas":
             names.wanted(each.expected)
@@ -87,12 +85,15 @@ def _plan_of_key(operations: Sequence[Operation]) -> Plan | None:
     return Plan(_moves(operations, partial(_form_of_key, names)), ABSENT)
 
 
-def _holds_bool(each: Operation) -> bool:
-    return (
-        type(each.value) is bool
-        or type(each.expected) is bool
-        or (each.op in _GETS and type(each.output) is bool)
-    )
+def _mixes_bools(operations: Sequence[Operation]) -> bool:
+    """Say whether a cas may take True for 1 here, or 1 for True, as the store does."""
+    kinds = {
+        type(value)
+        for each in operations
+        for value in (each.value, each.expected)
+        if value in (0, 1)
+    }
+    return bool in kinds and len(kinds) > 1
 
 
 def _form_of_key(names: _Names, each: Operation) -> Form | None:
@@ -169,7 +170,10 @@ _STORED_NONE: Final = ("None is stored",)
 
 
 def _get(state: State, operation: Judged) -> tuple[bool, State]:
-    return operation.output == (None if state is _STORED_NONE else state), state
+    value = None if state is _STORED_NONE else state
+    # True is another value than 1, though Python finds them equal.
+    is_same = (type(value) is bool) == (type(operation.output) is bool)
+    return is_same and operation.output == value, state
 
 
 def _put(state: State, operation: Judged) -> tuple[bool, State]:  # noqa: ARG001

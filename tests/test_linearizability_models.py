@@ -1,0 +1,186 @@
+"""Every model against a slow and obvious twin: all orders, on plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raft.testing.history import Operation
+from raft.testing.linearizability import MODELS, Model, Verdict, check
+
+ANY = object()
+"""An output that says nothing."""
+
+
+def key_value(each: Operation, state: Any) -> tuple[Any, Any]:
+    """Return the result of an operation on a key, as (result, state); () is no key."""
+    value = None if state == () else state[0]
+    match each.op:
+        case "get" | "read":
+            return value, state
+        case "put" | "write":
+            return ANY, (each.value,)
+        case "delete":
+            return state != (), ()
+        case "cas":
+            return value == each.expected, (each.value,) if value == each.expected else state
+    if value is not None and not isinstance(value, list):
+        return "refused", state
+    return len(value or []) + 1, ([*(value or []), each.value],)
+
+
+def lock(each: Operation, state: Any) -> tuple[Any, Any]:
+    owner = each.client if each.value is None else each.value
+    if each.op == "acquire":
+        return state == (), state or (owner,)
+    return state == (owner,), () if state == (owner,) else state
+
+
+def queue(each: Operation, state: Any) -> tuple[Any, Any]:
+    if each.op == "enqueue":
+        return ANY, (*state, each.value)
+    return (state[0], state[1:]) if state else (None, state)
+
+
+TWINS: dict[str, Callable[[Operation, Any], tuple[Any, Any]]] = {
+    "kv": key_value,
+    "register": key_value,
+    "lock": lock,
+    "queue": queue,
+}
+
+
+def agrees(each: Operation, result: Any) -> bool:
+    if result is ANY or not each.ok:
+        return True
+    if each.output is None and each.op in ("delete", "append"):
+        return result != "refused"
+    if each.output is None and each.op in ("cas", "acquire", "release"):
+        return result is True
+    return bool(each.output == result) and isinstance(each.output, bool) == isinstance(result, bool)
+
+
+def has_an_order(history: Sequence[Operation], twin: Callable[[Operation, Any], Any]) -> bool:
+    """Try every order of everything, with and without what is unknown."""
+
+    def extend(left: list[Operation], state: Any) -> bool:
+        if not any(each.ok for each in left):
+            return True
+        for each in left:
+            if any(other.ok and other.return_ns < each.call_ns for other in left):  # type: ignore[operator]
+                continue
+            result, after = twin(each, state)
+            if agrees(each, result) and extend([x for x in left if x is not each], after):
+                return True
+        return False
+
+    return extend([each for each in history if each.ok is not False], ())
+
+
+OPS = {
+    "kv": ("get", "put", "delete", "cas", "append"),
+    "register": ("read", "write", "cas"),
+    "lock": ("acquire", "release"),
+    "queue": ("enqueue", "dequeue"),
+}
+OUTPUTS: dict[str, tuple[Any, ...]] = {
+    "get": (None, 1, 2, True, [1], [1, 2], [2, 1]),
+    "read": (None, 1, 2, True),
+    "delete": (True, False, None),
+    "cas": (True, False, None),
+    "acquire": (True, True, False, None),
+    "release": (True, True, False, None),
+    "append": (1, 2, 3, None),
+    "dequeue": (1, 2, 3, None),
+    "put": (None,),
+    "write": (None,),
+    "enqueue": (None,),
+}
+
+
+@st.composite
+def histories(draw: st.DrawFn, model: str) -> list[Operation]:
+    """Return operations with any results: some of them can be explained."""
+    ops = draw(st.sets(st.sampled_from(OPS[model]), min_size=1))
+    made = []
+    for number in range(draw(st.integers(1, 7))):
+        op = draw(st.sampled_from(sorted(ops)))
+        call = draw(st.integers(0, 12))
+        ok = draw(st.sampled_from((True, True, True, True, None, False)))
+        value = draw(st.sampled_from((1, 2, 3, None, True) if model == "kv" else (1, 2, 3)))
+        made.append(
+            Operation(
+                client=f"c{number % 3}",
+                op=op,
+                key="k",
+                value=value if op not in ("get", "read", "delete", "dequeue") else None,
+                expected=draw(st.sampled_from((None, 1, 2))) if op == "cas" else None,
+                output=draw(st.sampled_from(OUTPUTS[op])) if ok else None,
+                ok=ok,
+                call_ns=call,
+                return_ns=call + draw(st.integers(0, 8)) if ok is not None else None,
+            )
+        )
+    return made
+
+
+def told(history: Sequence[Operation], twin: Callable[[Operation, Any], Any]) -> list[Operation]:
+    """Give each operation the result that it has in the order of its calls."""
+    state: Any = ()
+    found = []
+    for each in sorted(history, key=lambda each: each.call_ns):
+        result, after = twin(each, state)
+        if each.ok is False or result == "refused":
+            found.append(evolve(each, ok=False, output=None))
+            continue
+        state = after
+        output = each.output if each.ok is None or result is ANY else result
+        found.append(evolve(each, output=output))
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(choice=st.data())
+def test_a_history_of_any_results_is_judged_as_by_trying_all_orders(
+    model: str, choice: st.DataObject
+) -> None:
+    """TESTING 3.10: against brute force."""
+    history = choice.draw(histories(model))
+    assert_judged_alike(history, model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(choice=st.data())
+def test_a_nearly_legal_history_is_judged_as_by_trying_all_orders(
+    model: str, choice: st.DataObject
+) -> None:
+    """TESTING 3.10: one result of a legal history changed."""
+    history = told(choice.draw(histories(model)), TWINS[model])
+    assert check(history, MODELS[model]).verdict is Verdict.OK
+    number = choice.draw(st.integers(0, len(history) - 1))
+    if history[number].ok:
+        output = choice.draw(st.sampled_from(OUTPUTS[history[number].op]))
+        history[number] = evolve(history[number], output=output)
+    assert_judged_alike(history, model)
+
+
+def assert_judged_alike(history: list[Operation], model: str) -> None:
+    twin, judge = TWINS[model], MODELS[model]
+    expected = has_an_order(history, twin)
+    report = check(history, judge)
+    assert (report.verdict is Verdict.OK) is expected
+    if report.verdict is Verdict.ILLEGAL:
+        assert not has_an_order(report.piece, twin), report.text
+    # The model's steps alone, without its plan, are a twin too.
+    assert check(history, bare(judge)).verdict is report.verdict
+
+
+def bare(model: Model) -> Model:
+    return Model(model.name, model.steps, model.initial, model.reads)
