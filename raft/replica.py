@@ -614,8 +614,8 @@ class Replica:
             raise BadBackup(
                 f"it is of the machine {meta.machine!r}, this cluster runs {self._machine_name!r}"
             )
-        version, versions = meta.machine_version, self.versions
-        oldest = versions.oldest if versions.has_any else 0
+        # A machine without versions may say 0, and means the first.
+        version, oldest = max(1, meta.machine_version), self.versions.oldest
         if not oldest <= version <= self._readable_version:
             raise BadBackup(
                 f"it is of version {version} of the machine, this node can read {oldest} to "

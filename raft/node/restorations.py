@@ -83,6 +83,7 @@ class Restorations:
             raise refusal(server, Refusal.NOT_LEADER)
         meta = decode_meta(meta_bytes)
         node.replica.check_backup(meta)
+        node.switching.check_backup(meta)
         current = self._of_this_term()
         if current is not None and current.id != id:
             raise RestoreInProgress(f"of cluster {current.meta.cluster_id}")

@@ -15,12 +15,13 @@ from twisted.logger import Logger
 from raft.core import events as ev
 from raft.core import membership
 from raft.core.roles import Leader
-from raft.errors import RaftError
+from raft.errors import BadBackup, RaftError
 from raft.node.answers import Outcome
 from raft.node.writes import Batch
 from raft.storage.records import Kind, encode_version
 
 if TYPE_CHECKING:
+    from raft.backup import BackupMeta
     from raft.service import RaftService
     from raft.transport.greeting import Greeting
 
@@ -39,7 +40,7 @@ class Switching:
 
     node: RaftService
     _asked: tuple[int, int] = (0, 0)
-    """In which term this node has appended which version."""
+    """In which term this node has appended which version, until that is applied."""
     _not_before: float = 0.0
 
     @property
@@ -90,6 +91,20 @@ class Switching:
         if newcomer in server.configuration.newcomers and membership.may_change(server):
             self.node.shell.post(ev.Unfit(newcomer, reason))
 
+    def check_backup(self, meta: BackupMeta) -> None:
+        """Raise `BadBackup` where a member that is connected cannot the version of a backup.
+
+        Its state would be of that version on every server, until the leader switches again.
+        """
+        version = max(1, meta.machine_version)
+        for member in sorted(self.node.shell.server.configuration.ids):
+            oldest, newest = self.span_of(member) or (version, version)
+            if not oldest <= version <= newest:
+                raise BadBackup(
+                    f"it is of version {version} of the machine, {member} can read {oldest} to "
+                    f"{newest}: run a release there that can"
+                )
+
     def follow(self) -> None:
         """At the end of a leader's turn: judge those who join, append the switch if it is time."""
         server = self.node.shell.server
@@ -134,9 +149,11 @@ class Switching:
         self._asked = asking
 
         def answer(result: list[Outcome] | RaftError) -> None:
-            if isinstance(result, RaftError) and self._asked == asking:
+            if self._asked == asking:
+                self._asked = (0, 0)
+            if isinstance(result, RaftError):
                 # To append it twice does no harm; to ask in each turn would.
-                self._asked, self._not_before = (0, 0), self.node.clock() + PATIENCE_SECONDS
+                self._not_before = self.node.clock() + PATIENCE_SECONDS
                 _log.info(
                     "The switch to version {version} waits: {error}", version=version, error=result
                 )

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from raft.client import RaftClient
 from raft.core.server import Options
-from raft.errors import ConfigurationAbandoned, NotAppended, StateMachineFailed
+from raft.errors import BadBackup, ConfigurationAbandoned, NotAppended, StateMachineFailed
 from raft.node.bounds import Bounds
 from raft.service import RaftService
 from tests.node.ledgers import Ledger1, Ledger2, Ledger3, PlainLedger
@@ -259,3 +259,50 @@ async def test_commands_wait_for_a_member_without_which_there_is_no_version(
     error = await outcome(started[0].write(["add", "x", 1]))
     assert isinstance(error, NotAppended)
     assert "all members must first be connected, and can version 2" in str(error)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backup_of_an_older_version_is_restored_and_switched_again(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """N8: state and version come back together, and the log goes on from there."""
+    started = await founded(nodes, Ledger1(), Ledger1())
+    await (await nodes.leader()).write(["add", "x", 7])
+    path = str(tmp_path / "old.backup")
+    await started[0].backup(path)
+    for node in started:
+        await replaced(nodes, node, Ledger2())
+        await nodes.leader()
+    await until(lambda: versions(nodes) == {2})
+    leader = await nodes.leader()
+    assert await leader.write(["add", "x", 1]) == [2, 800]
+    await leader.restore(path, replace=True)
+    await until(lambda: versions(nodes) == {2})
+    assert await leader.write(["add", "x", 1]) == [2, 800]
+    await settled(nodes)
+    machines: list[Any] = [node.replica.machine for node in nodes.all.values()]
+    assert [machine.switched for machine in machines] == [[2], [2]]
+    assert len({node.replica.digest for node in nodes.all.values()}) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backup_that_a_member_could_not_read_is_not_restored(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    (newer,) = await founded(nodes, Ledger2())
+    await until(lambda: versions(nodes) == {2})
+    path = str(tmp_path / "new.backup")
+    await newer.backup(path)
+    await nodes.stop()
+    others = Nodes(tmp_path / "others")
+    others.path.mkdir()
+    try:
+        started = await founded(others, Ledger2(), Ledger1())
+        if (await others.leader()) is started[1]:
+            await started[1].transfer_leadership("a")
+        error = await outcome((await others.leader()).restore(path))
+        assert isinstance(error, BadBackup)
+        assert "version 2 of the machine, b can read 1 to 1" in str(error)
+        assert not any(node.failure for node in started)
+    finally:
+        await others.stop()
