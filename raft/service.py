@@ -39,6 +39,7 @@ from raft.node.changes import Changes
 from raft.node.desk import ClientDesk
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
+from raft.node.handover import hand_over
 from raft.node.membership import Members
 from raft.node.observers import Observer, Observers
 from raft.node.ports import address_of, at_once
@@ -272,7 +273,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         heirs = [peer for peer in server.configuration.voters if self.network.is_connected(peer)]
         if self.shell.running and server.role is out.Role.LEADER and heirs:
             try:
-                await self.transfer_leadership(None, STOP_SECONDS)
+                await hand_over(self, None, STOP_SECONDS, heirs)
             except RaftError as error:
                 _log.info("{id} stops without a successor: {error}", id=self.id, error=error)
         await self._close_ops()
@@ -534,22 +535,12 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         Raises (as failures):
             NotLeader, ElectionInProgress: this node does not lead.
             BadConfiguration: the target is no other voter.
-            Timeout: the target did not take over; this node may lead on.
+            NotAppended: a transfer is under way already.
+            Timeout: the target did not take over in time; this node leads on, as a rule.
         """
         if not self._started or not self.shell.running:
             return fail(self._not_running())
-        server = self.shell.server
-        if server.role is not out.Role.LEADER:
-            return fail(refusal(self.shell.server, out.Refusal.NOT_LEADER))
-        voters = server.configuration.voters - {server.id}
-        if (target is None and not voters) or (target is not None and target not in voters):
-            return fail(refusal(self.shell.server, out.Refusal.NOT_A_VOTER))
-        self.shell.post(ev.TransferLeadership(target))
-        return self.waiters.wait(
-            lambda: server.leader_id if server.leader_id not in (None, server.id) else None,
-            timeout,
-            "the leadership was not taken over",
-        )
+        return hand_over(self, target, timeout)
 
     def take_snapshot(self) -> Deferred[int]:
         """Take a snapshot now; fires with the index up to which the log may be compacted."""

@@ -60,9 +60,13 @@ class CancelReads:
 
 @frozen
 class TransferLeadership:
-    """Hand the leadership to `target`, or to the most up-to-date voter [RULES M10]."""
+    """Hand the leadership to `target`, or to the most up-to-date voter [RULES M10].
+
+    `TransferEnded` carries `request`, where the transfer is refused or given up.
+    """
 
     target: str | None = None
+    request: int = 0
 
 
 @frozen

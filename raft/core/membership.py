@@ -72,6 +72,22 @@ def pin(server: Server, event: PinIncarnations) -> None:
         server.append_configuration(after)
 
 
+def knows_who_lives(server: Server) -> bool:
+    """Tell whether each voter has answered this leader, or has had the time to.
+
+    A new leader has heard nobody yet but those who elected it. Who asks it for a change at once
+    would be refused because of voters that are merely about to answer.
+    """
+    leader = server.state
+    return isinstance(leader, Leader) and (
+        server.now >= leader.elected_at + server.options.election_timeout_seconds
+        or all(
+            leader.progress[peer].has_answered
+            for peer in server.configuration.voters.intersection(leader.progress)
+        )
+    )
+
+
 def change(server: Server, event: ChangeConfiguration) -> None:
     """Begin to make `event.members` the cluster, or say why not."""
     reason = _refusal(server, event)
@@ -133,7 +149,9 @@ def _silent(server: Server, leader: Leader, voters: set[str]) -> set[str]:
     return {
         peer
         for peer, progress in known.items()
-        if progress.heard_at < since or progress.pace is Pace.QUARANTINED
+        if not progress.has_answered
+        or progress.heard_at < since
+        or progress.pace is Pace.QUARANTINED
     }
 
 

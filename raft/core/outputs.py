@@ -161,9 +161,13 @@ class RoleChanged:
 
 @frozen
 class TransferEnded:
-    """The transfer of leadership was given up, or refused, for `reason`."""
+    """The transfer of leadership was given up, or refused, for `reason`.
+
+    It is given up, with `reason` None, also where the leader steps down: for the target, as a rule.
+    """
 
     reason: Refusal | None
+    request: int = 0
 
 
 @frozen

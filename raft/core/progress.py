@@ -56,6 +56,11 @@ class Progress:
         """How many messages with entries are unanswered."""
         return len(self._inflight)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has answered in this term: `heard_at` begins with the benefit of doubt."""
+        return self.acked_sequence > 0
+
     def heard(self, now: float, sequence: int) -> None:
         """Note an answer of the current term, a refusal included."""
         self.heard_at = now

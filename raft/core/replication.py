@@ -28,6 +28,7 @@ def become_leader(server: Server) -> None:
         progress={},
         first_index=server.log.last_index + 1,
         heartbeat_deadline=server.now + server.options.heartbeat_seconds,
+        elected_at=server.now,
     )
     server.state = leader
     server.election_deadline = math.inf

@@ -68,6 +68,7 @@ class Transfer:
     target: str
     deadline: float
     sent: bool = False
+    request: int = 0
 
 
 @define
@@ -107,6 +108,7 @@ class Leader:
     first_index: int
     """The index of this term's no-op: once it is committed, reads may be served [RULES R1]."""
     heartbeat_deadline: float
+    elected_at: float = -math.inf
     sequence: int = 0
     """The number of the last message sent; grows with each within the term."""
     waiting_reads: list[ReadOrigin] = Factory(list)

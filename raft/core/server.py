@@ -283,7 +283,7 @@ class Server:
             case ev.CancelReads():
                 reads.cancel(self, event.requests)
             case ev.TransferLeadership():
-                transfer.begin(self, event.target)
+                transfer.begin(self, event.target, event.request)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
             case ev.ChangeConfiguration():

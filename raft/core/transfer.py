@@ -14,24 +14,23 @@ if TYPE_CHECKING:
     from raft.core.server import Server
 
 
-def begin(server: Server, target: str | None) -> None:
+def begin(server: Server, target: str | None, request: int = 0) -> None:
     """Stop taking proposals and hand over, if this server leads and `target` votes."""
     leader = server.state
-    reason = None
     if not isinstance(leader, Leader):
         reason = Refusal.NOT_LEADER if server.leader_id else Refusal.NO_LEADER
-        server.turn.changes.append(TransferEnded(reason))
+        server.turn.changes.append(TransferEnded(reason, request))
         return
     if leader.transfer is not None:
-        server.turn.changes.append(TransferEnded(Refusal.TRANSFER_IN_PROGRESS))
+        server.turn.changes.append(TransferEnded(Refusal.TRANSFER_IN_PROGRESS, request))
         return
     if target is None:
         target = _best_voter(server, leader)
     if target is None or target not in leader.progress or target not in server.configuration.voters:
-        server.turn.changes.append(TransferEnded(Refusal.NOT_A_VOTER))
+        server.turn.changes.append(TransferEnded(Refusal.NOT_A_VOTER, request))
         return
     deadline = server.now + server.options.election_timeout_seconds
-    leader.transfer = Transfer(target, deadline)
+    leader.transfer = Transfer(target, deadline, request=request)
 
 
 def _best_voter(server: Server, leader: Leader) -> str | None:
@@ -62,8 +61,9 @@ def advance(server: Server) -> None:
 def abandon(server: Server) -> None:
     """End a transfer that is under way; proposals are taken again."""
     if isinstance(server.state, Leader) and server.state.transfer is not None:
+        ended = TransferEnded(None, server.state.transfer.request)
         server.state.transfer = None
-        server.turn.changes.append(TransferEnded(None))
+        server.turn.changes.append(ended)
 
 
 def timeout_now(server: Server, sender: str, message: TimeoutNow) -> None:

@@ -113,7 +113,7 @@ class Changes:
         if configuration.is_joint or configuration.target:
             return refusal(server, out.Refusal.CHANGE_IN_PROGRESS)
         # Otherwise it is a matter of one round: an election, or members that are pinned.
-        return membership.may_change(server)
+        return membership.may_change(server) and membership.knows_who_lives(server)
 
     async def _ask(
         self, members: Members, index: int, force: bool, deadline: float

@@ -98,6 +98,8 @@ class Shell:
     """Commands that were refused before they reached the log."""
     changes: dict[int, list[out.Accepted | out.Rejected]] = Factory(dict)
     """Changes of the configuration that the core has not answered: where its answer goes."""
+    transfers: dict[int, list[out.TransferEnded]] = Factory(dict)
+    """Transfers of the leadership that somebody waits for: where it is noted that one ended."""
     abandoned: out.ChangeAbandoned | None = None
     """The last change of the configuration that was given up here."""
     _events: list[ev.Event] = Factory(list)
@@ -193,6 +195,16 @@ class Shell:
         answered = self.changes[self._number] = []
         self.post(ev.ChangeConfiguration(self._number, members, expected_index, force))
         return answered
+
+    def transfer(self, target: str | None) -> int:
+        """Ask the core to hand the leadership over; return the number of its entry in `transfers`.
+
+        Who takes the number removes the entry.
+        """
+        self._number += 1
+        self.transfers[self._number] = []
+        self.post(ev.TransferLeadership(target, self._number))
+        return self._number
 
     def schedule(self) -> None:
         """Let a step follow at the end of this reactor turn."""
@@ -469,6 +481,8 @@ class Shell:
                 grace = 4 * self.server.options.election_timeout_seconds
                 self.writes.give_up_by(self.clock() + grace)
             self.snapshots.role_changed(change)
+        elif isinstance(change, out.TransferEnded) and change.request in self.transfers:
+            self.transfers[change.request].append(change)
         elif isinstance(change, out.ChangeAbandoned):
             self.abandoned = change
             _log.warn(

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from raft.core import membership
 from raft.core.configuration import Configuration, Member
 from raft.core.events import (
     ChangeConfiguration,
@@ -522,6 +523,29 @@ def test_a_member_that_is_quarantined_is_no_part_of_a_live_majority() -> None:
     hear(server, "b", AppendEntriesResult(2, False, 2, server.state.sequence, 0))
     assert server.state.progress["b"].pace is Pace.QUARANTINED
     assert refused(change(server, "ab")) is Refusal.NO_LIVE_MAJORITY
+
+
+def test_a_new_leader_takes_nobody_for_alive_that_has_not_answered_it() -> None:
+    """M5: its election is no sign of life of those who did not vote for it (sc-M8)."""
+    server = leader("a")
+    answer(server, "b")
+    assert server.commit_index == server.log.last_index
+    assert not membership.knows_who_lives(server)
+    assert refused(change(server, "ac")) is Refusal.NO_LIVE_MAJORITY
+    answer(server, "c")
+    assert membership.knows_who_lives(server)
+    assert refused(change(server, "ac")) is None
+
+
+def test_who_does_not_answer_a_new_leader_has_had_the_time_to() -> None:
+    """M5: after an election timeout of silence it is known who does not live."""
+    server = leader("a")
+    answer(server, "b")
+    wait(server, TIMEOUT, "c")
+    assert membership.knows_who_lives(server)
+    assert refused(change(server, "ac")) is Refusal.NO_LIVE_MAJORITY
+    assert refused(change(server, "ab")) is None
+    assert not membership.knows_who_lives(build("b"))
 
 
 def test_votes_change_only_before_a_live_majority() -> None:

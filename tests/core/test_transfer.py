@@ -221,3 +221,22 @@ def test_a_leader_that_is_deposed_ends_its_transfer() -> None:
     outputs = hear(server, "b", RequestVote(3, 2, 2, leadership_transfer=True))
     assert TransferEnded(None) in outputs.changes
     assert server.role is Role.FOLLOWER
+
+
+def test_each_transfer_tells_its_own_end() -> None:
+    """M10: one that is refused ends nobody else's; one that is given up says so to who asked."""
+    server = ready()
+    step(server, TransferLeadership("b", 7))
+    refused = step(server, TransferLeadership("c", 8))
+    assert refused.changes == (TransferEnded(Refusal.TRANSFER_IN_PROGRESS, 8),)
+    elapse(server, TIMEOUT / 2)
+    for peer in server.peers:
+        answer(server, peer, 2)
+    assert elapse(server, TIMEOUT / 2).changes == (TransferEnded(None, 7),)
+    assert step(server, TransferLeadership("z", 9)).changes == (
+        TransferEnded(Refusal.NOT_A_VOTER, 9),
+    )
+    hear(server, "b", append((2, 2), term=3))
+    assert step(server, TransferLeadership("b", 10)).changes == (
+        TransferEnded(Refusal.NOT_LEADER, 10),
+    )
