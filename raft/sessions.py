@@ -158,6 +158,19 @@ class Sessions:
         """Return the session with that id, without using it. Change nothing of it."""
         return self._by_id.get(session)
 
+    def applied_end(self, session: bytes, last_applied: int) -> int:
+        """Return the number behind the highest one of a session that may have been applied.
+
+        Of a session that has ended any number may have been. One that is opened behind
+        `last_applied` has none yet.
+        """
+        found = self._by_id.get(session)
+        if found is not None:
+            # Numbers are applied in their order, so the newest result is the highest one's.
+            return max(found.kept_from, next(reversed(found.results), -1) + 1)
+        opened = int.from_bytes(session[:8], "little")
+        return _NEVER if opened <= last_applied else 0
+
     def apply(self, kind: int, index: int, now_us: int, payload: bytes) -> bytes:
         """Apply an entry that opens, renews or closes sessions; return its result, encoded.
 

@@ -84,6 +84,9 @@ def _refusal(server: Server, size_bytes: int) -> Refusal | None:
         return Refusal.NOT_LEADER if server.leader_id else Refusal.NO_LEADER
     if server.state.transfer or server.state.is_leaving:
         return Refusal.TRANSFER_IN_PROGRESS
+    if any(each.reason is Refusal.OVERLOADED for each in server.turn.rejected):
+        # Commands of one turn are appended in their order: a smaller one must not go past.
+        return Refusal.OVERLOADED
     uncommitted = server.log.size_bytes(server.commit_index + 1, server.log.last_index + 1)
     if uncommitted and uncommitted + size_bytes > server.options.max_uncommitted_bytes:
         return Refusal.OVERLOADED

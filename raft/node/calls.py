@@ -21,6 +21,7 @@ from raft.errors import (
 from raft.interfaces import PLAIN_TERMS, Indexed, ReadTerms, Stated, StatedAnswer, Value
 from raft.node.answers import Outcome, nobody
 from raft.node.reads import ReadBatch
+from raft.node.sequences import Place
 from raft.node.shell import Shell
 from raft.node.writes import Batch
 from raft.numbering import SessionCall
@@ -72,6 +73,7 @@ class LocalWrites:
     codec: Codec
     _open: Batch | None = None
     _open_for: tuple[float, bool, bytes] = (0.0, False, b"")
+    """Time-out, whether indexes are told, and the session or nothing."""
     _open_bytes: int = 0
     _waiting: list[Deferred[Value]] = Factory(list)
 
@@ -87,15 +89,14 @@ class LocalWrites:
             payload = self.codec.encode(command)
         except RaftError as error:
             return fail(error)
-        open_for = (timeout_seconds, indexed, b"" if session is None else session.id)
         if session is not None:
-            (payload,) = session_payloads(session.id, session.sequence, session.low_mark, [payload])
+            return self._write_in_session(payload, timeout_seconds, indexed, session)
         size_bytes = len(payload) + HEADER_BYTES
         if not self.shell.running:
             return fail(NodeStopped())
         if not self.shell.has_room(size_bytes):
             return fail(Overloaded("commands wait for more bytes than the bound allows"))
-        batch = self._open
+        batch, open_for = self._open, (timeout_seconds, indexed, b"")
         if (
             batch is None
             or batch.taken
@@ -103,6 +104,8 @@ class LocalWrites:
             or self._open_bytes + size_bytes > BATCH_BYTES
         ):
             batch = self._begin(open_for)
+            self.shell.writes.queue(batch)
+            self.shell.schedule()
         payloads, waiting = batch.payloads, self._waiting
         deferred: Deferred[Value] = Deferred(partial(self._cancel, batch, payloads, waiting))
         payloads.append(payload)
@@ -110,18 +113,47 @@ class LocalWrites:
         self._open_bytes += size_bytes
         return deferred
 
+    def _write_in_session(
+        self, payload: bytes, timeout_seconds: float, indexed: bool, session: SessionCall
+    ) -> Deferred[Any]:
+        """Queue a command with a number; consecutive numbers of a turn are one batch."""
+        if not self.shell.running:
+            return fail(NodeStopped())
+        (payload,) = session_payloads(session.id, session.sequence, session.low_mark, [payload])
+        size_bytes = len(payload) + HEADER_BYTES
+        batch, open_for = self._open, (timeout_seconds, indexed, session.id)
+        begins = (
+            batch is None
+            or self._open_for != open_for
+            or not _goes_on(batch, session)
+            or self._open_bytes + size_bytes > BATCH_BYTES
+        )
+        if batch is None or begins:
+            batch = self._begin(open_for)
+            batch.kind = Kind.SESSION_COMMAND
+            batch.place = Place(session.id, session.sequence, session.sequence, session.low_mark)
+        elif not self.shell.has_room(size_bytes):
+            return fail(Overloaded("commands wait for more bytes than the bound allows"))
+        payloads, waiting = batch.payloads, self._waiting
+        deferred: Deferred[Value] = Deferred(partial(self._cancel, batch, payloads, waiting))
+        payloads.append(payload)
+        waiting.append(deferred)
+        self._open_bytes += size_bytes
+        if batch.place is not None:
+            batch.place.lengthen()
+        if begins:
+            self.shell.write(batch)
+        return deferred
+
     def _begin(self, open_for: tuple[float, bool, bytes]) -> Batch:
-        timeout_seconds, indexed, session = open_for
+        timeout_seconds, indexed, _ = open_for
         waiting: list[Deferred[Value]] = []
-        kind = Kind.SESSION_COMMAND if session else Kind.COMMAND
-        batch = Batch([], self.shell.clock() + timeout_seconds, nobody, kind)
+        batch = Batch([], self.shell.clock() + timeout_seconds, nobody)
         batch.answer = partial(_finish, self.codec, waiting)
         if indexed:
             batch.answer = partial(_finish_indexed, self.codec, waiting, batch)
         self._open, self._open_for, self._open_bytes = batch, open_for, 0
         self._waiting = waiting
-        self.shell.writes.queue(batch)
-        self.shell.schedule()
         return batch
 
     def _cancel(
@@ -132,12 +164,23 @@ class LocalWrites:
         deferred: Deferred[Value],
     ) -> None:
         """Before the batch is taken nothing is appended; later the outcome is unknown."""
+        place = batch.place
         if batch.taken or batch.answered:
             deferred.errback(OutcomeUnknown("cancelled after it was handed to the log"))
             return
+        if place is not None and (place.is_copy or place.copies):
+            deferred.errback(OutcomeUnknown("cancelled while a copy is on its way"))
+            return
         at = waiting.index(deferred)
+        if place is not None and place.is_early:
+            # It is alone in its batch, and counts as queued nowhere.
+            batch.finish(NotAppended("cancelled"))
+            return
         self.shell.writes.queued_bytes -= len(payloads[at]) + HEADER_BYTES
         del waiting[at], payloads[at]
+        if place is not None:
+            # The number counts as answered: those behind it keep their turn.
+            place.whole = False
         deferred.errback(NotAppended("cancelled"))
 
     def forward(
@@ -168,6 +211,16 @@ class LocalWrites:
 
         write_batch(payload, answer)
         return deferred
+
+
+def _goes_on(batch: Batch, session: SessionCall) -> bool:
+    """Tell whether the next number of `batch`, which is queued, is that of `session`."""
+    place = batch.place
+    return (
+        place is not None
+        and not (batch.taken or batch.answered or place.is_early or place.is_copy)
+        and place.end == session.sequence
+    )
 
 
 def _finish(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ from zope.interface import implementer
 
 from raft.codec import Codec
 from raft.core.configuration import Member
-from raft.errors import NodeStopped, RaftError
+from raft.errors import NodeStopped, NotAppended, RaftError
 from raft.interfaces import IClientService, IRescueService, ReadTerms, Stated, StatedAnswer
-from raft.node.answers import Outcome
+from raft.node.answers import Outcome, nobody
 from raft.node.parts import Gathering, checked, parts_of
 from raft.node.reads import ReadBatch
+from raft.node.sequences import Place
 from raft.node.writes import Batch
 from raft.numbering import OpenedSession, SessionCall
 from raft.storage.records import Kind, session_payloads
@@ -73,6 +74,25 @@ def _numbered(
     return [payload for at, payload in enumerate(payloads) if at not in refused]
 
 
+def _places(
+    parts: list[list[bytes]], count: int, refused: dict[int, Outcome], session: SessionCall
+) -> Iterator[Place]:
+    """Yield the numbers of each part, out of `count` commands.
+
+    Numbers of commands that are refused belong to the part before them, or to the first one.
+    """
+    accepted = [at for at in range(count) if at not in refused] if refused else range(count)
+    begin = reached = 0
+    for part in parts:
+        reached += len(part)
+        end = accepted[reached] if reached < len(accepted) else count
+        whole = end - begin == len(part)
+        yield Place(
+            session.id, session.sequence + begin, session.sequence + end, session.low_mark, whole
+        )
+        begin = end
+
+
 @implementer(IClientService, IRescueService)
 @define(eq=False)
 class ClientDesk:
@@ -97,25 +117,42 @@ class ClientDesk:
         accepted, refused = checked(commands, self.codec.check)
         if not accepted:
             packing(answer)([refused[at] for at in sorted(refused)])
+            if session is not None:
+                # The numbers count as answered: what follows them has its turn all the same.
+                places = _places([[]], len(commands), refused, session)
+                self._write_in_session([Batch([], deadline, nobody)], places)
         elif node.forwards and not refused:
             address = node.leader_address()
             node.forwarder.write_batch(
                 address, commands, timeout_seconds, answer, with_index, session
             )
         else:
-            kind = Kind.COMMAND
-            if session is not None:
-                kind = Kind.SESSION_COMMAND
-                accepted = _numbered(commands, refused, session)
             batches: list[Batch] = []
             tell = _stating(answer, batches) if with_index else packing(answer)
             gathering = Gathering(tell, refused)
+            if session is not None:
+                accepted = _numbered(commands, refused, session)
             parts = list(parts_of(accepted))
             # All parts are known before the first can be answered.
             takers = [gathering.part(len(part)) for part in parts]
-            batches += map(Batch, parts, repeat(deadline), takers, repeat(kind))
-            for batch in batches:
-                node.shell.write(batch)
+            batches += map(Batch, parts, repeat(deadline), takers)
+            if session is None:
+                for batch in batches:
+                    node.shell.write(batch)
+            else:
+                places = _places(parts, len(commands), refused, session)
+                self._write_in_session(batches, places)
+
+    def _write_in_session(self, batches: list[Batch], places: Iterable[Place]) -> None:
+        """Write the parts of a box in their order; behind one that is refused none goes."""
+        refused = False
+        for batch, place in zip(batches, places, strict=True):
+            batch.kind, batch.place = Kind.SESSION_COMMAND, place
+            if refused:
+                batch.finish(NotAppended("what comes before it was refused"))
+            else:
+                self.node.shell.write(batch)
+                refused = batch.answered
 
     def open_session(self, nonce: bytes, timeout_seconds: float) -> Deferred[OpenedSession]:
         """Open a session."""

@@ -50,6 +50,7 @@ from raft.node.refusals import refusal
 from raft.node.restoring import Restoring
 from raft.node.scribe import Scribe
 from raft.node.sending import Network, Sending
+from raft.node.sequences import Sequences
 from raft.node.snapshot_policy import SnapshotPolicy
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes, groups_of
@@ -116,6 +117,7 @@ class Shell:
     log_age: LogAge = field(init=False)
     restoring: Restoring = field(init=False)
     scribe: Scribe = field(init=False)
+    sequences: Sequences = field(init=False)
     snapshots: Snapshots = field(init=False)
     _sending: Sending = field(init=False)
     _alarm: Alarm = field(init=False)
@@ -123,6 +125,7 @@ class Shell:
     def __attrs_post_init__(self) -> None:
         """Let nothing be on its way."""
         self.writes, self.reads = Writes(self.answers), Reads(self.answers)
+        self.sequences = Sequences(self.writes, self._applied_end, self.clock)
         self._sending, self.log_age = Sending(self), LogAge(self)
         self.restoring = Restoring(self.replica, self.clock)
 
@@ -169,6 +172,7 @@ class Shell:
             self._turn_call = None
         self.snapshots.stop()
         self.restoring.drop()
+        self.sequences.forget(NodeStopped())
         self.writes.fail_all(NodeStopped(), OutcomeUnknown("the node stopped"))
         self.reads.fail_all(NodeStopped())
         self.answers.give()
@@ -218,8 +222,14 @@ class Shell:
         elif not self._fits(batch.size_bytes):
             self.refused_count += len(batch.payloads)
             batch.finish(Overloaded("commands wait for more bytes than the bound allows"))
-        else:
+        elif batch.place is None:
             self.writes.queue(batch)
+            self.schedule()
+        elif self.server.role is not out.Role.LEADER:
+            # Nobody else knows the order in which a session's commands must come.
+            batch.finish(refusal(self.server, out.Refusal.NOT_LEADER))
+        else:
+            self.sequences.write(batch.place, batch)
             self.schedule()
 
     def has_room(self, size_bytes: int) -> bool:
@@ -347,7 +357,7 @@ class Shell:
                 self._events.append(ev.Read(self._number, lease))
 
     def _propose(self) -> None:
-        queued = self.writes.take_queued()
+        queued = self.sequences.in_order(self.writes.take_queued())
         if queued and self.replica.versions.is_behind:
             queued = self._only_switch(queued)
         if not queued:
@@ -480,6 +490,7 @@ class Shell:
             if change.role is not out.Role.LEADER:
                 grace = 4 * self.server.options.election_timeout_seconds
                 self.writes.give_up_by(self.clock() + grace)
+                self.sequences.forget(refusal(self.server, out.Refusal.NOT_LEADER))
             self.snapshots.role_changed(change)
         elif isinstance(change, out.TransferEnded) and change.request in self.transfers:
             self.transfers[change.request].append(change)
@@ -549,12 +560,16 @@ class Shell:
         saved = self.server.log.saved_index
         self.cache.evict(min(last_applied, saved) + 1)
         self.snapshots.consider(last_applied)
-        if last_applied + 1 < end or self.reads.queued:
+        released = self.sequences.early_bytes and self.sequences.release()
+        if last_applied + 1 < end or self.reads.queued or released:
             self.schedule()
 
     def age_seconds(self) -> float:
         """Return for how long this state has not been known to be current; may be infinite."""
         return self.currency.age_seconds(self.server, self.replica, self.clock())
+
+    def _applied_end(self, session: bytes) -> int:
+        return self.replica.sessions.applied_end(session, self.replica.last_applied)
 
     def _term_at(self, index: int) -> int:
         try:

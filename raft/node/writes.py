@@ -14,9 +14,16 @@ from typing import Final
 
 from attrs import Factory, define
 
-from raft.errors import InvariantViolated, OutcomeUnknown, RaftError, Superseded, Timeout
+from raft.errors import (
+    InvariantViolated,
+    OutcomeUnknown,
+    RaftError,
+    Superseded,
+    Timeout,
+)
 from raft.node.answers import Answered, Answers, Outcome, nobody
 from raft.node.deadlines import Deadlines
+from raft.node.sequences import Place, too_early
 from raft.storage.records import HEADER_BYTES, Kind
 
 COMMAND: Final = Kind.COMMAND.value
@@ -37,6 +44,8 @@ class Batch:
     answer: Answered
     kind: int = COMMAND
     """Of its entries, as their records say; all of one kind."""
+    place: Place | None = None
+    """Its numbers, where its commands are those of a session."""
     taken: bool = False
     """Its commands are fixed: the step that appends them has begun."""
     start: int = 0
@@ -56,6 +65,8 @@ class Batch:
 
     def close(self) -> Answered:
         """Count as answered, keep nothing more, and return whom to tell."""
+        if self.place is not None:
+            self.place.closed(self)
         answer, self.answer, self.answered = self.answer, nobody, True
         self.payloads, self.outcomes = [], []
         return answer
@@ -243,4 +254,10 @@ class Writes:
     def expire(self, now: float) -> None:
         """Answer what is past its deadline. An appended batch keeps its place, unanswered."""
         for batch in self.deadlines.due(now):
-            self.answers.put(batch, Timeout(appended=bool(batch.end)))
+            place = batch.place
+            if place is None or batch.deadline <= now:
+                # Of a copy somebody else's entries are under way.
+                under_way = bool(batch.end) or (place is not None and place.is_copy)
+                self.answers.put(batch, Timeout(appended=under_way))
+            elif place.is_early:
+                self.answers.put(batch, too_early(place))

@@ -564,6 +564,20 @@ def test_uncommitted_bytes_are_bounded() -> None:
     assert propose(server, 1).accepted
 
 
+def test_a_small_proposal_does_not_go_past_a_large_one_that_found_no_room() -> None:
+    """L10, S9: commands of one step are appended in their order, or not at all."""
+    server = replicating(max_uncommitted_bytes=10 * ENTRY_BYTES)
+    propose(server, 5)
+    small, large = Propose(2, 1, ENTRY_BYTES), Propose(3, 8, 8 * ENTRY_BYTES)
+    outputs = step(server, small, large, Propose(4, 1, ENTRY_BYTES))
+    assert [each.request for each in outputs.accepted] == [2]
+    assert outputs.rejected == (
+        Rejected(3, Refusal.OVERLOADED),
+        Rejected(4, Refusal.OVERLOADED),
+    )
+    assert propose(server, request=5).accepted
+
+
 def test_one_proposal_passes_however_large() -> None:
     """L10: with nothing uncommitted one proposal is taken, or it could never be."""
     server = replicating(max_uncommitted_bytes=250)

@@ -233,8 +233,8 @@ class Node:
     def applied(self) -> int:
         return self.replica.last_applied
 
-    def write(self, command: Any, timeout: float = 3.0) -> Outcome:
-        return Outcome(self.writes.write(command, timeout))
+    def write(self, command: Any, timeout: float = 3.0, session: Any = None) -> Outcome:
+        return Outcome(self.writes.write(command, timeout, session=session))
 
     def read(self, query: Any, timeout: float = 3.0, **terms: Any) -> Outcome:
         deadline = self.clock() + timeout
