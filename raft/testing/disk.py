@@ -19,20 +19,34 @@ from raft.core.outputs import HardState
 NO_OP = 0
 """The payload of a leader's first entry; clients' payloads are positive."""
 
-Payload = int | Configuration
+
+@frozen(eq=False)
+class SessionRecord:
+    """The payload of a session's entry: its whole record, as it would stand on a disk."""
+
+    record: bytes
+    time_us: int
+    operation: int = 0
+    """The number of the command that is to be executed once; 0 where there is none."""
+
+
+Payload = int | Configuration | SessionRecord
 Entry = tuple[int, Payload, int]
 """(term, payload, size in bytes). The same object stands in every log that holds it."""
 
 
 @frozen
 class StoredSnapshot:
-    """A snapshot: its last entry, the configuration as of it, and the machine's digest."""
+    """A snapshot: its last entry, the configuration as of it, and the machine's state."""
 
     index: int
     term: int
     configuration: Configuration
     configuration_index: int
     digest: int
+    time_us: int = 0
+    chunks: tuple[bytes, ...] = ()
+    """The content, where a replica gave it."""
 
     @property
     def mark(self) -> tuple[int, int, Configuration, int]:

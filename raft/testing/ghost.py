@@ -91,8 +91,8 @@ class Ghost:
     """The committed configurations, with their indexes."""
     abandoned: int = 0
     leased: int = 0
-    digests: list[int] = Factory(lambda: [0])
-    """The machine's digest at each index that was ever applied."""
+    digests: dict[int, int] = Factory(dict)
+    """The machine's digest at each index at which anyone looked."""
     sha: Hash | None = None
     """Where given, takes in every Outputs in full."""
     _end: int = 1

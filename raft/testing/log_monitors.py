@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import Factory, define
 
 from raft.core.configuration import Configuration
 from raft.core.messages import (
@@ -23,6 +23,7 @@ from raft.core.outputs import RestoreSnapshot, Role
 from raft.testing.disk import Entry, StoredSnapshot, Write
 from raft.testing.ghost import Ghost
 from raft.testing.members import latest_configuration, quorums_meet
+from raft.testing.once import Once
 
 if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 @define(eq=False)
 class LogMonitors(Ghost):
     """Look at what is written, sent and applied."""
+
+    once: Once = Factory(Once)
+    """I16, for worlds with sessions."""
 
     def appended(self, node: ModelNode, start: int, entries: list[Entry], fresh: bool) -> None:
         """Check entries on their way into a log [I5].
@@ -111,7 +115,7 @@ class LogMonitors(Ghost):
             self.violated("I12", f"{node.id} goes back from {node.applied} to snapshot {index}")
         if index >= len(self.committed) or self.committed[index][0] != restore.term:
             self.violated("I7", f"{node.id} restores {index}, which is not committed")
-        if self.digests[index] != snapshot.digest:
+        if self.digests.get(index) != snapshot.digest:
             self.violated("I20", f"{node.id} restores another state at {index}")
         if snapshot.configuration != restore.configuration:
             self.violated("I14", f"{node.id} restores {restore} with other members")
@@ -173,13 +177,14 @@ class LogMonitors(Ghost):
 
     # The machine
 
-    def applied(self, node: ModelNode, index: int, entry: Entry, digest: int) -> None:
-        """I7: everyone applies the committed entry, in order, to the same state."""
+    def applied(self, node: ModelNode, index: int, entry: Entry) -> None:
+        """I7: everyone applies the committed entry."""
         if index >= len(self.committed) or self.committed[index] is not entry:
             self.violated("I7", f"{node.id} applies {entry} at {index}, which is not committed")
-        if index == len(self.digests):
-            self.digests.append(digest)
-        elif index > len(self.digests) or self.digests[index] != digest:
+
+    def reached(self, node: ModelNode, index: int, digest: int) -> None:
+        """I20: everyone who applied all up to `index` has the same state."""
+        if self.digests.setdefault(index, digest) != digest:
             self.violated("I20", f"{node.id} has another state at {index}")
 
     # Everything at once

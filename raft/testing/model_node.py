@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define, evolve, field
@@ -54,6 +55,7 @@ from raft.testing.disk import (
     configurations_among,
     summed_up,
 )
+from raft.testing.machines import DigestMachine, Machine, SessionMachine
 from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
 from raft.testing.transfers import Transfers
@@ -67,7 +69,6 @@ if TYPE_CHECKING:
 NO_OP_BYTES = 40
 HEALED_SAVE_SECONDS = (0.0005, 0.005)
 MAX_IDLE_RINGS = 20
-DIGEST_MASK = (1 << 61) - 1
 
 
 @define(eq=False)
@@ -98,8 +99,7 @@ class ModelNode:
     term: int = 0
     commit_index: int = 0
     applied: int = 0
-    digest: int = 0
-    """The machine: a digest of all applied payloads, in order."""
+    machine: Machine = field(init=False)
     configured: tuple[int, Configuration] = (0, Configuration())
     """The last applied configuration, with its index."""
     restored_index: int = 0
@@ -137,6 +137,7 @@ class ModelNode:
         rate = 1.0 + skew * drawn
         self.clock = LocalClock(self.timeline, rate, self._ring)
         self.transfers = Transfers(self, self.rng)
+        self.machine = SessionMachine(self) if self.swarm.session_clients else DigestMachine(self)
 
     # Life
 
@@ -164,7 +165,7 @@ class ModelNode:
         self.role, self.term = Role.FOLLOWER, disk.hard_state.current_term
         index = snapshot.index if snapshot else 0
         self.applied = self.commit_index = self.restored_index = self._snapshot_at = index
-        self.digest = snapshot.digest if snapshot else 0
+        self.machine.begin(snapshot)
         self.configured = (
             (snapshot.configuration_index, snapshot.configuration)
             if snapshot
@@ -331,7 +332,7 @@ class ModelNode:
         for append in save.append:
             match append:
                 case Proposed(begin, end, term, request):
-                    new = self.workload.payloads(request, end - begin, term)
+                    new = self.workload.payloads(self, request, begin, end, term)
                 case Replicated(begin, end, arrival):
                     first, arrived = self._arrivals[arrival]
                     new = arrived[begin - first : end - first]
@@ -419,19 +420,13 @@ class ModelNode:
     # The machine
 
     def _apply(self, end: int) -> None:
-        digest = self.digest
-        index = self.applied
-        while index + 1 < end:
-            index += 1
-            entry = self.records[index]
-            payload = entry[1]
-            if isinstance(payload, Configuration):
-                self.configured = (index, payload)
-            else:
-                digest = (digest * 1000003 + payload) & DIGEST_MASK
-            self.monitors.applied(self, index, entry, digest)
-            self.workload.applied(self, index, entry)
-        self.applied, self.digest = index, digest
+        start = self.applied + 1
+        entries = self.records.entries[start - self.records.first : end - self.records.first]
+        self.machine.apply(start, entries)
+        for index, entry in enumerate(entries, start):
+            if type(entry[1]) is Configuration:
+                self.configured = (index, entry[1])
+        self.applied = end - 1
 
     def _serve_reads(self) -> None:
         waiting = [read for read in self.waiting_reads if read[0] > self.applied]
@@ -452,20 +447,25 @@ class ModelNode:
         if term is None:
             return
         index, configuration = self.configured
-        snapshot = StoredSnapshot(self.applied, term, configuration, index, self.digest)
+        machine = self.machine
+        snapshot = StoredSnapshot(
+            self.applied, term, configuration, index, machine.digest, machine.applied_time_us
+        )
         self._taking_snapshot = True
         self._snapshot_at = self.applied
         delay = self.rng.uniform(0.0, 0.1)
-        self.timeline.after(delay, self._save_snapshot, self.epoch, snapshot)
+        self.timeline.after(delay, self._save_snapshot, self.epoch, snapshot, machine.view())
 
-    def _save_snapshot(self, epoch: int, snapshot: StoredSnapshot) -> None:
+    def _save_snapshot(
+        self, epoch: int, snapshot: StoredSnapshot, content: Callable[[], tuple[bytes, ...]]
+    ) -> None:
         if epoch != self.epoch:
             return
         if self.server.log.first_index > snapshot.index + 1:
             # One from the leader overtook it.
             self._taking_snapshot = False
             return
-        self._write(Write(snapshot=snapshot))
+        self._write(Write(snapshot=evolve(snapshot, chunks=content())))
 
     def _restore(self, outputs: Outputs) -> None:
         restore, save = outputs.restore, outputs.save
@@ -475,7 +475,8 @@ class ModelNode:
         self.monitors.restored(self, snapshot, restore)
         if not restore.keep_log:
             self.records.restart_after(restore.index, restore.term)
-        self.applied, self.digest = snapshot.index, snapshot.digest
+        self.applied = snapshot.index
+        self.machine.begin(snapshot)
         self.configured = (snapshot.configuration_index, snapshot.configuration)
         self.restored_index = self._snapshot_at = snapshot.index
         self.workload.swallowed(self)

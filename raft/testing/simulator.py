@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import click
@@ -82,6 +83,12 @@ class Report:
     abandoned: int
     done_writes: int
     done_reads: int
+    session_commands: int
+    """Commands of sessions whose clients got the result."""
+    session_copies: int
+    """Entries, on all servers, that were answered from what a session remembers."""
+    sessions_expired: int
+    """How often a client was told that its session is gone."""
     leased_reads: int
     """Reads that were confirmed by a lease, at once."""
     virtual_seconds: float
@@ -174,6 +181,9 @@ class Simulation:
             abandoned=monitors.abandoned,
             done_writes=self.workload.done_writes,
             done_reads=self.workload.done_reads,
+            session_commands=self.workload.clients.done,
+            session_copies=monitors.once.copies,
+            sessions_expired=self.workload.clients.expired,
             leased_reads=monitors.leased,
             virtual_seconds=self.timeline.now,
             leader_seconds=self._leader_seconds,
@@ -359,6 +369,13 @@ def first_failure(seeds: Iterable[int], server_class: type[Server] = Server) -> 
     return None
 
 
+def _fired(reports: Sequence[Report]) -> str:
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report.fired)
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(total.items())) or "none"
+
+
 def _summary(reports: Sequence[Report], failures: int, seconds: float) -> str:
     events = sum(report.events for report in reports)
     return (
@@ -371,7 +388,11 @@ def _summary(reports: Sequence[Report], failures: int, seconds: float) -> str:
         f"{sum(report.configurations for report in reports)} configurations "
         f"({sum(report.abandoned for report in reports)} abandoned), "
         f"{sum(report.done_reads for report in reports)} reads "
-        f"({sum(report.leased_reads for report in reports)} by lease); slowest leader after "
+        f"({sum(report.leased_reads for report in reports)} by lease), "
+        f"{sum(report.session_commands for report in reports)} commands of sessions "
+        f"({sum(report.session_copies for report in reports)} copies, "
+        f"{sum(report.sessions_expired for report in reports)} expiries met); "
+        f"faults: {_fired(reports)}; slowest leader after "
         f"{max((report.leader_seconds for report in reports), default=0.0) / TIMEOUT_SECONDS:.1f} T"
     )
 

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from raft.core.configuration import Configuration, Member
 from raft.core.server import Options
+from raft.storage.records import SessionLimits
 
 TIMEOUT_SECONDS = 0.3
 """The base election timeout, T, in which the phases of a run are measured."""
@@ -97,6 +98,11 @@ class Swarm:
     trigger_rate: float = 0.0
     request_seconds: float = 0.05
     """The mean time from one client request to the next."""
+    session_clients: int = 0
+    """How many clients keep sessions; 0 for none, and for nodes without them."""
+    session_limits: SessionLimits = SessionLimits()
+    session_window: int = 1
+    """How many commands of one session may wait for their answers."""
     mix: tuple[float, float, float] = (0.7, 0.28, 0.02)
     """The shares of writes, reads and transfers of leadership."""
     minority: str = ""
@@ -156,7 +162,7 @@ class Swarm:
             minority=_minority(rng, options),
             timeout_spread=rng.choice((1.0, 1.0, 1.0, 0.1)),
         )
-        return _with_leases(_with_changes(world))
+        return _with_sessions(_with_leases(_with_changes(world)))
 
 
 def _options(rng: random.Random) -> Options:
@@ -221,6 +227,23 @@ def _with_leases(world: Swarm) -> Swarm:
         turn_seconds=min(world.turn_seconds, 0.002),
         request_seconds=0.1,
         chaos_seconds=80 * TIMEOUT_SECONDS,
+    )
+
+
+def _with_sessions(world: Swarm) -> Swarm:
+    """Let clients keep sessions in half of the worlds, under limits that are felt."""
+    rng = random.Random(f"{world.seed}/sessions")
+    if world.aged or rng.random() < 0.5:
+        return world
+    return evolve(
+        world,
+        session_clients=rng.randint(1, 4),
+        session_window=rng.choice((1, 3, 6)),
+        session_limits=SessionLimits(
+            timeout_us=int(rng.choice((1, 3, 10, 1000)) * TIMEOUT_SECONDS * 1_000_000),
+            sessions=rng.choice((2, 3, 8)),
+            results=rng.choice((2, 8)),
+        ),
     )
 
 

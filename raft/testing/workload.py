@@ -22,6 +22,7 @@ from raft.core.events import (
 )
 from raft.core.outputs import Outputs, Role
 from raft.testing.disk import Entry
+from raft.testing.session_clients import FIRST_ATTEMPT, SessionClients
 from raft.testing.swarm import TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
 
@@ -61,6 +62,8 @@ class Workload:
     monitors: Monitors
     nodes: dict[str, ModelNode] = Factory(dict)
     requests: dict[int, Request] = Factory(dict)
+    clients: SessionClients = field(init=False)
+    """Those that keep sessions, in worlds that have them."""
     floor: int = 0
     silent_until: float = 0.0
     """Until then the clients ask nothing, nor do operators: a lull, as there are at night."""
@@ -81,6 +84,7 @@ class Workload:
         self._rng = random.Random(f"{self.swarm.seed}/workload")
         self._lease_rng = random.Random(f"{self.swarm.seed}/lease reads")
         self._mean_seconds, self._mix = self.swarm.request_seconds, self.swarm.mix
+        self.clients = SessionClients(self)
 
     # Asking
 
@@ -88,10 +92,12 @@ class Workload:
         """Begin to ask."""
         self._asking += 1
         self._later(self._asking)
+        self.clients.start()
 
     def stop(self) -> None:
         """Ask no more; what is under way is still answered."""
         self._asking += 1
+        self.clients.stop()
 
     def steady(self) -> None:
         """Ask for little, and for no transfers, from now on."""
@@ -110,7 +116,7 @@ class Workload:
         if asking != self._asking:
             return
         self._later(asking)
-        node = self._somebody()
+        node = self.somebody()
         if node is None or self.timeline.now < self.silent_until:
             return
         if self._rng.random() < PIN_RATE:
@@ -125,7 +131,8 @@ class Workload:
                 target = self._rng.choice([None, *self.nodes])
                 node.hand(TransferLeadership(target))
 
-    def _somebody(self) -> ModelNode | None:
+    def somebody(self) -> ModelNode | None:
+        """Return a node that is up, rather one that leads."""
         up = [node for node in self.nodes.values() if node.up]
         leading = [node for node in up if node.role is Role.LEADER]
         if leading and self._rng.random() < 0.7:
@@ -174,9 +181,13 @@ class Workload:
 
     # Answers
 
-    def payloads(self, number: int, count: int, term: int) -> list[Entry]:
-        """Return the entries of a write that a node now appends in `term`."""
-        request = self.requests[number]
+    def payloads(
+        self, node: ModelNode, number: int, start: int, end: int, term: int
+    ) -> list[Entry]:
+        """Return the entries [start, end) of a write that `node` now appends in `term`."""
+        if number > FIRST_ATTEMPT:
+            return self.clients.entries(node, number, start, end, term)
+        request, count = self.requests[number], end - start
         if count != request.count or request.outcome:
             self.monitors.violated("I17", f"request {number} is appended after {request}")
         first = self._payload + 1
@@ -186,13 +197,18 @@ class Workload:
     def answered(self, node: ModelNode, outputs: Outputs) -> None:
         """Take the answers of one step."""
         for accepted in outputs.accepted:
+            if accepted.request > FIRST_ATTEMPT:
+                self.clients.accepted(node, accepted)
+                continue
             pending = self._pending.setdefault(node.id, {})
             pending[accepted.end - 1] = (accepted.term, accepted.request)
             expected = self.requests[accepted.request].expected_index
             if expected is not None:
                 self.monitors.compared(node, accepted.start, expected)
         for rejected in outputs.rejected:
-            if rejected.request:
+            if rejected.request > FIRST_ATTEMPT:
+                self.clients.rejected(rejected.request)
+            elif rejected.request:
                 self._end(node, rejected.request, "refused")
         for lost in outputs.lost:
             self._end(node, lost, "lost")
@@ -249,11 +265,13 @@ class Workload:
 
     def swallowed(self, node: ModelNode) -> None:
         """A snapshot took the place of entries: the outcome of what waited is unknown."""
+        self.clients.swallowed(node)
         pending = self._pending.get(node.id, {})
         self._forget([index for index in pending if index <= node.applied], pending)
 
     def crashed(self, node: str) -> None:
         """A node lost its memory: nobody learns what became of its requests."""
+        self.clients.crashed(node)
         pending = self._pending.pop(node, {})
         self._forget(list(pending), pending)
         for request in self._unanswered(node):

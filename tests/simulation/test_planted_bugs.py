@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-import tests.simulation.planted_leases  # noqa: F401  (it enters its bugs)
+import tests.simulation.planted_leases
+import tests.simulation.planted_sessions  # noqa: F401  (they enter their bugs)
 from raft.testing.simulator import first_failure
 from tests.simulation.planted import BUGS
 

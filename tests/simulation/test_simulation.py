@@ -53,6 +53,9 @@ def test_the_worlds_are_lively(reports: list[Report]) -> None:
     assert sum(report.done_writes for report in reports) > 1000
     assert sum(report.done_reads for report in reports) > 500
     assert sum(report.leased_reads for report in reports) > 100
+    assert sum(report.session_commands for report in reports) > 300
+    assert sum(report.session_copies for report in reports) > 300
+    assert sum(report.sessions_expired for report in reports) > 10
     assert sum(report.configurations for report in reports) > 40 + 60
 
 
@@ -93,6 +96,7 @@ def test_different_seeds_draw_different_worlds() -> None:
     assert {trigger for world in worlds for trigger in world.triggers} == set(TRIGGERS)
     assert {world.voters for world in worlds} == {1, 2, 3, 4, 5, 7}
     assert {len(world.servers) for world in worlds if world.change_seconds} >= {2, 4, 5, 6, 7}
+    assert {world.session_clients for world in worlds} == {0, 1, 2, 3, 4}
     assert {bool(world.lease_share) for world in worlds if world.clock_skew} == {False, True}
 
 
