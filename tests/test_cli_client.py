@@ -366,6 +366,17 @@ async def test_every_member_is_asked_and_the_unreachable_are_shown(
     assert lines[4].split()[:2] == ["n4", "unreachable"]
 
 
+async def test_a_switch_that_waits_is_told_below_the_table(raft: Any, node: Node) -> None:
+    waits: dict[str, Any] = {"machine_version": 1, "machine_versions": [1, 2]}
+    say(node, "leader", members(node))
+    node.said |= waits | {"switch_waits_for": ["b", "[c]"]}
+    _, out, _ = await raft("status", "-e", node.address)
+    assert out.splitlines()[-1] == ("The machine behaves as version 1; version 2 waits for b, [c].")
+    for nothing in ([], None, "?"):
+        node.said |= waits | {"switch_waits_for": nothing}
+        assert "machine" not in (await raft("status", "-e", node.address))[1]
+
+
 async def test_no_leader_exits_with_one(raft: Any, node: Node) -> None:
     say(node, "follower", members(node))
     code, out, _ = await raft("status", "-e", node.address)

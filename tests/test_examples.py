@@ -49,6 +49,19 @@ async def test_the_counter_counts(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_upgraded_counter_switches(tmp_path: Path) -> None:
+    printed = await run(tmp_path, str(EXAMPLES / "upgraded_counter.py"))
+    first, switch, second = printed.splitlines()
+    assert (first, switch) == ("ok -5", "ok None")
+    assert second.startswith("COMMAND_ERROR {'reason': 'negative'")
+
+
+def test_the_guide_shows_the_upgraded_counter_as_it_is() -> None:
+    (_, code, *_) = (ROOT / "docs" / "howto" / "upgrade.md").read_text().split("```")
+    assert code.removeprefix("python\n") in (EXAMPLES / "upgraded_counter.py").read_text()
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_client_talks_to_a_running_cluster(tmp_path: Path) -> None:
     names = await raft.test_cluster()
     try:

@@ -21,6 +21,7 @@ from raft.machines.kv import KeyValueStore
 from raft.node.settings import NodeSettings
 from raft.ops import http
 from raft.service import RaftService
+from tests.node.running import until
 
 pytestmark = pytest.mark.integration
 
@@ -116,7 +117,15 @@ def node(make_node: Callable[..., RaftService]) -> RaftService:
     made = make_node()
     pytest_twisted.blockon(made.when_leader())
     pytest_twisted.blockon(made.write(["set", SECRET, SECRET]))
+    # The configuration with its own incarnation is the last entry that comes by itself.
+    pytest_twisted.blockon(Deferred.fromCoroutine(until(lambda: is_settled(made))))
     return made
+
+
+def is_settled(node: RaftService) -> bool:
+    server = node.shell.server
+    (member,) = server.configuration.members
+    return bool(member.incarnation) and node.replica.last_applied == server.log.last_index
 
 
 async def test_a_node_with_a_leader_is_healthy(node: RaftService) -> None:

@@ -64,6 +64,9 @@ async def show(client: RaftClient, endpoints: Sequence[str], as_json: bool) -> i
         # A table for people: where output is no terminal, it must not be cut to 80 columns.
         console = Console(width=None if Console().is_terminal else 200, highlight=False)
         console.print(table(rows))
+        for row in rows:
+            if row.leads and (said := _switch_text(row.status or {})):
+                console.print(Text(said))
     return 0 if any(row.leads for row in rows) else NO_LEADER
 
 
@@ -164,6 +167,21 @@ def _style(row: Row) -> str:
     if row.status is None:
         return "red"
     return "green" if row.leads else ""
+
+
+def _switch_text(status: dict[str, Any]) -> str:
+    """Return what stands in the way of the machine's next version; nothing where none is to come.
+
+    What an older node does not tell, or tells in another form, is left out.
+    """
+    spans, waited = status.get("machine_versions"), status.get("switch_waits_for")
+    active = status.get("machine_version")
+    if not isinstance(spans, list) or not isinstance(waited, list) or not waited:
+        return ""
+    return (
+        f"The machine behaves as version {active}; version {spans[-1]} waits for "
+        f"{', '.join(map(str, waited))}."
+    )
 
 
 def _members_text(row: Row) -> str:

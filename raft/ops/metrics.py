@@ -36,6 +36,7 @@ GAUGES = (
     ("log_bytes", "log_bytes", "The size of the log behind the newest compaction."),
     ("oldest_log_age_seconds", "oldest_log_age_seconds", "The age of the log's oldest entry."),
     ("configuration_index", "configuration_index", "The index of the configuration in force."),
+    ("machine_version", "machine_version", "The version of the machine in force."),
     ("uptime_seconds", "uptime_seconds", "How long the node has run."),
     ("uncommitted_bytes", "uncommitted_bytes", "The size of entries not yet committed."),
     ("cache_bytes", "cache_bytes", "The size of records kept in memory."),
