@@ -10,6 +10,7 @@ under `s` and a session's id the session without its results; under `r`, the id 
 number (8 bytes, big-endian) one result. Version 2 is written once the machine's version was raised:
 the version in force then stands at the end of the array. Version 3 is written while a backup is
 being restored: what is under way (id, index of the first piece, bytes) stands behind that.
+Version 4 is written once the cluster was recovered: what the log said of it stands behind all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from raft.sessions import Session, Sessions
 from raft.storage.records import (
     SESSION_ID_BYTES,
     BadRecord,
+    RecoveryNote,
     SessionLimits,
     decode_configuration,
     encode_configuration,
@@ -38,6 +40,7 @@ _RESULT: Final = b"r"
 _VERSION: Final = 1
 _RAISED_VERSION: Final = 2
 _RESTORING_VERSION: Final = 3
+_RECOVERED_VERSION: Final = 4
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True):
@@ -56,6 +59,7 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     machine_version: int
     active_version: int = 1
     restoration: tuple[bytes, int, int] | None = None
+    recovery: RecoveryNote | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -106,11 +110,11 @@ class Notes:
                 return None
             progress = _decode_progress(content)
             decode_configuration(progress.configuration_payload)
-            known = _VERSION <= progress.version <= _RESTORING_VERSION
+            known = _VERSION <= progress.version <= _RECOVERED_VERSION
             if not known or progress.machine_version > machine_version:
                 raise StateMachineFailed(
                     f"the machine's state has notes of version {progress.version} and is of version"
-                    f" {progress.machine_version}; this release reads {_RESTORING_VERSION} and"
+                    f" {progress.machine_version}; this release reads {_RECOVERED_VERSION} and"
                     f" {machine_version}: upgrade it"
                 )
             self.sessions.limits = progress.limits
@@ -195,18 +199,21 @@ def progress_of(
     limits: SessionLimits,
     machine_versions: tuple[int, int],
     restoration: tuple[bytes, int, int] | None = None,
+    recovery: RecoveryNote | None = None,
 ) -> Progress:
     """Return a replica's progress.
 
     `last` is index, term and time of the last entry applied; `digest` its two checksums;
     `machine_versions` what the machine says of its state, and the version in force; `restoration`
-    the one under way.
+    the one under way; `recovery` the last one of the cluster.
     """
     members, configuration_index = configuration
     payload = encode_configuration(members)
     version = _VERSION if machine_versions[1] == 1 else _RAISED_VERSION
     if restoration is not None:
         version = _RESTORING_VERSION
+    if recovery is not None:
+        version = _RECOVERED_VERSION
     return Progress(
         version,
         *last,
@@ -217,12 +224,13 @@ def progress_of(
         limits,
         *machine_versions,
         restoration,
+        recovery,
     )
 
 
 def _encode_progress(progress: Progress) -> bytes:
     fields = msgspec.structs.astuple(progress)
-    return _encode(fields[: len(fields) + progress.version - _RESTORING_VERSION])
+    return _encode(fields[: len(fields) + progress.version - _RECOVERED_VERSION])
 
 
 def _result_key(session: bytes, sequence: int) -> bytes:

@@ -57,8 +57,11 @@ from raft.storage.records import (
     SESSION_HEADER_BYTES,
     BadRecord,
     Kind,
+    RecoveryNote,
     decode_configuration,
+    decode_recovery,
     decode_version,
+    encode_recovery,
 )
 from raft.versions import SECTION as _VERSION_SECTION
 from raft.versions import Versions
@@ -77,7 +80,8 @@ _COMMAND_KINDS = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
 _SESSION_KINDS = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
 # The sections of a snapshot that this release writes, with their versions.
 _SESSIONS_SECTION = ("sessions", 1)
-_KNOWN_SECTIONS = frozenset({_SESSIONS_SECTION, _VERSION_SECTION})
+_RECOVERY_SECTION = ("recovery", 1)
+_KNOWN_SECTIONS = frozenset({_SESSIONS_SECTION, _VERSION_SECTION, _RECOVERY_SECTION})
 
 
 @frozen
@@ -112,6 +116,7 @@ class Replica:
         last_time_us: the cluster's time as of that entry, in microseconds.
         configuration: the members as of that entry.
         configuration_index: where that configuration stands in the log.
+        recovery: what the log said when a survivor of this cluster went on alone, or None.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class Replica:
         self.last_time_us = 0
         self.configuration = Configuration()
         self.configuration_index = 0
+        self.recovery: RecoveryNote | None = None
         self._clock = clock
         self._slice_seconds = slice_seconds
         self._context = CommandContext(seed)
@@ -211,6 +217,7 @@ class Replica:
             self._records_crc = progress.records_crc
             self._outcomes.crc = progress.outcomes_crc
             self._context.seed = progress.seed
+            self.recovery = progress.recovery
             if progress.restoration is not None:
                 self.restorations.current = Restoration(*progress.restoration)
 
@@ -230,6 +237,7 @@ class Replica:
                 self.sessions.limits,
                 (self.machine_version, self.versions.active),
                 None if current is None else (current.id, current.first_index, current.size_bytes),
+                self.recovery,
             )
         )
 
@@ -458,6 +466,11 @@ class Replica:
                 self.versions.switch(decode_version(payload), index)
             except BadRecord as error:
                 raise InvariantViolated(f"entry {index}: {error}") from error
+        elif kind == Kind.RECOVERY:
+            try:
+                self.recovery = decode_recovery(payload)
+            except BadRecord as error:
+                raise InvariantViolated(f"entry {index}: {error}") from error
         elif kind == Kind.RESTORE:
             outcome = self.restorations.apply(index, payload, self._take_backup)
             now_us = max(now_us, self.last_time_us)
@@ -529,6 +542,9 @@ class Replica:
         if self.versions.active > 1:
             header.sections.append(_VERSION_SECTION)
             sections.append(self.versions.section())
+        if self.recovery is not None:
+            header.sections.append(_RECOVERY_SECTION)
+            sections.append(iter([encode_recovery(self.recovery)]))
         return meta, wrap(header, chunks, sections)
 
     def restore(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
@@ -603,8 +619,11 @@ class Replica:
         All sessions end: what their clients have sent is not in this state, or may not be. The
         cluster's time never falls behind what the machine has seen.
         """
+        recovery = self.recovery
         for _ in self._taking_in(meta, chunks, f"the backup of entry {meta.index}"):
             pass
+        # It is this cluster's history that goes on, not that of the backup's.
+        self.recovery = recovery
         self.sessions.load(())
         self.last_time_us = max(self.last_time_us, meta.time_us)
 
@@ -626,12 +645,20 @@ class Replica:
         restores: dict[tuple[str, int], Callable[[Iterable[bytes]], None]] = {
             _SESSIONS_SECTION: self.sessions.restore,
             _VERSION_SECTION: lambda slices: self.versions.restore(slices, what),
+            _RECOVERY_SECTION: self._restore_recovery,
         }
         for section in content.header.sections:
             restores.pop(section)(content.section())
         # What has no section is as it was in the beginning.
         for restore in restores.values():
             restore(())
+
+    def _restore_recovery(self, slices: Iterable[bytes]) -> None:
+        found = b"".join(slices)
+        try:
+            self.recovery = decode_recovery(found) if found else None
+        except BadRecord as error:
+            raise StateMachineFailed(f"the snapshot cannot be read: {error}") from error
 
     def _check_origin(self, meta: SnapshotMeta | BackupMeta, what: str) -> None:
         if meta.machine and self._machine_name and meta.machine != self._machine_name:

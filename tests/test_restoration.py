@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from raft.backup import BackupMeta, encode_meta
 from raft.codec import PLAIN
+from raft.core.configuration import Configuration
 from raft.errors import BadBackup, InvariantViolated, RestoreInProgress, StateMachineFailed
 from raft.interfaces import IOnDiskStateMachine
 from raft.machines.kv import KeyValueStore
@@ -18,7 +19,10 @@ from raft.replica import Replica
 from raft.restoration import End, GiveUp, Piece, encode_step
 from raft.storage.records import (
     Kind,
+    RecoveryNote,
     encode,
+    encode_configuration,
+    encode_recovery,
     encode_registration,
     session_id,
     session_payloads,
@@ -183,6 +187,33 @@ def test_sessions_end_and_time_never_falls_behind_the_backups() -> None:
     log.step(end_of(meta, content))
     assert log.replicas[0].last_time_us == 9_000_000
     assert once(0) == once(1) == "SESSION_EXPIRED"
+
+
+def test_a_recovery_is_known_for_good_and_no_backup_brings_another() -> None:
+    note = RecoveryNote("c+1", "c", 5, "raft recover x", encode_configuration(Configuration()))
+    log = Log()
+    log.command("set", "k", 1)
+    assert log.replicas[0].recovery is None
+    log.add(Kind.RECOVERY, encode_recovery(note))
+    assert log.replicas[0].recovery == note
+    again = Replica(KeyValueStore())
+    again.restore(*log.replicas[0].snapshot())
+    assert again.recovery == note
+    meta, content = kv_backup(k=1)
+    log.step(Piece(ID, 0, content))
+    assert log.step(end_of(meta, content))[0] == ""
+    assert log.replicas[0].recovery == note
+    with pytest.raises(InvariantViolated):
+        log.add(Kind.RECOVERY, b"nothing")
+    disk: dict[bytes, bytes] = {}
+    durable = Log(Durable(disk))
+    durable.replicas[0].open()
+    durable.add(Kind.RECOVERY, encode_recovery(note))
+    durable.step(Piece(ID, 0, content))
+    later = Replica(Durable(disk))
+    later.open()
+    assert later.recovery == note
+    assert later.restorations.current == durable.replicas[0].restorations.current is not None
 
 
 def test_what_the_machine_cannot_take_is_known_before() -> None:

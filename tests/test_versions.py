@@ -277,7 +277,7 @@ def test_a_machine_on_a_disk_comes_back_with_its_version() -> None:
     class Old(Durable):
         version = 1
 
-    with pytest.raises(StateMachineFailed, match="version 2; this release reads 3 and 1: upgrade"):
+    with pytest.raises(StateMachineFailed, match="version 2; this release reads 4 and 1: upgrade"):
         Replica(Old(dict(disk))).open()
 
 

@@ -6,7 +6,7 @@ from raft.codec import DECODE_ERRORS, Codec
 from raft.errors import BadCommand, NotFound
 from raft.interfaces import Value
 from raft.node.shell import Shell
-from raft.storage.records import Kind, decode, decode_version
+from raft.storage.records import Kind, decode, decode_recovery, decode_version
 
 
 def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
@@ -29,7 +29,9 @@ def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
         raise NotFound(f"entry {index} is compacted into a snapshot") from None
     record = next(decode(records))
     command: Value = None
-    if record.kind == Kind.VERSION:
+    if record.kind == Kind.RECOVERY:
+        command = decode_recovery(record.payload).command
+    elif record.kind == Kind.VERSION:
         command = decode_version(record.payload)
     elif record.kind == Kind.COMMAND:
         try:

@@ -9,6 +9,7 @@ from raft.core.roles import Leader
 
 if TYPE_CHECKING:
     from raft.service import RaftService
+    from raft.storage.records import RecoveryNote
 
 
 def status_of(node: RaftService) -> dict[str, object]:
@@ -18,7 +19,8 @@ def status_of(node: RaftService) -> dict[str, object]:
     their progress; `target` names those that are to be while a change is under way. Of the
     machine, `machine_version` is in force, `machine_versions` are the oldest and the newest that a
     server can, and `switch_waits_for` names the members that cannot the newest, or are not
-    connected. Times are in seconds, sizes in bytes.
+    connected. `recovered` tells of the last `raft recover`, or is None. Times are in
+    seconds, sizes in bytes.
     """
     if not node.serves:
         return {"id": node.id, "role": "stopped", "failure": _failure(node)}
@@ -37,8 +39,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "first_index": log.first_index,
         "snapshot_index": server.snapshot_index,
         "saved_index": log.saved_index,
-        "cluster_id": node.identity.cluster_id,
-        "incarnation": node.identity.incarnation,
+        **_identity(node),
         "configuration_index": log.configuration_index,
         "joint": server.configuration.is_joint,
         "target": [member.id for member in server.configuration.target],
@@ -68,6 +69,23 @@ def status_of(node: RaftService) -> dict[str, object]:
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
         "failure": _failure(node),
+    }
+
+
+def _identity(node: RaftService) -> dict[str, object]:
+    """Return whose this node is, and when and from what a survivor was made its cluster."""
+    identity, note = node.identity, node.replica.recovery
+    told = {"cluster_id": identity.cluster_id, "incarnation": identity.incarnation}
+    return {**told, "recovered": None if note is None else _recovered(note)}
+
+
+def _recovered(note: RecoveryNote) -> dict[str, object]:
+    return {
+        "time": note.recovered_at,
+        "command": note.command,
+        "cluster_id": note.cluster_id,
+        "previous_cluster_id": note.previous_cluster_id,
+        "previous_members": sorted(note.previous_configuration.ids),
     }
 
 

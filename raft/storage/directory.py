@@ -21,12 +21,16 @@ from zlib import crc32
 
 import msgspec
 from attrs import define, evolve, field, frozen
+from twisted.logger import Logger
 
 from raft.errors import BadConfiguration, StorageDamaged
+from raft.storage import survivor
 from raft.storage.files import Files, RealFiles, failure, read_all, replace_file
 
+_log = Logger(namespace="raft.storage")
+
 FORMAT_VERSION = 1
-IDENTITY_NAME = "identity"
+IDENTITY_NAME = survivor.IDENTITY_NAME
 LOCK_NAME = "lock"
 MOST_IDENTITY_BYTES = 65536
 
@@ -117,15 +121,47 @@ class DataDirectory:
         except OSError as error:
             raise failure(path, error, "opening the data directory") from error
         try:
+            if survivor.finish(files, path):
+                _log.warn("{path}: finished a recovery that was begun before", path=path)
             identity = _load(files, path) or _create(files, path, server_id, cluster_id)
             opened = cls(path, identity, files, lock)
-            opened._check(server_id, cluster_id)
+            opened._check(server_id, cluster_id, first_too=True)
             if cluster_id and not identity.cluster_id:
                 opened.set_cluster_id(cluster_id)
             return opened
         except OSError as error:
             os.close(lock)
             raise failure(path, error, "reading or writing the identity") from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def claim(cls, path: str, files: Files | None = None) -> DataDirectory:
+        """Lock a data directory that is there, whoever's it is; make nothing. Blocks.
+
+        Raises:
+            BadConfiguration: it is none, it is in use, or it belongs to another user.
+            StorageDamaged: its identity is unreadable.
+            StorageFailed: the disk refused.
+        """
+        files = files or RealFiles()
+        path = os.path.abspath(path)
+        if not os.path.lexists(os.path.join(path, IDENTITY_NAME)):
+            raise BadConfiguration(f"{path} is no data directory: it has no file {IDENTITY_NAME!r}")
+        try:
+            _check_owned(path)
+            lock = _take_lock(path)
+        except OSError as error:
+            raise failure(path, error, "locking the data directory") from error
+        try:
+            identity = _load(files, path)
+            if identity is None:
+                raise BadConfiguration(f"{path} has no identity: somebody has just removed it")
+            return cls(path, identity, files, lock)
+        except OSError as error:
+            os.close(lock)
+            raise failure(path, error, "reading the identity") from error
         except BaseException:
             os.close(lock)
             raise
@@ -148,14 +184,19 @@ class DataDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def _check(self, server_id: str, cluster_id: str) -> None:
+    def _check(self, server_id: str, cluster_id: str, first_too: bool = False) -> None:
+        """Refuse another's directory; its cluster's first id is right too where `first_too`."""
         mine = self.identity
         if mine.server_id != server_id:
             raise BadConfiguration(
                 f"{self.path} belongs to server {mine.server_id!r}, not {server_id!r}: give each "
                 "server a data directory of its own"
             )
-        if cluster_id and mine.cluster_id and mine.cluster_id != cluster_id:
+        # The members in a node's file are still those before a recovery, and so is their id.
+        known = {mine.cluster_id}
+        if first_too:
+            known.add(mine.cluster_id.partition("+")[0])
+        if cluster_id and mine.cluster_id and cluster_id not in known:
             raise BadConfiguration(
                 f"{self.path} belongs to cluster {mine.cluster_id!r}, not {cluster_id!r}: use "
                 "that cluster's configuration, or another data directory"
@@ -175,6 +216,13 @@ def _make_private(path: str) -> None:
         raise BadConfiguration(
             f"{path} cannot be created: {os.path.dirname(path)} does not exist; create it first"
         ) from error
+    found = _check_owned(path)
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+def _check_owned(path: str) -> os.stat_result:
+    """Refuse what is no directory, another user's, or writable for everyone."""
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no directory"
@@ -189,8 +237,7 @@ def _make_private(path: str) -> None:
             f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, anyone can write to it: check "
             "what is in it, then chmod 0700"
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        os.chmod(path, 0o700)
+    return found
 
 
 def _take_lock(path: str) -> int:

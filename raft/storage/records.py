@@ -15,7 +15,8 @@ little-endian:
 Kinds from 128 on are local to one server's log and never travel. The kinds from 3 to 6 are
 those of sessions; docs/reference/sessions.md tells what they mean. Kind 7 raises the version of
 the machine; docs/howto/upgrade.md tells when. Kind 8 carries a backup that is being restored;
-`raft.restoration` tells how.
+`raft.restoration` tells how. Kind 9
+says that a survivor goes on alone; docs/howto/rescue.md tells when.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Kind(IntEnum):
     CLOSE_SESSION = 6
     VERSION = 7
     RESTORE = 8
+    RECOVERY = 9
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130
@@ -277,6 +279,47 @@ def decode_version(payload: bytes) -> int:
         return _version_decoder.decode(payload)[0]
     except msgspec.MsgspecError as error:
         raise BadRecord(0, f"no version: {error}") from error
+
+
+class RecoveryNote(msgspec.Struct, array_like=True, frozen=True):
+    """The payload of a RECOVERY: a survivor goes on alone, as another cluster.
+
+    Attributes:
+        cluster_id: from here on.
+        previous_cluster_id: until then.
+        recovered_at: by the wall clock of that computer, in seconds since 1970.
+        command: what the operator typed.
+        previous_members: the configuration until then, encoded.
+    """
+
+    cluster_id: str
+    previous_cluster_id: str
+    recovered_at: int
+    command: str
+    previous_members: bytes
+
+    @property
+    def previous_configuration(self) -> Configuration:
+        """The members until then."""
+        return decode_configuration(self.previous_members)
+
+
+_recovery_decoder = msgspec.msgpack.Decoder(RecoveryNote)
+
+
+def encode_recovery(note: RecoveryNote) -> bytes:
+    """Return the payload of a RECOVERY."""
+    return msgspec.msgpack.encode(note)
+
+
+def decode_recovery(payload: bytes) -> RecoveryNote:
+    """Return what a RECOVERY says; raise `BadRecord` where it says nothing."""
+    try:
+        note = _recovery_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise BadRecord(0, f"no recovery: {error}") from error
+    decode_configuration(note.previous_members)
+    return note
 
 
 class _MemberForm(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=False):

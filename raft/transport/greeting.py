@@ -150,6 +150,19 @@ def _text(box: Box, key: bytes, limit_bytes: int = NAME_BYTES) -> str:
     return text
 
 
+def _left_behind(ours: str, theirs: str) -> str:
+    """Say what a server finds that belongs to the same cluster before, or after, a recovery."""
+    remedy = (
+        "empty the data directory of the one that was left behind, remove [[members]] from its "
+        "file, start it, and let it join again (raft join)"
+    )
+    if "+" not in theirs:
+        return f"its cluster {theirs} was recovered as {ours} without it: {remedy}"
+    if "+" not in ours:
+        return f"this server's cluster {ours} was recovered as {theirs} without it: {remedy}"
+    return f"cluster {ours.partition('+')[0]} was recovered as {ours} and as {theirs}: {remedy}"
+
+
 def objection(identity: Identity, greeting: Greeting, role: str, expected: str = "") -> str | None:
     """Return why `greeting` does not fit this server, or None.
 
@@ -165,6 +178,8 @@ def objection(identity: Identity, greeting: Greeting, role: str, expected: str =
         return f"this address is for {role}s, not for {greeting.role}s"
     ours, theirs = identity.cluster_id, greeting.cluster_id
     if ours and theirs and ours != theirs:
+        if ours.partition("+")[0] == theirs.partition("+")[0]:
+            return _left_behind(ours, theirs)
         return f"it belongs to cluster {theirs}, this server to {ours}: check the addresses"
     if greeting.target and greeting.target != identity.server_id:
         return (

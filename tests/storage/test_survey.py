@@ -1,0 +1,322 @@
+"""After a lost majority: the survivors are surveyed, the best one goes on alone [RULES M7-M9].
+
+Whenever the power is lost meanwhile, its directory is what it was, or what it is to be.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from raft.cli import main
+from raft.core.configuration import Configuration, Member
+from raft.core.outputs import HardState
+from raft.errors import BadConfiguration, InvariantViolated, RaftError, StorageDamaged
+from raft.storage import survey as room
+from raft.storage import survivor
+from raft.storage.directory import (
+    IDENTITY_NAME,
+    DataDirectory,
+    Identity,
+    decode_identity,
+    encode_identity,
+)
+from raft.storage.files import RealFiles, read_all, replace_file
+from raft.storage.imagined import ImaginedDisk
+from raft.storage.records import (
+    BadRecord,
+    Kind,
+    RecoveryNote,
+    decode_recovery,
+    encode,
+    encode_configuration,
+    encode_recovery,
+)
+from raft.storage.recovery import Recovery
+from raft.storage.survey import Plan, Survey, plan, surveyed
+from raft.storage.survivor import Pending, decode_pending, encode_pending
+
+DIRECTORY = "/imagined"
+SEGMENT_BYTES = 1 << 16
+CRASHED_FINISHES_EVERY = 7
+MEMBERS = Configuration(
+    tuple(Member(id, f"{number:016x}", f"tcp:h:{number}") for number, id in enumerate("abc", 1))
+)
+NOTE = RecoveryNote("c+1", "c", 1_700_000_000, "raft recover x", encode_configuration(MEMBERS))
+
+
+def fill(files: Any, path: str, identity: Identity, count: int, term: int = 2) -> None:
+    """Write a log of `count` entries, the first with the members, the last one of `term`."""
+    replace_file(files, path, IDENTITY_NAME, encode_identity(identity))
+    writer = Recovery(files, path, SEGMENT_BYTES, int(identity.incarnation, 16)).run()
+    records = encode(1, 1, 0, Kind.CONFIGURATION, encode_configuration(MEMBERS))
+    for index in range(2, count + 1):
+        records += encode(index, term if index == count else 1, index, Kind.COMMAND, b"command")
+    writer.write([(1, HardState(term + 1, "b"), None, 1, count + 1, records)])
+    writer.seal()
+    writer.close()
+
+
+def identity_of(id: str, cluster: str = "c") -> Identity:
+    member = MEMBERS.member(id)
+    assert member is not None
+    return Identity(id, member.incarnation, cluster)
+
+
+@pytest.fixture
+def disk() -> ImaginedDisk:
+    made = ImaginedDisk()
+    fill(made, DIRECTORY, identity_of("a"), 5)
+    return made
+
+
+def identity_on(disk: Any) -> Identity:
+    fd = disk.open(f"{DIRECTORY}/{IDENTITY_NAME}")
+    return decode_identity(read_all(disk, fd, 1 << 16, 0), "identity")
+
+
+def state(disk: Any) -> Survey:
+    return surveyed(DIRECTORY, identity_on(disk), disk)
+
+
+def intended(disk: ImaginedDisk) -> Plan:
+    return plan(state(disk), command="raft recover x")
+
+
+def check_new(disk: ImaginedDisk, made: Plan) -> None:
+    found = state(disk)
+    assert found.identity.cluster_id == made.note.cluster_id
+    assert found.identity.incarnation == made.survey.identity.incarnation
+    assert found.recoveries == (made.note,)
+    assert found.configuration == made.configuration
+    assert (found.last_index, found.last_term) == (made.survey.last_index + 2, made.term)
+    assert found.hard_state == HardState(made.term)
+
+
+def test_the_formats_stand_still() -> None:
+    assert encode_recovery(NOTE).hex() == (
+        "95a3632b31a163ce6553f100ae72616674207265636f7665722078c45d929395a161b03030303030"
+        "3030303030303030303031a77463703a683a31a0c395a162b0303030303030303030303030303030"
+        "32a77463703a683a32a0c395a163b030303030303030303030303030303033a77463703a683a33a0"
+        "c390"
+    )
+    pending = Pending(7, 4, 6, b"identity", b"records")
+    assert encode_pending(pending).hex() == (
+        "524146545352560a01000000ba5d884b070000000000000004000000000000000600000000000000"
+        "080000006964656e746974797265636f726473"
+    )
+    assert decode_pending(encode_pending(pending), "x") == pending
+    assert decode_recovery(encode_recovery(NOTE)) == NOTE
+    assert NOTE.previous_configuration == MEMBERS
+    with pytest.raises(BadRecord):
+        decode_recovery(b"\x91\xa1c")
+
+
+def test_a_survey_tells_what_is_there_and_changes_nothing(disk: ImaginedDisk) -> None:
+    before, done = disk.contents(), len(disk.operations)
+    found = state(disk)
+    assert found.reached == (2, 5)
+    assert (found.first_index, found.committed, found.time_us) == (1, 0, 5)
+    assert (found.configuration, found.configuration_index) == (MEMBERS, 1)
+    assert found.hard_state == HardState(3, "b")
+    assert found.recoveries == ()
+    assert disk.contents() == before
+    assert len(disk.operations) == done
+
+
+def test_the_survivor_is_a_cluster_by_itself_with_another_id(disk: ImaginedDisk) -> None:
+    made = intended(disk)
+    room.carry_out(made, DIRECTORY, identity_on(disk), disk)
+    check_new(disk, made)
+    member = MEMBERS.member("a")
+    assert made.configuration == Configuration((member,))  # type: ignore[arg-type]
+    assert room.first_id(made.note.cluster_id) == "c" != made.note.cluster_id
+    assert made.term == 4
+    assert not survivor.is_pending(disk, DIRECTORY)
+    assert not survivor.finish(disk, DIRECTORY)
+    # And once more, should that be needed: the first id stays, and all is told.
+    again = plan(state(disk), force=True)
+    room.carry_out(again, DIRECTORY, identity_on(disk), disk)
+    assert [note.cluster_id for note in state(disk).recoveries] == [
+        made.note.cluster_id,
+        again.note.cluster_id,
+    ]
+    assert room.first_id(again.note.cluster_id) == "c"
+
+
+def test_a_crash_leaves_what_was_or_what_is_to_be(disk: ImaginedDisk) -> None:
+    """D1, M9: every state that the disk may be in, and crashes of finishing it, too."""
+    made, before = intended(disk), state(disk)
+    begun = len(disk.operations)
+    room.carry_out(made, DIRECTORY, identity_on(disk), disk)
+    ended = len(disk.operations)
+    old = new = 0
+    for number, (done, files) in enumerate(disk.crash_states(begun)):
+        restarted = ImaginedDisk.holding(files)
+        finished = survivor.finish(restarted, DIRECTORY)
+        if not finished and state(restarted) == before:
+            assert done < ended
+            old += 1
+            continue
+        check_new(restarted, made)
+        new += 1
+        if finished and number % CRASHED_FINISHES_EVERY == 0:
+            for _, crashed in restarted.crash_states():
+                again = ImaginedDisk.holding(crashed)
+                survivor.finish(again, DIRECTORY)
+                check_new(again, made)
+    assert old > 10
+    assert new > 30
+
+
+def test_a_disk_that_fails_anywhere_leaves_what_was_or_what_is_to_be() -> None:
+    """D3: whatever call fails, the next attempt finds one of the two."""
+    calls = 0
+    while True:
+        calls += 1
+        disk = ImaginedDisk()
+        fill(disk, DIRECTORY, identity_of("a"), 5)
+        made, before = intended(disk), state(disk)
+        first = disk.calls
+
+        def fault(call: str, number: int, last: int = first + calls) -> None:
+            if number == last:
+                raise OSError(errno.EIO, "failed")
+
+        disk.fault = fault
+        try:
+            room.carry_out(made, DIRECTORY, before.identity, disk)
+        except (OSError, RaftError):
+            disk.fault = None
+            restarted = ImaginedDisk.holding(disk.contents())
+            if not survivor.finish(restarted, DIRECTORY) and state(restarted) == before:
+                continue
+            check_new(restarted, made)
+        else:
+            break
+    assert calls > 30
+
+
+def test_who_opens_the_directory_finishes_what_was_begun(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    DataDirectory.open(path, "a", "c").release()
+    claimed = DataDirectory.claim(path)
+    claimed.release()
+    identity = claimed.identity
+    shutil.rmtree(path)
+    (tmp_path / "a").mkdir(mode=0o700)
+    fill(RealFiles(), path, evolve(identity_of("a"), incarnation=identity.incarnation), 5)
+    made = plan(room.survey(path))
+    renamed = encode_identity(evolve(made.survey.identity, cluster_id=made.note.cluster_id))
+    number = int(identity.incarnation, 16)
+    survivor.begin(RealFiles(), path, Pending(number, made.term, 6, renamed, made.records))
+    assert room.survey(path).is_pending
+    with pytest.raises(BadConfiguration, match="start the server"):
+        plan(room.survey(path))
+    # The members in its file are those of before, and so is the id that comes from them.
+    opened = DataDirectory.open(path, "a", "c")
+    assert opened.identity.cluster_id == made.note.cluster_id
+    with pytest.raises(BadConfiguration, match="belongs to cluster"):
+        opened.set_cluster_id("c")
+    opened.release()
+    found = room.survey(path)
+    assert (found.last_index, found.is_pending) == (7, False)
+    with pytest.raises(BadConfiguration, match="belongs to cluster"):
+        DataDirectory.open(path, "a", "d")
+
+
+def test_what_is_left_to_be_done_is_checked() -> None:
+    content = encode_pending(Pending(7, 4, 6, b"identity", b"records"))
+    for damaged in (b"", content[:-1], b"X" + content[1:], content[:20] + b"!" + content[21:]):
+        with pytest.raises(StorageDamaged):
+            decode_pending(damaged, "x")
+    with pytest.raises(BadConfiguration, match="format 2"):
+        decode_pending(content[:8] + b"\x02" + content[9:], "x")
+    disk = ImaginedDisk()
+    fill(disk, DIRECTORY, identity_of("a"), 5)
+    made = intended(disk)
+    survivor.begin(disk, DIRECTORY, Pending(1, made.term, 5, b"", made.records))
+    with pytest.raises(InvariantViolated):
+        survivor.finish(disk, DIRECTORY)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> dict[str, str]:
+    """The directories of three servers: b has most, and c is a term behind."""
+    paths = {}
+    for id, count, term in (("a", 5, 2), ("b", 6, 2), ("c", 9, 1)):
+        (tmp_path / id).mkdir(mode=0o700)
+        paths[id] = str(tmp_path / id)
+        fill(RealFiles(), paths[id], identity_of(id), count, term)
+    return paths
+
+
+def test_a_worse_survivor_is_refused(three: dict[str, str]) -> None:
+    """E2: by the last term, then by the last index; and a majority needs no rescue."""
+    a, b, c = (room.survey(path) for path in three.values())
+    with pytest.raises(BadConfiguration, match=r"/b with entry 6 of term 2"):
+        plan(a, [b], force=True)
+    assert plan(b, [a, c], force=True).survey == b
+    assert plan(a, [c], force=True).survey == a
+    with pytest.raises(BadConfiguration, match="a, c are a majority"):
+        plan(a, [c])
+    with pytest.raises(BadConfiguration, match="are both of server b"):
+        plan(b, [b])
+    stranger = evolve(c, identity=evolve(c.identity, cluster_id="other"))
+    with pytest.raises(BadConfiguration, match="of one cluster"):
+        plan(b, [stranger])
+    recovered = evolve(c, identity=evolve(c.identity, cluster_id="c+1"))
+    with pytest.raises(BadConfiguration, match="recovered before"):
+        plan(b, [recovered])
+    removed = evolve(b, configuration=Configuration(MEMBERS.members[::2]))
+    with pytest.raises(BadConfiguration, match="no member"):
+        plan(removed)
+    moved = plan(removed, force=True, peer_address="tcp:new:1", client_address="tcp:new:2")
+    (member,) = moved.configuration.members
+    assert (member.peer_address, member.client_address) == ("tcp:new:1", "tcp:new:2")
+    with pytest.raises(BadConfiguration, match="knows no members"):
+        plan(evolve(b, configuration=Configuration()))
+
+
+def test_the_command_surveys_asks_and_recovers(
+    three: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main.run(("recover", "--survey", *three.values())) == 0
+    told = capsys.readouterr().out
+    assert "0000000000000002" in told
+    assert "Of cluster c: a, b, c" in told
+    assert main.run(("recover", "--survey", str(tmp_path))) == 1
+    assert "is no data directory" in capsys.readouterr().out
+    held = DataDirectory.open(three["b"], "b", "c")
+    assert main.run(("recover", three["b"])) == 1
+    assert "in use" in capsys.readouterr().err
+    held.release()
+    assert main.run(("recover", three["a"], three["b"], "--force")) == 1
+    assert "recover that one" in capsys.readouterr().err
+    assert main.run(("recover", three["b"], "--dry-run")) == 0
+    told = capsys.readouterr().out
+    assert "Lost is whatever only a, c had" in told
+    assert "Nothing is done." in told
+    assert main.run(("recover", three["b"])) == 1
+    assert "--yes" in capsys.readouterr().err
+    assert room.survey(three["b"]).last_index == 6
+    assert main.run(("recover", three["b"], "--yes")) == 0
+    assert "b is cluster c+" in capsys.readouterr().out
+    assert main.run(("recover", "--survey", "--json", three["b"])) == 0
+    assert '"command": "raft recover ' in capsys.readouterr().out
+    assert main.run(("recover", "--survey", three["b"])) == 0
+    assert "b: recovered 2" in capsys.readouterr().out
+    assert main.run(("recover", three["a"], three["b"], "--yes")) == 1
+    assert "recovered before" in capsys.readouterr().err
+
+
+def test_a_directory_that_changed_since_is_left_alone(three: dict[str, str]) -> None:
+    made = plan(room.survey(three["b"]))
+    room.recover(plan(room.survey(three["b"])))
+    with pytest.raises(BadConfiguration, match="has changed"):
+        room.recover(made)
