@@ -457,6 +457,32 @@ def test_part_of_a_box_may_find_its_session_gone() -> None:
     assert [each.value for each in writes] == ["A", "B", "C"]
 
 
+def test_the_part_of_a_box_that_is_in_doubt_is_unknown_when_its_session_is_gone() -> None:
+    """S2."""
+    bench = session_bench()
+    writes = [Outcome(bench.client.write(each)) for each in "ab"]
+    bench.turn()
+    box(bench["n1"]).answer("A", errors.OutcomeUnknown())
+    bench.turn(1.0)
+    assert sent(bench["n1"])[1:] == [(["b"], 2, 2)]
+    box(bench["n1"]).answer(errors.SessionExpired())
+    bench.turn()
+    assert writes[0].value == "A"
+    assert isinstance(writes[1].error, errors.OutcomeUnknown)
+
+
+def test_a_result_is_told_where_all_that_came_back_beside_it_is_cancelled() -> None:
+    bench = session_bench()
+    writes = [Outcome(bench.client.write(each)) for each in "abc"]
+    bench.turn()
+    writes[2].call.cancel()
+    box(bench["n1"]).answer("A", "B", errors.Superseded())
+    assert [each.value for each in writes] == ["A", "B", None]
+    bench.client.write("d")
+    bench.turn(1.0)
+    assert sent(bench["n1"])[1:] == [(["d"], 4, 4)]
+
+
 # -- Keeping and closing --------------------------------------------------------------------------
 
 
@@ -563,13 +589,15 @@ def test_a_repeated_command_that_finds_its_session_gone_is_unknown() -> None:
     bench = session_bench(session=SavedSession(b"s" * 16, 7))
     writes = [Outcome(bench.client.write(each)) for each in "ab"]
     bench.turn()
+    # This one waits, and may have been sent by the earlier life as well.
+    writes.append(Outcome(bench.client.write("c")))
+    # What is issued once the end is known was not.
+    writes[0].call.addCallback(lambda _: bench.client.write("d") and None)
     gone = errors.SessionExpired()
     box(bench["n1"]).answer(gone, gone)
     bench.turn()
     assert all(isinstance(each.error, errors.OutcomeUnknown) for each in writes)
-    bench.client.write("c")
-    bench.turn()
-    assert sent(bench["n1"])[1:] == [(["c"], 1, 1)]
+    assert sent(bench["n1"])[1:] == [(["d"], 1, 1)]
 
 
 def test_a_repeated_command_that_is_not_sent_in_time_is_unknown() -> None:

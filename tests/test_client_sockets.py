@@ -39,6 +39,7 @@ class ScriptedNode:
         self.listener: ClientListener | None = None
         self.mute = False
         self.loses_answers = False
+        self.hangs = False
         self.on_write: Callable[[], None] = lambda: None
         self.write_count = 0
         self.boxes = 0
@@ -81,7 +82,10 @@ class ScriptedNode:
                 self._apply_once(session.id, number, item)
                 for number, item in zip(numbers, items, strict=True)
             ]
-        if not self.loses_answers:
+        if self.loses_answers and self.listener is not None:
+            for connection in list(self.listener._connections):
+                connection.transport.abortConnection()
+        else:
             answer(pack_results(results))
 
     def _apply_once(self, session: bytes, number: int, item: bytes) -> Any:
@@ -102,6 +106,8 @@ class ScriptedNode:
         return [each in self.cluster.sessions for each in sessions]
 
     def close_sessions(self, sessions: list[bytes], timeout_seconds: float) -> object:
+        if self.hangs:
+            return Deferred()
         return [self.cluster.sessions.pop(each, None) is not None for each in sessions]
 
     def _apply(self, item: bytes) -> Any:
@@ -270,6 +276,38 @@ async def test_a_node_that_closes_before_its_answer_leaves_the_write_unknown(clu
     with pytest.raises(errors.OutcomeUnknown):
         await client.write(["set", "k", 2])
     assert node.boxes == 2
+
+
+async def test_answers_that_are_lost_are_asked_for_again_within_a_session(cluster: Any) -> None:
+    """S7: what was applied is answered from memory, and counts once."""
+    client = cluster.client(sessions=True)
+    assert await client.write(["append", "k", 0]) == 1
+    node = cluster["n1"]
+
+    def lose_three() -> None:
+        node.loses_answers = node.boxes < 5
+
+    node.on_write = lose_three
+    writes = [client.write(["append", "k", number], timeout=9.0) for number in (1, 2)]
+    assert await gatherResults(writes) == [2, 3]
+    assert node.boxes == 5
+    assert cluster.store.query(["get", "k"]) == [0, 1, 2]
+
+
+async def test_closing_ends_the_session(cluster: Any) -> None:
+    client = cluster.client(sessions=True)
+    await client.write(["set", "k", 1])
+    assert len(cluster.sessions) == 1
+    await client.close()
+    assert cluster.sessions == {}
+
+
+async def test_closing_waits_a_second_at_most_for_a_node_that_hangs(cluster: Any) -> None:
+    client = cluster.client(sessions=True)
+    await client.write(["set", "k", 1])
+    cluster["n1"].hangs = True
+    await client.close()
+    assert len(cluster.sessions) == 1
 
 
 async def test_a_read_survives_a_node_that_hangs(cluster: Any) -> None:

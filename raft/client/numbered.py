@@ -172,7 +172,7 @@ class SessionLane(WriteLane):
                 batch.sequence <= account.numbering.low_mark
             ):
                 del self.returned[batch.number]
-                account.dropped(batch)
+                self._drop(batch)
                 batch.take()
                 continue
             if not link.usable or not account.may_send(batch.sequence):
@@ -226,10 +226,6 @@ class SessionLane(WriteLane):
             batch.sequence = 0
             batch.keep([at for at, request in enumerate(batch.requests) if not request.called])
             self.waiting.appendleft(batch)
-        if account.in_doubt:
-            # What the application repeats after its restart may have been applied before it.
-            lost += self.waiting
-            self.waiting.clear()
         for batch in lost:
             answer_all(batch.take(), OutcomeUnknown(ENDED))
 
@@ -244,12 +240,18 @@ class SessionLane(WriteLane):
 
     def end_session(self) -> None:
         """Go on with a new session: the present one is gone."""
-        if self.account is not None:
-            self.account.ended = True
-            self._hooks.wake()
+        account = self.account
+        if account is None:
+            return
+        account.ended = True
+        self._hooks.wake()
+        if account.in_doubt:
+            # What the application repeats after its restart may have been applied before it.
+            account.in_doubt = False
+            self.refuse_all(OutcomeUnknown(ENDED))
 
     def refuse_all(self, error: BaseException) -> None:
-        """End what waits: there is no session to be had."""
+        """End what waits for a session."""
         waiting, self.open = list(self.waiting), None
         self.waiting.clear()
         self.wants_session = False
@@ -322,7 +324,9 @@ class SessionLane(WriteLane):
             self._trim(batch, places[0], places[-1] + 1)
             self._return(batch, error, link)
         else:
-            self._end(batch, error)
+            # Nobody waits for the others.
+            self._drop(batch)
+            batch.take()
         tell_all(requests, [results[at] for at in told])
 
     def _trim(self, batch: Batch, begin: int, end: int) -> None:
@@ -345,6 +349,8 @@ class SessionLane(WriteLane):
         batch.question = batch.link = None
         account = self.account
         what = meaning(error)
+        if what is Meaning.ENDED:
+            self.end_session()
         if what is Meaning.FINAL:
             self._end(batch, outcome(error, batch.in_doubt))
         elif what is Meaning.ENDED and (batch.in_doubt or (account and account.resumed)):
@@ -354,8 +360,6 @@ class SessionLane(WriteLane):
             lost = OutcomeUnknown("its connection was given up")
             known = error if isinstance(error, RaftError) else lost
             self._return(batch, known, link)
-        if what is Meaning.ENDED:
-            self.end_session()
         self._released()
 
     def _return(self, batch: Batch, error: RaftError, link: Link) -> None:
@@ -374,14 +378,16 @@ class SessionLane(WriteLane):
             self._hooks.refused(error, link)
 
     def _end(self, batch: Batch, error: BaseException) -> None:
-        if batch.sequence and self.account is not None:
-            self.account.dropped(batch)
+        self._drop(batch)
         answer_all(batch.take(), error)
 
+    def _drop(self, batch: Batch) -> None:
+        if batch.sequence and self.account is not None:
+            self.account.dropped(batch)
+
     def _time_out(self, batch: Batch, sent: bool) -> None:
+        self._drop(batch)
         account = self.account
-        if batch.sequence and account is not None:
-            account.dropped(batch)
         super()._time_out(batch, sent or (account is not None and account.in_doubt))
 
     def _finished(self, batch: Batch) -> None:
