@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raft.api import (
+        close_sessions,
         get_entry,
+        keep_sessions,
         leader,
+        open_session,
         read,
         set_configuration,
         start_node,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
         Value,
     )
     from raft.node.settings import NodeSettings
+    from raft.numbering import Numbering, OpenedSession, SessionCall
     from raft.service import RaftService
 
 __all__ = [
@@ -48,13 +52,19 @@ __all__ = [
     "IVersionedStateMachine",
     "Member",
     "NodeSettings",
+    "Numbering",
+    "OpenedSession",
     "RaftClient",
     "RaftError",
     "RaftService",
     "SavedSession",
+    "SessionCall",
     "Value",
+    "close_sessions",
     "get_entry",
+    "keep_sessions",
     "leader",
+    "open_session",
     "read",
     "set_configuration",
     "start_node",
@@ -72,6 +82,7 @@ _ROOMS = {
         *("Context", "IOnDiskStateMachine", "IStateMachine", "IVersionedStateMachine", "Value"),
     ),
     "raft.node.settings": ("NodeSettings",),
+    "raft.numbering": ("Numbering", "OpenedSession", "SessionCall"),
     "raft.service": ("RaftService",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -7,6 +7,13 @@ A *peer* is the name of a node that was started in this process, or a pair
     yield set_configuration("a", [{"id": "a", "peer_address": "tcp:10.0.0.1:7000"}, ...])
     yield write("a", ["set", "k", 1])
 
+Beside the nine stand three for sessions, within which a command takes effect once, however often
+it is written:
+
+    opened = yield open_session("a")
+    numbering = Numbering(opened)
+    yield write("a", ["set", "k", 1], session=numbering.next())
+
 Every function that waits returns a Deferred. `leader` and `status` look at a node of this
 process and answer at once.
 """
@@ -14,6 +21,7 @@ process and answer at once.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -30,7 +38,9 @@ from raft.interfaces import PLAIN_TERMS, ReadTerms, Value
 from raft.machines.kv import KeyValueStore
 from raft.node.ports import address_of
 from raft.node.settings import NodeSettings
+from raft.numbering import OpenedSession, SessionCall, checked_session
 from raft.service import RaftService
+from raft.storage.records import NONCE_BYTES
 from raft.transport.arguments import pack_members, unpack_plain
 from raft.transport.calls import GRACE_SECONDS, ClientConnection, dial
 from raft.transport.commands import GetEntry, SetConfiguration
@@ -92,16 +102,80 @@ def stop_node(name: str) -> Deferred[None]:
     return _with_node(name, lambda node: node.stopService())
 
 
-def write(peer: Peer, command: object, timeout: float = TIMEOUT_SECONDS) -> Deferred[Value]:
+def write(
+    peer: Peer,
+    command: object,
+    timeout: float = TIMEOUT_SECONDS,
+    *,
+    session: SessionCall | None = None,
+) -> Deferred[Value]:
     """Replicate and apply `command`; fires with its result once it is committed and applied.
 
-    `timeout` is in seconds. Fails as `RaftService.write` does: a node that does not lead
-    answers `NotLeader` with the leader's id and address.
+    `timeout` is in seconds. With `session` the command has that number, and may be written
+    again with the same one, to any peer. Fails as `RaftService.write` does: a node that does not
+    lead answers `NotLeader` with the leader's id and address.
     """
     if isinstance(peer, str):
-        return _with_node(peer, lambda node: node.write(command, timeout))
+        return _with_node(peer, lambda node: node.write(command, timeout, session=session))
     return Deferred.fromCoroutine(
-        _batch_of_one(peer, timeout, command, lambda to, one, left: to.write_batch([one], left))
+        _batch_of_one(
+            peer,
+            timeout,
+            command,
+            lambda to, one, left: to.write_batch([one], left, session=session),
+        )
+    )
+
+
+def open_session(peer: Peer, timeout: float = TIMEOUT_SECONDS) -> Deferred[OpenedSession]:
+    """Open a session; fires with its id, and how long and for how much the servers keep it.
+
+    Fails as `RaftService.open_session` does; to ask again is safe.
+    """
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.open_session(timeout))
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return Deferred.fromCoroutine(
+        _elsewhere(peer, timeout, lambda to, left: to.open_session(nonce, left))
+    )
+
+
+def keep_sessions(
+    peer: Peer, sessions: Sequence[bytes], timeout: float = TIMEOUT_SECONDS
+) -> Deferred[list[bool]]:
+    """Keep sessions alive that are not used; fires with whether each is there.
+
+    `sessions` are ids, at most 1,000. Fails as `RaftService.keep_sessions` does.
+    """
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.keep_sessions(sessions, timeout))
+    return _of_sessions(peer, sessions, timeout, ClientConnection.keep_sessions)
+
+
+def close_sessions(
+    peer: Peer, sessions: Sequence[bytes], timeout: float = TIMEOUT_SECONDS
+) -> Deferred[list[bool]]:
+    """End sessions; fires with whether each was there.
+
+    `sessions` are ids, at most 1,000. Fails as `RaftService.close_sessions` does.
+    """
+    if isinstance(peer, str):
+        return _with_node(peer, lambda node: node.close_sessions(sessions, timeout))
+    return _of_sessions(peer, sessions, timeout, ClientConnection.close_sessions)
+
+
+def _of_sessions(
+    peer: tuple[str, str],
+    sessions: Sequence[bytes],
+    timeout: float,
+    ask: Callable[[ClientConnection, Sequence[bytes], int], Deferred[list[bool]]],
+) -> Deferred[list[bool]]:
+    try:
+        checked = [checked_session(each) for each in sessions]
+    except RaftError as error:
+        return fail(error)
+    return Deferred.fromCoroutine(
+        _elsewhere(peer, timeout, lambda to, left: ask(to, checked, left))
     )
 
 

@@ -24,12 +24,13 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from raft.codec import Codec
-from raft.config import NodeConfig, make_machine, read_config
+from raft.config import LimitsTable, NodeConfig, make_machine, read_config
 from raft.core.server import Options as ServerOptions
 from raft.errors import BadConfiguration, RaftError
 from raft.node.bounds import Bounds
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
+from raft.storage.records import SessionLimits
 from raft.transport.clients import ClientLimits
 
 FAILED_EXIT_CODE = 1
@@ -98,6 +99,16 @@ class NodeProcess(MultiService):
             fatal(self._reactor, f"{self._config.path}: {error}")
 
 
+def session_limits_of(limits: LimitsTable) -> SessionLimits:
+    """Return what sessions are bounded by, as a registration carries it."""
+    return SessionLimits(
+        timeout_us=round(limits.session_timeout * 1_000_000),
+        sessions=limits.sessions,
+        results=limits.session_results,
+        results_bytes=limits.session_result_bytes,
+    )
+
+
 def settings_of(config: NodeConfig) -> NodeSettings:
     """Return what `config` tells a node."""
     timings, limits, listen = config.timings, config.limits, config.listen
@@ -127,6 +138,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
             snapshot_entries=limits.snapshot_entries,
             trailing_bytes=limits.trailing_bytes,
         ),
+        session_limits=session_limits_of(limits),
         client_limits=ClientLimits(
             # A question holds at most one command of the largest size, and what is around it.
             box_bytes=max(limits.command_bytes, 4 << 20) + (64 << 10),

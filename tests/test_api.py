@@ -69,6 +69,28 @@ async def test_a_peer_is_a_name_or_a_name_with_an_endpoint(names: tuple[str, ...
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_command_of_a_session_takes_effect_once_here_and_over_the_wire(
+    names: tuple[str, ...],
+) -> None:
+    """S2, S7."""
+    there = led_by(names)
+    for opener, peer in ((there[0], there), (there, there[0])):
+        opened = await raft.open_session(opener)
+        numbering = raft.Numbering(opened)
+        call = numbering.next()
+        length = await raft.write(opener, ["append", "k", 1], session=call)
+        for again in (peer, opener):
+            assert await raft.write(again, ["append", "k", 1], session=call) == length
+        assert await raft.keep_sessions(peer, [opened.id, bytes(16)]) == [True, False]
+        assert await raft.close_sessions(peer, [opened.id]) == [True]
+        assert await raft.close_sessions(opener, [opened.id]) == [False]
+        ended = raft.write(peer, ["append", "k", 1], session=numbering.next())
+        assert isinstance(await outcome(ended), errors.SessionExpired)
+        assert isinstance(await outcome(raft.keep_sessions(peer, [b"short"])), errors.BadCommand)
+    assert await raft.read(there, ["get", "k"]) == [1, 1]
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_does_not_lead_names_the_leader(names: tuple[str, ...]) -> None:
     there = led_by(names)
     other = next(name for name in names if name != there[0])

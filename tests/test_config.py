@@ -29,6 +29,8 @@ from raft.config import (
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration
 from raft.settings import shown
+from raft.storage.records import SessionLimits
+from raft.tap import settings_of
 
 GOOD = """
 [node]
@@ -533,6 +535,15 @@ def documented() -> dict[str, dict[str, str]]:
         rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| .+ \|$", section, re.MULTILINE)
         found[table] = {key: default.strip("`") for key, default in rows}
     return found
+
+
+def test_the_limits_of_sessions_are_those_of_the_log_unless_the_file_says_others() -> None:
+    """S3: a leader writes them into the log only where they differ from what holds."""
+    assert settings_of(good()).session_limits == SessionLimits()
+    told = "[limits]\nsessions = 7\nsession_timeout = 90.5\n"
+    told += "session_results = 9\nsession_result_bytes = 0\n"
+    found = settings_of(good(add=told)).session_limits
+    assert found == SessionLimits(90_500_000, 7, 9, 0)
 
 
 @pytest.mark.parametrize(

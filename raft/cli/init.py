@@ -72,6 +72,12 @@ ${advertised}clients = "$clients"
 # snapshot_entries = 1_000_000
 # So much of the log stays behind a snapshot for followers that lack it.
 # trailing_bytes = 268_435_456
+# Sessions make a command of a client that sends it again take effect once: how many there are,
+# for how many seconds one lives unused, and how many results, and bytes of them, each keeps.
+# sessions = 10_000
+# session_timeout = 3600
+# session_results = 1000
+# session_result_bytes = 1_048_576
 # The log is kept in files of about this size.
 # segment_bytes = 16_777_216
 

@@ -64,8 +64,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "save_count": shell.save_count,
         "entry_count": shell.entry_count,
         "sync_count": node.storage.sync_count,
-        "refused_count": shell.refused_count,
-        "client_count": node.listener.connection_count,
+        **_client_counts(node),
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
         "failure": _failure(node),
@@ -86,6 +85,19 @@ def _recovered(note: RecoveryNote) -> dict[str, object]:
         "cluster_id": note.cluster_id,
         "previous_cluster_id": note.previous_cluster_id,
         "previous_members": sorted(note.previous_configuration.ids),
+    }
+
+
+def _client_counts(node: RaftService) -> dict[str, object]:
+    sessions = node.replica.sessions
+    return {
+        "client_count": node.listener.connection_count,
+        "refused_count": node.shell.refused_count,
+        "session_count": len(sessions),
+        "session_evicted_count": sessions.evicted_count,
+        "session_expired_count": sessions.expired_count,
+        "session_refused_count": node.session_entries.refused_count,
+        "copies_joined_count": node.shell.sequences.joined_count,
     }
 
 

@@ -40,6 +40,7 @@ GAUGES = (
     ("uptime_seconds", "uptime_seconds", "How long the node has run."),
     ("uncommitted_bytes", "uncommitted_bytes", "The size of entries not yet committed."),
     ("cache_bytes", "cache_bytes", "The size of records kept in memory."),
+    ("sessions", "session_count", "How many sessions of clients there are."),
     ("client_connections", "client_count", "How many clients are connected."),
     ("storage_full", "storage_full", "1 while the disk has no room for new entries."),
 )
@@ -49,6 +50,10 @@ COUNTERS = (
     ("syncs", "sync_count", "Syncs of the log's files to the disk."),
     ("snapshots", "snapshot_count", "Snapshots that were taken here."),
     ("snapshots_failed", "snapshot_failed_count", "Snapshots that could not be taken."),
+    ("sessions_evicted", "session_evicted_count", "Sessions that made room for others."),
+    ("sessions_expired", "session_expired_count", "Sessions that were not used for too long."),
+    ("sessions_refused", "session_refused_count", "Sessions that could not be opened."),
+    ("copies_joined", "copies_joined_count", "Boxes of a session that joined an earlier copy."),
     ("proposals_refused", "refused_count", "Commands refused before they reached the log."),
 )
 """What is told of each: its name here, its name in `status()`, its line of help."""
