@@ -60,6 +60,8 @@ LARGEST_DRIFT = 10.0
 LARGEST_FACTOR = 1000.0
 """Past this the size of the last snapshot would mean nothing."""
 
+SLOWEST_RATE = 65_536
+
 MACHINES: Mapping[str, str] = {
     "kv": "raft.machines.kv:KeyValueStore",
     "echo": "raft.machines.echo:Echo",
@@ -99,6 +101,16 @@ def _factor(value: object) -> float:
         f"expected 0 (never) or a number up to {LARGEST_FACTOR:g}, got {shown(value)}; "
         "4 writes a snapshot for every four times its size of log"
     )
+
+
+def _rate(value: object) -> int:
+    read = as_whole(0, 1 << 40)(value)
+    if 0 < read < SLOWEST_RATE:  # type: ignore[operator]
+        raise ValueError(
+            f"expected 0 (no limit) or at least {SLOWEST_RATE} bytes a second, got {shown(value)}; "
+            "a snapshot that is sent more slowly would never be over"
+        )
+    return read  # type: ignore[return-value]
 
 
 @frozen
@@ -164,6 +176,8 @@ class LimitsTable:
     """But not for fewer bytes of log."""
     snapshot_entries: int = field(default=1_000_000, metadata=read_by(as_whole(0, 1_000_000_000)))
     """A snapshot is taken after so many entries, too; 0 for never."""
+    snapshot_bytes_per_second: int = field(default=0, metadata=read_by(_rate))
+    """All snapshots that this node sends leave at no more than that; 0 for no limit."""
     trailing_bytes: int = field(default=256 << 20, metadata=read_by(as_whole(0, 1 << 40)))
     """So much of the log stays behind a snapshot for followers that lack it."""
     sessions: int = field(default=10_000, metadata=read_by(as_whole(1, 1 << 20)))

@@ -137,6 +137,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
             snapshot_floor_bytes=limits.snapshot_floor_bytes,
             snapshot_entries=limits.snapshot_entries,
             trailing_bytes=limits.trailing_bytes,
+            snapshot_bytes_per_second=limits.snapshot_bytes_per_second,
         ),
         session_limits=session_limits_of(limits),
         client_limits=ClientLimits(

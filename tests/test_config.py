@@ -252,6 +252,9 @@ MISTAKES = {
     "huge": ("", "", "[timings]\nheartbeat = 1e300\n", "timings.heartbeat: expected"),
     "huge whole": ("", "", f"[limits]\ncommand_bytes = {10**30}\n", "limits.command_bytes"),
     "fraction": ("", "", "[limits]\ncommand_bytes = 1.5\n", "expected a whole number"),
+    "huge factor": ("", "", "[limits]\nsnapshot_factor = 1001\n", "limits.snapshot_factor"),
+    "factor in quotes": ("", "", "[limits]\nsnapshot_factor = '4'\n", "expected 0 (never)"),
+    "slow rate": ("", "", "[limits]\nsnapshot_bytes_per_second = 9\n", "or at least 65536"),
     "negative whole": ("", "", "[limits]\nsnapshot_entries = -1\n", "limits.snapshot_entries"),
     "digits without end": ("", "", f"[limits]\ncommand_bytes = {'9' * 5000}\n", "node.toml: "),
     "election below two heartbeats": (

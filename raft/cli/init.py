@@ -70,6 +70,8 @@ ${advertised}clients = "$clients"
 # snapshot_factor = 4
 # snapshot_floor_bytes = 67_108_864
 # snapshot_entries = 1_000_000
+# Snapshots for other nodes leave at no more than so many bytes a second; 0 for no limit.
+# snapshot_bytes_per_second = 0
 # So much of the log stays behind a snapshot for followers that lack it.
 # trailing_bytes = 268_435_456
 # Sessions make a command of a client that sends it again take effect once: how many there are,

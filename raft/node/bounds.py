@@ -20,6 +20,7 @@ class Bounds:
         trailing_entries: entries a snapshot leaves in the log for those nearly there.
         trailing_bytes: so many bytes of log are left at most, for them and for followers that
             were heard lately.
+        snapshot_bytes_per_second: of all snapshots that are being sent, together; 0 for no limit.
     """
 
     queued_bytes: int = 64 << 20
@@ -30,3 +31,4 @@ class Bounds:
     snapshot_entries: int = 1_000_000
     trailing_entries: int = 10_000
     trailing_bytes: int = 256 << 20
+    snapshot_bytes_per_second: int = 0

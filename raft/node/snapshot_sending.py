@@ -3,6 +3,9 @@
 A transfer goes by a window of bytes that the receiver acknowledges. Where nothing moves for
 a while (a chunk was lost, the connection broke) it goes on from where the receiver stands;
 so it does when the receiver stands before what it had acknowledged, because it restarted.
+How long a while is goes by how fast the receiver was, so that a slow one is not drowned in
+what it has already. A rate may bound all transfers together; time spent waiting for it is
+nobody's delay. Who failed waits before the next try.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from twisted.python.failure import Failure
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
-from raft.errors import NotFound
+from raft.errors import NotFound, StorageDamaged
 from raft.interfaces import SnapshotMeta
+from raft.node.allowance import Allowance
 from raft.node.snapshot_receiving import Origin
 from raft.transport.wire import SnapshotChunk
 
@@ -34,9 +38,15 @@ PIECE_BYTES = 256 * 1024
 WINDOW_BYTES = 4 << 20
 SKIPPED_AT_ONCE = 16
 """How many pieces are read and skipped in one turn."""
+PIECES_A_SECOND = 10
+"""Where a rate is set, at least so many pieces leave in a second."""
 STALL_SECONDS = 1.0
 """Without progress for so long, sending goes back to where the receiver stands."""
+LONGEST_STALL_SECONDS = 10.0
 GIVE_UP_SECONDS = 30.0
+"""Without any progress for so long a transfer has failed, however long it took until then."""
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 10.0
 WAIT_SECONDS = 0.005
 
 
@@ -52,10 +62,21 @@ class Transfer:
     moved_at: float
     """When the receiver came further for the last time."""
     acknowledged_bytes: int = 0
+    stall_seconds: float = STALL_SECONDS
     fell_back: bool = False
     """The receiver has lost what it had acknowledged."""
     installed: bool = False
     running: Deferred[None] | None = None
+
+    def moved(self, now: float) -> None:
+        """The receiver came further: what it took for that is what it may take again."""
+        gap = now - self.moved_at
+        self.moved_at = now
+        self.stall_seconds = min(max(STALL_SECONDS, 2 * gap), LONGEST_STALL_SECONDS)
+
+    def stalled(self) -> None:
+        """The receiver came no further for a while: it may only be slow."""
+        self.stall_seconds = min(2 * self.stall_seconds, LONGEST_STALL_SECONDS)
 
 
 @define(eq=False)
@@ -63,7 +84,12 @@ class SendingSnapshots:
     """All snapshots that one leader sends, one to a peer."""
 
     shell: Shell
+    allowance: Allowance
+    sent_bytes: int = 0
+    """Machine bytes that left, those that were sent again included."""
     _transfers: dict[str, Transfer] = Factory(dict)
+    _failures: dict[str, int] = Factory(dict)
+    """How many transfers to a peer have failed since one was installed."""
 
     @property
     def is_busy(self) -> bool:
@@ -93,10 +119,23 @@ class SendingSnapshots:
         transfer.running.addBoth(lambda _: self._ended(transfer))
 
     def _failed(self, failure: Failure, peer: str) -> None:
-        if not failure.check(CancelledError):
-            _log.warn("A snapshot for {peer} failed: {reason}", peer=peer, reason=failure.value)
+        if failure.check(CancelledError):
+            return
+        self._failures[peer] = self._failures.get(peer, 0) + 1
+        _log.warn("A snapshot for {peer} failed: {reason}", peer=peer, reason=failure.value)
+        if failure.check(StorageDamaged):
+            # Nobody can have this one any more; the next attempt gets another.
+            self.shell.snapshots.take().addErrback(lambda _: None)
+
+    def _backoff_seconds(self, peer: str) -> float:
+        failures = self._failures.get(peer, 0)
+        if not failures:
+            return 0.0
+        return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16), LONGEST_BACKOFF_SECONDS)
 
     def _ended(self, transfer: Transfer) -> None:
+        if transfer.installed:
+            self._failures.pop(transfer.peer, None)
         self._transfers.pop(transfer.peer, None)
         if self.shell.running:
             ended = ev.SnapshotSent(transfer.peer, transfer.index, transfer.installed)
@@ -104,12 +143,16 @@ class SendingSnapshots:
 
     async def _send(self, transfer: Transfer) -> None:
         clock = self.shell.clock
+        if wait_seconds := self._backoff_seconds(transfer.peer):
+            await self._wait(wait_seconds)
+            transfer.moved_at = clock()
         while not transfer.installed:
             transfer.fell_back = False
             await self._send_from(transfer, transfer.acknowledged_bytes)
             idle_since = clock()
             while not (transfer.installed or transfer.fell_back):
-                if clock() - max(idle_since, transfer.moved_at) >= STALL_SECONDS:
+                if clock() - max(idle_since, transfer.moved_at) >= transfer.stall_seconds:
+                    transfer.stalled()
                     break
                 await self._wait(WAIT_SECONDS)
             if not transfer.installed and clock() - transfer.moved_at > GIVE_UP_SECONDS:
@@ -119,7 +162,7 @@ class SendingSnapshots:
         """Send from byte `skip_bytes` on; return when all is sent or nothing moves."""
         meta, chunks = self.shell.storage.open_snapshot(transfer.index)
         try:
-            await self._send_pieces(transfer, meta, _pieces(chunks), skip_bytes)
+            await self._send_pieces(transfer, meta, self._pieces(chunks), skip_bytes)
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
@@ -139,12 +182,15 @@ class SendingSnapshots:
                 if skipped % SKIPPED_AT_ONCE == 0:
                     await self._wait(0)
                 continue
+            if delay := self.allowance.claim(len(piece)):
+                await self._wait(delay)
             if not await self._has_window(transfer, offset + len(piece)):
                 return
             chunk = SnapshotChunk.of(offset, piece, -1, origin)
             if not network.send(transfer.peer, message, b"", chunk):
                 return
             offset += len(piece)
+            self.sent_bytes += len(piece)
             await self._wait(0)
         last = SnapshotChunk.of(offset, b"", offset, origin)
         network.send(transfer.peer, evolve(message, done=True), b"", last)
@@ -154,10 +200,17 @@ class SendingSnapshots:
         clock = self.shell.clock
         since = clock()
         while not transfer.fell_back and end - transfer.acknowledged_bytes > WINDOW_BYTES:
-            if clock() - max(since, transfer.moved_at) > STALL_SECONDS:
+            if clock() - max(since, transfer.moved_at) > transfer.stall_seconds:
                 return False
             await self._wait(WAIT_SECONDS)
         return not (transfer.fell_back or transfer.installed)
+
+    def _pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        rate = self.allowance.bytes_per_second or PIECE_BYTES * PIECES_A_SECOND
+        most_bytes = min(rate // PIECES_A_SECOND, PIECE_BYTES)
+        for chunk in chunks:
+            for start in range(0, len(chunk), most_bytes):
+                yield chunk[start : start + most_bytes]
 
     def _wait(self, seconds: float) -> Deferred[None]:
         return deferLater(self.shell.reactor, seconds, lambda: None)
@@ -172,7 +225,7 @@ class SendingSnapshots:
         if result.sequence != transfer.sequence:
             return
         if result.offset_bytes > transfer.acknowledged_bytes:
-            transfer.moved_at = self.shell.clock()
+            transfer.moved(self.shell.clock())
         elif result.offset_bytes < transfer.acknowledged_bytes:
             transfer.fell_back = True
         transfer.acknowledged_bytes = result.offset_bytes
@@ -200,9 +253,3 @@ def _message(transfer: Transfer, meta: SnapshotMeta) -> ms.InstallSnapshot:
         meta.configuration_index,
         transfer.sequence,
     )
-
-
-def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        for start in range(0, len(chunk), PIECE_BYTES):
-            yield chunk[start : start + PIECE_BYTES]

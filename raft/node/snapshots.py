@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.errors import NodeStopped, NotFound, Overloaded
+from raft.node.allowance import Allowance
 from raft.node.snapshot_policy import SnapshotPolicy, first_kept
 from raft.node.snapshot_receiving import Receiving
 from raft.node.snapshot_sending import SendingSnapshots
@@ -92,7 +93,8 @@ class Snapshots:
     def __attrs_post_init__(self) -> None:
         """Let nothing be under way."""
         self.threads = Threads(self.shell.reactor)
-        self.sending = SendingSnapshots(self.shell)
+        rate = self.shell.bounds.snapshot_bytes_per_second
+        self.sending = SendingSnapshots(self.shell, Allowance(rate, self.shell.clock))
         self.receiving = Receiving(self.shell, self.threads.call)
 
     # Taking.

@@ -50,15 +50,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "switch_waits_for": node.switching.waits_for,
         "uptime_seconds": round(node.clock() - node.started_at, 3),
         "cluster_time": node.replica.last_time_us / 1_000_000,
-        "log_bytes": log.size_bytes(log.first_index, log.last_index + 1),
-        "oldest_log_age_seconds": shell.log_age.seconds(),
-        "snapshot_bytes": shell.snapshots.policy.size_bytes,
-        "snapshot_count": shell.snapshots.taken_count,
-        "snapshot_failed_count": shell.snapshots.failed_count,
-        "snapshot_error": shell.snapshots.last_error,
-        "snapshot_running": shell.snapshots.is_taking,
-        "restoring": shell.restoring.is_active,
-        "snapshots_sending": len(shell.snapshots.sending.indexes),
+        **_of_snapshots(node),
         "uncommitted_bytes": log.size_bytes(server.commit_index + 1, log.last_index + 1),
         "cache_bytes": shell.cache.size_bytes,
         "save_count": shell.save_count,
@@ -98,6 +90,22 @@ def _client_counts(node: RaftService) -> dict[str, object]:
         "session_expired_count": sessions.expired_count,
         "session_refused_count": node.session_entries.refused_count,
         "copies_joined_count": node.shell.sequences.joined_count,
+    }
+
+
+def _of_snapshots(node: RaftService) -> dict[str, object]:
+    shell, log = node.shell, node.shell.server.log
+    return {
+        "log_bytes": log.size_bytes(log.first_index, log.last_index + 1),
+        "oldest_log_age_seconds": shell.log_age.seconds(),
+        "snapshot_bytes": shell.snapshots.policy.size_bytes,
+        "snapshot_count": shell.snapshots.taken_count,
+        "snapshot_failed_count": shell.snapshots.failed_count,
+        "snapshot_error": shell.snapshots.last_error,
+        "snapshot_running": shell.snapshots.is_taking,
+        "restoring": shell.restoring.is_active,
+        "snapshot_sent_bytes": shell.snapshots.sending.sent_bytes,
+        "snapshots_sending": len(shell.snapshots.sending.indexes),
     }
 
 

@@ -49,6 +49,7 @@ COUNTERS = (
     ("saves", "save_count", "Saves that were given to the log; each holds many entries."),
     ("syncs", "sync_count", "Syncs of the log's files to the disk."),
     ("snapshots", "snapshot_count", "Snapshots that were taken here."),
+    ("snapshot_sent_bytes", "snapshot_sent_bytes", "Bytes of snapshots sent to other nodes."),
     ("snapshots_failed", "snapshot_failed_count", "Snapshots that could not be taken."),
     ("sessions_evicted", "session_evicted_count", "Sessions that made room for others."),
     ("sessions_expired", "session_expired_count", "Sessions that were not used for too long."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ import pytest
 
 from raft.codec import PLAIN
 from raft.core import messages as ms
-from raft.errors import NodeStopped, NotFound, RaftError, StorageFull
-from raft.storage.memory import MemorySnapshotWriter
+from raft.errors import NodeStopped, NotFound, RaftError, StorageDamaged, StorageFull
+from raft.storage.memory import MemorySnapshotWriter, MemoryStorage
 from raft.transport.wire import SnapshotChunk
 from tests.node.world import Journal, Node, Outcome, Wire, World, cluster, leader_of, others
 
@@ -407,3 +408,90 @@ def test_a_snapshot_from_the_leader_may_overtake_ones_own() -> None:
     assert told.fired
     assert behind.shell.server.snapshot_index >= leader.shell.server.snapshot_index
     assert not behind.failures
+
+
+def test_a_rate_bounds_all_transfers_together_and_none_times_out() -> None:
+    """N5: rate limit; each chunk counts as contact, and the whole may take as long as it takes."""
+    world, wire, nodes = cluster(
+        3, trailing_entries=0, trailing_bytes=0, snapshot_bytes_per_second=100_000
+    )
+    for node in nodes.values():
+        node.machine = node.replica.machine = Bulky()
+    leader = leader_of(wire)
+    behind = others(wire, leader)[0]
+    wire.isolate(behind.id)
+    leader.write(["add", 1])
+    world.run(0.3)
+    leader.shell.snapshots.take()
+    world.run(0.1)
+    term = leader.shell.server.current_term
+    wire.heal()
+    world.run(1.0, lambda: leader.shell.snapshots.sending.is_busy)
+    begun, sent = world.seconds(), leader.shell.snapshots.sending.sent_bytes
+    world.run(60.0)
+    moved = leader.shell.snapshots.sending.sent_bytes - sent
+    assert moved == pytest.approx(100_000 * (world.seconds() - begun), rel=0.02)
+    caught_up(world, behind, leader, 90.0)
+    assert leader.shell.server.current_term == term
+    # Nothing was sent twice.
+    assert leader.shell.snapshots.sending.sent_bytes < Bulky.ballast * 1.01
+
+
+def test_a_slow_receiver_is_not_drowned_in_what_it_has_already() -> None:
+    """N5, sc-N9: a time limit for a chunk, by what the receiver needed for the ones before."""
+    world, wire, leader, behind = compacted()
+    arrive, free_at = wire.arrive, [0.0]
+
+    def slow(sender: str, receiver: str, message: Any, *beside: Any) -> None:
+        if not isinstance(message, ms.InstallSnapshot) or not beside[1].chunk:
+            arrive(sender, receiver, message, *beside)
+            return
+        # 200 KB a second: a piece of 256 KiB takes longer than a stall of one second.
+        free_at[0] = max(free_at[0], world.seconds()) + len(beside[1].chunk) / 200_000
+        world.callLater(free_at[0] - world.seconds(), arrive, sender, receiver, message, *beside)
+
+    wire.arrive = slow  # type: ignore[method-assign]
+    wire.heal()
+    caught_up(world, behind, leader, 120.0)
+    assert leader.shell.snapshots.sending.sent_bytes < 2 * Bulky.ballast
+
+
+def test_failed_transfers_are_tried_again_at_growing_intervals() -> None:
+    """N5: back off after failures."""
+    world, wire, leader, behind = compacted()
+    opened: list[float] = []
+    left = [6]
+    real = MemoryStorage.open_snapshot
+
+    def broken(storage: MemoryStorage, index: int) -> Any:
+        if storage is leader.storage and left[0]:
+            left[0] -= 1
+            opened.append(world.seconds())
+            raise StorageFull("no descriptor is left")
+        return real(storage, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStorage, "open_snapshot", broken)
+        wire.heal()
+        caught_up(world, behind, leader, 40.0)
+    gaps = [later - earlier for earlier, later in pairwise(opened)]
+    assert len(gaps) == 5
+    assert all(later > 1.5 * earlier for earlier, later in pairwise(gaps))
+
+
+def test_a_damaged_snapshot_is_replaced_by_a_new_one() -> None:
+    """sc-S8: nobody can be sent a file that is bad, so another one is made."""
+    world, wire, leader, behind = compacted()
+    index = leader.shell.server.snapshot_index
+    real = MemoryStorage.open_snapshot
+
+    def damaged(storage: MemoryStorage, asked: int) -> Any:
+        if storage is leader.storage and asked == index:
+            raise StorageDamaged("snapshot", 0, "a bit fell over")
+        return real(storage, asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStorage, "open_snapshot", damaged)
+        wire.heal()
+        caught_up(world, behind, leader, 10.0)
+    assert leader.shell.server.snapshot_index > index
