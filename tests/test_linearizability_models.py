@@ -182,5 +182,40 @@ def assert_judged_alike(history: list[Operation], model: str) -> None:
     assert check(history, bare(judge)).verdict is report.verdict
 
 
+def history_of(*rows: tuple[Any, ...]) -> list[Operation]:
+    """Return operations from (op, value, expected, output, call, return)."""
+    return [
+        Operation(
+            f"c{number}", op, "k", value, expected, output, end is not None or None, call, end
+        )
+        for number, (op, value, expected, output, call, end) in enumerate(rows)
+    ]
+
+
+def test_a_write_of_what_is_there_already_may_have_taken_effect() -> None:
+    """A write of 1 onto 1 that returns after a swap to 2: it stood before it, and nobody saw."""
+    history = history_of(
+        ("write", 1, None, None, 0, 1),
+        ("cas", 2, 1, True, 0, 6),
+        ("write", 1, None, None, 3, 7),
+        ("cas", 2, 1, False, 8, 11),
+    )
+    assert check(history, MODELS["register"]).verdict is Verdict.OK
+    assert_judged_alike(history, "register")
+
+
+def test_a_write_of_what_is_there_already_hides_another() -> None:
+    """Over 1 stand 7 and again 1, both unseen, and then the swap from 1 to 2."""
+    history = history_of(
+        ("write", 1, None, None, 0, 1),
+        ("write", 1, None, None, 2, 9),
+        ("write", 7, None, None, 2, 8),
+        ("cas", 2, 1, True, 2, 6),
+        ("read", None, None, 2, 10, 11),
+    )
+    assert check(history, MODELS["register"]).verdict is Verdict.OK
+    assert_judged_alike(history, "register")
+
+
 def bare(model: Model) -> Model:
     return Model(model.name, model.steps, model.initial, model.reads)

@@ -15,10 +15,7 @@ from attrs import define, field
 
 from raft.testing.history import Operation
 from raft.testing.models import Judged, Model, Plan, hashable, move_of
-from raft.testing.ordering import ABSENT, Kind, Move, State
-
-UNREAD: Final = -1
-"""What is written and wanted nowhere: nothing can tell such values apart."""
+from raft.testing.ordering import ABSENT, UNREAD, Kind, Move, State
 
 UNREACHABLE: Final = -2
 """A state that there never is: what needs it has no explanation."""

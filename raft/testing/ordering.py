@@ -15,29 +15,35 @@ facts keep the search small, each a theorem about orders and none a guess:
 1. What changes nothing and fits the state may stand here at once: any order with it later is an
    order with it here. So reads are never a choice.
 2. A blind write hides other blind writes that are open: they may stand right before it, where
-   nobody sees them. So they are owed no longer, but stay available.
+   nobody sees them. So they are owed no longer, but stay available. The same holds for one that
+   writes what is there already.
 3. What need not happen is only put in order where something that is open wants the state that
    it leaves: else it could be left out.
 4. Of equal operations, the one that is owed first goes first.
 5. A position with more available and the same owed is at least as good. So it is enough to
    remember the best ones.
+6. Values that nothing can look for any more are all alike.
+7. What somebody is still to find must not be lost: a value that is read later is either the state,
+   or there is somebody left to write it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from enum import Enum
-from typing import Final
-
-from attrs import frozen
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple
 
 State = Hashable
 
 ABSENT: Final = 0
-"""The state that a `Clear` leaves, and in which it is impossible."""
+"""The state that a CLEAR leaves, and in which it is impossible."""
+
+UNREAD: Final = -1
+"""The state that nothing looks for."""
 
 
-class Kind(Enum):
+class Kind(IntEnum):
     """How a move depends on the state, and changes it."""
 
     READ = 1
@@ -62,9 +68,10 @@ class Kind(Enum):
     """Possible where `step` says so; changes nothing."""
 
 
-@frozen
-class Move:
+class Move(NamedTuple):
     """What an operation that took part requires of the state, and makes of it.
+
+    A tuple, as there may be a million of them.
 
     Attributes:
         kind: which of the fields below count.
@@ -121,6 +128,12 @@ class Search:
             for opened in self._opened
         ]
         self._wanted_next = self._next_wants()
+        self._looked_for: dict[State, float] = {}
+        self._needed_until: dict[State, int] = {}
+        self._written_until: dict[State, int] = {}
+        self._has_general = any(each.kind >= Kind.GENERAL for each in moves)
+        if not self._has_general:
+            self._look_ahead()
         # What is open at the return `_at`: the move in each slot, and where moves of each kind
         # stand, as bit sets, by the state that they need or leave.
         self._at = -1
@@ -129,13 +142,32 @@ class Search:
         self._unless: dict[State, int] = {}
         self._writers: dict[State, int] = {}
         self._needing: dict[State, int] = {}
-        self._of_kind: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        self._swaps_to: dict[State, int] = {}
+        self._of_kind = [0] * (max(Kind) + 1)
         self._seen: dict[tuple[int, State, int], list[int]] = {}
         self._stack: list[Position] = []
         self.steps_taken = self.furthest = 0
         if self._returns:
             self._stack.append((0, initial, self._new[0], self._new_owed[0]))
         self._is_found = not self._returns
+
+    def _look_ahead(self) -> None:
+        """Note of each state how long it is looked for, and who is still to need or write it."""
+        ends = {number: index for index, number in enumerate(self._returns)}
+        looked_for, needed, written = self._looked_for, self._needed_until, self._written_until
+        for index, opened in enumerate(self._opened):
+            for number in opened:
+                move = self._moves[number]
+                kind = move.kind
+                if kind in (Kind.READ, Kind.SWAP, Kind.UNLESS):
+                    end = ends.get(number, math.inf)
+                    if end > looked_for.get(move.need, -1):
+                        looked_for[move.need] = end
+                    # Turns go up, so the last one stays.
+                    if kind is not Kind.UNLESS and move.return_ns is not None:
+                        needed[move.need] = index
+                if kind in (Kind.WRITE, Kind.SWAP, Kind.CLEAR):
+                    written[ABSENT if kind is Kind.CLEAR else move.to] = index
 
     def _arrange(self) -> None:
         """Lay calls and returns out in time, and give each move a slot.
@@ -193,20 +225,14 @@ class Search:
         kind = move.kind
         self._of_kind[kind] ^= bit
         if kind is Kind.READ:
-            table, state = self._readers, move.need
+            _flip(self._readers, move.need, bit)
         elif kind is Kind.WRITE:
-            table, state = self._writers, move.to
+            _flip(self._writers, move.to, bit)
         elif kind is Kind.SWAP:
-            table, state = self._needing, move.need
+            _flip(self._needing, move.need, bit)
+            _flip(self._swaps_to, move.to, bit)
         elif kind is Kind.UNLESS:
-            table, state = self._unless, move.need
-        else:
-            return
-        left = table.get(state, 0) ^ bit
-        if left:
-            table[state] = left
-        else:
-            del table[state]
+            _flip(self._unless, move.need, bit)
 
     def _move_to(self, index: int) -> None:
         """Open what is open at return `index`, and nothing else."""
@@ -231,6 +257,8 @@ class Search:
     def run(self, steps: int) -> Outcome:
         """Search on for at most so many steps; OPEN if that was not enough."""
         stack, last = self._stack, len(self._returns)
+        # A general move may look for any state (fact 6 says nothing then).
+        always = math.inf if self._has_general else -1
         self.steps_taken = 0
         while stack and not self._is_found:
             if self.steps_taken >= steps:
@@ -244,10 +272,13 @@ class Search:
                     break
             if index != self._at:
                 self._move_to(index)
-            fitting = self._fitting(state, owed) if owed else 0
-            if fitting:
+            if state != ABSENT and self._looked_for.get(state, always) < index:
+                state = UNREAD
+            if owed:
+                fitting = self._fitting(state, owed)
                 available ^= fitting
-                owed ^= fitting
+                # A write of the state itself may have taken effect here, or may later.
+                owed &= ~(fitting | self._writers.get(state, 0))
             if stack and self._is_no_better(index, state, available, owed):
                 continue
             bit = self._bits[self._returns[index]]
@@ -300,29 +331,52 @@ class Search:
         sooner: list[Position] = []
         for other in self._useful(bit, state, available, owed):
             after = self._after(other, state)
-            if after is not None:
-                left = self._still_owed(other, owed)
-                position = (index, after, available ^ other, left)
-                if self._moves[self._in_slot[other]].rank < rank:
-                    sooner.append(position)
-                else:
-                    self._stack.append(position)
-        self._place_or_pass(index, bit, state, available, owed)
+            left = available ^ other
+            if after is None or (after != state and self._is_lost(state, left, owed & ~other)):
+                continue
+            position = (index, after, left, self._still_owed(other, owed))
+            if self._moves[self._in_slot[other]].rank < rank:
+                sooner.append(position)
+            else:
+                self._stack.append(position)
+        self._place_or_pass(index, bit, state, available ^ bit, owed)
         self._stack += sooner
 
-    def _place_or_pass(self, index: int, bit: int, state: State, available: int, owed: int) -> None:
+    def _place_or_pass(self, index: int, bit: int, state: State, left: int, owed: int) -> None:
         """Push what follows where the move that returns stands here, or is hidden already."""
         after = self._after(bit, state)
-        if owed & bit:
-            if after is not None:
-                self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
-        elif after is not None and self._wanted_next[index] == after:
-            self._pass(index, state, available ^ bit, owed)
-            self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
-        else:
-            if after is not None:
-                self._pass(index, after, available ^ bit, self._still_owed(bit, owed))
-            self._pass(index, state, available ^ bit, owed)
+        if after is not None and after != state and self._is_lost(state, left, owed & ~bit):
+            after = None
+        if not owed & bit and not self._is_lost(self._moves[self._in_slot[bit]].to, left, owed):
+            # The one pushed last leaves the state that is needed next.
+            if after is not None and self._wanted_next[self._at] == after:
+                self._pass(index, state, left, owed)
+            else:
+                if after is not None:
+                    self._pass(index, after, left, self._still_owed(bit, owed))
+                self._pass(index, state, left, owed)
+                return
+        if after is not None:
+            self._pass(index, after, left, self._still_owed(bit, owed))
+
+    def _is_lost(self, state: State, available: int, owed: int) -> bool:
+        """Say whether a state is needed later and nobody is left to write it (fact 7).
+
+        Only for a state that is not the state.
+        """
+        if self._has_general or (
+            self._needed_until.get(state, -1) <= self._at
+            and not self._readers.get(state, 0) & owed
+            and not self._needing.get(state, 0) & owed
+        ):
+            return False
+        if state == ABSENT and self._of_kind[Kind.CLEAR] & available:
+            return False
+        return (
+            self._written_until.get(state, -1) <= self._at
+            and not self._writers.get(state, 0) & available
+            and not self._swaps_to.get(state, 0) & available
+        )
 
     def _after(self, bit: int, state: State) -> State | None:
         """Return the state after the move in a slot; None if it is impossible here."""
@@ -365,21 +419,23 @@ class Search:
         found: list[int] = []
         writes = of_kind[Kind.WRITE] & others
         if writes:
+            # To write what is there already is of use only where it hides another write.
+            skipped = () if writes & owed else (state,)
             if any_other:
-                found += self._first_of_each(writes, state, owed)
+                found += self._first_of_each(writes, skipped, owed)
             else:
                 for wanted in self._wanted(available, owed):
                     equal = self._writers.get(wanted, 0) & others
-                    if equal and wanted != state:
+                    if equal and wanted not in skipped:
                         found.append(self._first(equal, owed))
         swaps = self._needing.get(state, 0) & others
         if state != ABSENT:
             swaps |= of_kind[Kind.CLEAR] & others
-        for each in self._first_of_each(swaps, state, owed) if swaps else ():
+        for each in self._first_of_each(swaps, (), owed) if swaps else ():
             if each & owed or any_other or self._is_wanted(each, available, owed):
                 found.append(each)
         if general & others:
-            found += self._first_of_each(general & others, None, owed)
+            found += self._first_of_each(general & others, (), owed)
             in_slot, moves = self._in_slot, self._moves
             found.sort(key=lambda each: -moves[in_slot[each]].rank)
         return found
@@ -400,14 +456,14 @@ class Search:
             self._readers.get(after, 0) & owed or self._needing.get(after, 0) & available & ~bit
         )
 
-    def _first_of_each(self, mask: int, state: State, owed: int) -> list[int]:
+    def _first_of_each(self, mask: int, skipped: tuple[State, ...], owed: int) -> list[int]:
         """Return one of each set of equal moves, the one that is owed first (fact 4)."""
         groups: dict[Hashable, int] = {}
         for bit in _bits_of(mask):
             move = self._moves[self._in_slot[bit]]
             if move.kind is Kind.GENERAL:
                 name: Hashable = bit if move.equals is None else (move.equals,)
-            elif move.kind is Kind.WRITE and move.to == state:
+            elif move.kind is Kind.WRITE and move.to in skipped:
                 continue
             else:
                 name = (move.kind, move.need, move.to)
@@ -426,6 +482,14 @@ class Search:
             return float("inf") if return_ns is None else return_ns
 
         return min(_bits_of(mask), key=end)
+
+
+def _flip(table: dict[State, int], state: State, bit: int) -> None:
+    left = table.get(state, 0) ^ bit
+    if left:
+        table[state] = left
+    else:
+        del table[state]
 
 
 def _bits_of(mask: int) -> Iterator[int]:
