@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -202,6 +203,59 @@ def test_an_entry_without_a_version_stops_the_node() -> None:
     for payload in (b"", b"\x91\x00", b"\x05", b"\x92\x05\x05", b"\x91\xa15"):
         with pytest.raises(InvariantViolated, match="no version"):
             Replica(Adder()).apply(encode(1, 1, 0, Kind.VERSION, payload))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_servers_with_any_code_agree_or_have_stopped(seed: int) -> None:
+    """sc-U1: upgraded, downgraded, restarted and sent snapshots at any moment."""
+    chance = random.Random(seed)
+    log = random_log(chance)
+    whole = [(0, 0)]  # of a server that can everything: total and version, by index
+    reference = Replica(Adder())
+    for record in log:
+        reference.apply(record)
+        whole.append((reference.machine.total, reference.versions.active))
+    servers = [Replica(First()), Replica(Second()), Replica(Adder())]
+    for _ in range(60):
+        at = chance.randrange(3)
+        if chance.random() < 0.25:
+            servers[at] = restarted(servers[at], chance.choice(servers), chance)
+        replica = servers[at]
+        end = min(len(log), replica.last_applied + chance.randrange(6))
+        try:
+            replica.apply(b"".join(log[replica.last_applied : end]), deadline=float("inf"))
+        except StateMachineFailed:
+            following = whole[min(replica.last_applied + 1, len(log))][1]
+            assert following > replica.versions.newest
+        state = replica.machine.total, replica.versions.active
+        assert replica.last_applied == 0 or state == whole[replica.last_applied]
+        assert replica.machine.active_version == replica.versions.active
+
+
+def random_log(chance: random.Random) -> list[bytes]:
+    """Return records: mostly commands, some switches, also to versions that are in force."""
+    return [
+        version(index, chance.choice([1, 2, 2, 3]))
+        if chance.random() < 0.1
+        else commands(index, chance.randrange(10))
+        for index in range(1, 61)
+    ]
+
+
+def restarted(old: Replica, other: Replica, chance: random.Random) -> Replica:
+    """Return a server with any code: from the beginning, or from its own or another's snapshot."""
+    code = chance.choice([First, Second, Adder])
+    replica = Replica(code())
+    source = chance.choice([None, old, other])
+    if source is None or not source.last_applied:
+        return replica
+    try:
+        meta, content = copied(source)
+        replica.restore(meta, content)
+    except StateMachineFailed:
+        # The source has stopped, or this code cannot the snapshot's version: it does not start.
+        return Replica(Adder())
+    return replica
 
 
 # Snapshots and what is durable.

@@ -32,7 +32,8 @@ id = "$id"
 cluster = "$cluster"
 # Where the log and the snapshots live; relative to this file. Never shared by two nodes.
 data_directory = "$id-data"
-# What is replicated: "kv", "echo", "stack", or a class of your own, "package.module:ClassName".
+# What is replicated: "kv", "sqlite", "echo", "stack", or a class of your own as
+# "package.module:ClassName".
 machine = "$machine"
 # Whether this node passes writes on to the leader when it does not lead itself.
 # forward = false

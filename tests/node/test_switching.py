@@ -17,6 +17,7 @@ from raft.core.server import Options
 from raft.errors import BadBackup, ConfigurationAbandoned, NotAppended, StateMachineFailed
 from raft.node.bounds import Bounds
 from raft.service import RaftService
+from raft.transport.greeting import Greeting
 from tests.node.ledgers import Ledger1, Ledger2, Ledger3, PlainLedger
 from tests.node.running import Nodes, outcome, until
 
@@ -231,6 +232,25 @@ async def test_a_voter_that_the_leader_was_wrong_about_stops_and_does_not_diverg
     again = nodes.start("c", Ledger2(), options=OPTIONS, **fixed)
     await settled(nodes)
     assert again.replica.digest == leader.replica.digest
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_joins_while_a_switch_is_not_committed_must_be_able_to_it(nodes: Nodes) -> None:
+    """The version that the log is about to switch to counts already; who votes is let in."""
+    started = await founded(nodes, Ledger2(), Ledger1())
+    if (await nodes.leader()) is started[1]:
+        await started[1].transfer_leadership("a")
+    leader = await nodes.leader()
+    nodes.isolate("b")
+    last = leader.shell.server.log.last_index
+    leader.switching._append(2)
+    await until(lambda: leader.shell.server.log.last_index > last)
+    assert leader.replica.versions.active == 1
+    old = Greeting(1, leader.identity.cluster_id, "d", "i-d")
+    assert "can version 1, the cluster needs 2" in str(leader.members.judge(old))
+    assert leader.members.judge(evolve(old, versions=(1, 2))) is None
+    voter = evolve(old, server_id="b", incarnation=started[1].identity.incarnation)
+    assert leader.members.judge(voter) is None
 
 
 @pytest_twisted.ensureDeferred
