@@ -11,17 +11,23 @@ import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from raft.codec import PLAIN
+from raft.codec import PLAIN, Codec
 from raft.errors import (
     BadCommand,
     CommandError,
+    CommandTooLarge,
+    NotAppended,
     NotLeader,
+    Overloaded,
     SessionExpired,
     StaleSequence,
+    Timeout,
 )
+from raft.node.ports import address_of
 from raft.numbering import Numbering, SessionCall
+from raft.service import RaftService
 from raft.storage.records import SessionLimits
-from raft.transport.calls import dial
+from raft.transport.calls import ClientConnection, dial
 from tests.node.running import Nodes, outcome, until
 
 pytestmark = pytest.mark.integration
@@ -99,9 +105,7 @@ def _last_two(node: Any) -> tuple[int, int]:
 async def test_a_client_opens_a_session_and_repeats_a_box(nodes: Nodes) -> None:
     await nodes.found("a")
     leader = await nodes.leader()
-    from twisted.internet import reactor
-
-    client = await dial(reactor, leader.leader_address() or "")
+    client = await _client(leader)
     opened = await client.open_session(b"12345678", 3000)
     assert opened.id[8:] == b"12345678"
     box = [PLAIN.encode(["append", "n", 1])] * 3
@@ -116,3 +120,182 @@ async def test_a_client_opens_a_session_and_repeats_a_box(nodes: Nodes) -> None:
     assert await client.keep_sessions([opened.id], 3000) == [True]
     assert await client.close_sessions([opened.id], 3000) == [True]
     client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_copy_over_another_connection_is_applied_once_and_both_are_told(
+    nodes: Nodes,
+) -> None:
+    """S8."""
+    await nodes.found()
+    leader = await nodes.leader()
+    opened = await leader.open_session()
+    first, second = [await _client(leader) for _ in range(2)]
+    box, call = (
+        [PLAIN.encode(["append", "n", each]) for each in "xyz"],
+        SessionCall(opened.id, 1, 1),
+    )
+    last = leader.shell.server.log.last_index
+    # Nothing is committed while nobody answers the leader.
+    nodes.isolate(leader.id)
+    told = first.write_batch(box, 3000, session=call)
+    await until(lambda: leader.shell.server.log.last_index == last + 3)
+    copies = [
+        second.write_batch(box, 3000, True, session=call),
+        second.write_batch(box[1:], 3000, session=evolve(call, sequence=2)),
+        leader.write(["append", "n", "z"], session=evolve(call, sequence=3)),
+    ]
+    await until(lambda: leader.status()["copies_joined_count"] == 3)
+    nodes.cut.clear()
+    assert await told == [1, 2, 3]
+    assert await copies[0] == [1, 2, 3]
+    assert await copies[1] == [2, 3]
+    assert await copies[2] == 3
+    assert leader.replica.last_applied == last + 3
+    assert await leader.read(["get", "n"]) == ["x", "y", "z"]
+    first.close()
+    second.close()
+
+
+async def _client(node: RaftService) -> ClientConnection:
+    from twisted.internet import reactor
+
+    return await dial(reactor, address_of(node.client_port))
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_change_of_the_leader_a_command_has_its_old_result(nodes: Nodes) -> None:
+    """S7: to any server, until there is an answer."""
+    await nodes.found()
+    leader = await nodes.leader()
+    numbering = Numbering(await leader.open_session())
+    calls = [numbering.next() for _ in range(3)]
+    results = [await leader.write(["append", "n", 1], session=call) for call in calls]
+    await leader.transfer_leadership()
+    heir = await nodes.leader()
+    assert heir is not leader
+    calls.append(numbering.next())
+    again = [heir.write(["append", "n", 1], session=call) for call in calls]
+    assert [await each for each in again] == [*results, 4]
+    assert isinstance(await outcome(leader.write([], session=calls[0])), NotLeader)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_behind_a_refused_box_is_refused_and_sent_again_in_order(
+    nodes: Nodes,
+) -> None:
+    """S9: over one connection, as a client sends it."""
+    await nodes.found("a")
+    leader = await nodes.leader()
+    opened = await leader.open_session()
+    client = await _client(leader)
+    boxes = [[PLAIN.encode(["append", "n", each])] for each in range(1, 5)]
+    calls = [SessionCall(opened.id, number, 1) for number in range(1, 5)]
+    asked = [
+        client.write_batch(box, 0 if call.sequence == 2 else 3000, session=call)
+        for box, call in zip(boxes, calls, strict=True)
+    ]
+    told = [await outcome(each) for each in asked]
+    assert told[0] == [1]
+    assert isinstance(told[1], Timeout)
+    assert not told[1].appended
+    assert [type(each) for each in told[2:]] == [NotAppended, NotAppended]
+    asked = [
+        client.write_batch(box, 3000, session=call) for box, call in zip(boxes, calls, strict=True)
+    ]
+    assert [await each for each in asked] == [[1], [2], [3], [4]]
+    assert await leader.read(["get", "n"]) == [1, 2, 3, 4]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_that_is_refused_by_itself_holds_up_nobody(nodes: Nodes) -> None:
+    """S9: it is answered, so those behind it have their turn."""
+    await nodes.found("a")
+    leader = await nodes.leader()
+    opened = await leader.open_session()
+    client = await _client(leader)
+    leader.desk.codec = Codec(limit_bytes=50)
+    good, bad = PLAIN.encode(["append", "n", 1]), bytes(51)
+    boxes = [[good], [bad], [good, bad], [bad, good], [bad], [good]]
+    sequence, asked = 1, []
+    for box in boxes:
+        call = SessionCall(opened.id, sequence, 1)
+        asked.append(client.write_batch(box, 3000, session=call))
+        sequence += len(box)
+    told = [result for each in asked for result in await each]
+    assert [each for each in told if not isinstance(each, CommandTooLarge)] == [1, 2, 3, 4]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_that_nobody_uses_expires_and_one_that_is_kept_does_not(
+    nodes: Nodes,
+) -> None:
+    """S3."""
+    limits = SessionLimits(timeout_us=400_000)
+    await nodes.found("a", session_limits=limits)
+    leader = await nodes.leader()
+    idle, kept = [await leader.open_session() for _ in range(2)]
+    written: list[object] = []
+
+    def keep() -> bool:
+        if not written:
+            written.append(leader.keep_sessions([kept.id]))
+            written[0].addCallback(lambda _: written.clear())  # type: ignore[attr-defined]
+        return leader.status()["session_expired_count"] == 1
+
+    await until(keep)
+    await until(lambda: not written)
+    assert await leader.write(["append", "n", 1], session=SessionCall(kept.id, 1, 1)) == 1
+    refused = await outcome(leader.write(["append", "n", 1], session=SessionCall(idle.id, 1, 1)))
+    assert isinstance(refused, SessionExpired)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_session_is_opened_where_one_in_use_would_have_to_make_room(
+    nodes: Nodes,
+) -> None:
+    """S3: the one unused for longest makes room, but not a client's every few seconds."""
+    await nodes.found("a", session_limits=SessionLimits(sessions=2))
+    leader = await nodes.leader()
+    told = [leader.open_session() for _ in range(3)]
+    first, second, third = [await outcome(each) for each in told]
+    assert isinstance(third, Overloaded)
+    assert "all 2 sessions" in str(third)
+    assert leader.status()["session_refused_count"] == 1
+    assert await leader.close_sessions([first.id]) == [True]
+    third = await leader.open_session()
+    assert await leader.keep_sessions([first.id, second.id, third.id]) == [False, True, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_unused_for_long_makes_room(nodes: Nodes) -> None:
+    """S3: who expires within the third of its time-out is what nobody keeps."""
+    limits = SessionLimits(timeout_us=900_000, sessions=1)
+    await nodes.found("a", session_limits=limits)
+    leader = await nodes.leader()
+    first = await leader.open_session()
+    assert isinstance(await outcome(leader.open_session()), Overloaded)
+    spared_until = leader.shell.scribe.now_us() + limits.timeout_us // 3
+    await until(lambda: leader.shell.scribe.now_us() > spared_until)
+    second = await leader.open_session()
+    assert await leader.keep_sessions([first.id, second.id]) == [False, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_a_session_is_refused(nodes: Nodes) -> None:
+    await nodes.found("a")
+    leader = await nodes.leader()
+    for asked in (
+        leader.open_session(nonce=b"short"),
+        leader.open_session(timeout=-1),
+        leader.keep_sessions([b"short"]),
+        leader.close_sessions([bytes(16)] * 1001),
+    ):
+        assert isinstance(await outcome(asked), BadCommand)
+    cancelled = leader.open_session()
+    cancelled.cancel()
+    assert isinstance(await outcome(cancelled), NotAppended)
+    assert await leader.keep_sessions([]) == []
+    assert leader.status()["session_count"] == 0

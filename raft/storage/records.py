@@ -190,6 +190,10 @@ def session_id(index: int, nonce: bytes) -> bytes:
     return index.to_bytes(8, "little") + nonce
 
 
+# A session's id is the first two fields of SESSION_HEADER.
+_pack_session = struct.Struct("<16sQQ").pack
+
+
 def session_payloads(
     session: bytes, first_sequence: int, low_mark: int, commands: Sequence[bytes]
 ) -> list[bytes]:
@@ -197,9 +201,8 @@ def session_payloads(
 
     `session` is a `session_id`.
     """
-    pack = struct.Struct("<16sQQ").pack
     return [
-        pack(session, sequence, low_mark) + command
+        _pack_session(session, sequence, low_mark) + command
         for sequence, command in enumerate(commands, start=first_sequence)
     ]
 
