@@ -26,6 +26,7 @@ from raft.client.questions import Questions
 from raft.client.rescue import Rescue
 from raft.client.search import OF_ITSELF, Search
 from raft.client.session import SavedSession, SessionLife
+from raft.client.spread import Spread
 from raft.codec import PLAIN, Codec
 from raft.errors import (
     BadConfiguration,
@@ -78,6 +79,7 @@ class RaftClient(Questions, Rescue):
         sessions: bool = True,
         session: SavedSession | None = None,
         monotonic: bool = False,
+        spread_reads: bool = False,
         chance: random.Random | None = None,
         dial: Dial | None = None,
     ) -> None:
@@ -99,6 +101,8 @@ class RaftClient(Questions, Rescue):
                 it repeats now gets the number, and the answer, that it had then.
             monotonic: let no read see an older state than this client has seen or written,
                 whichever node answers it, and whatever its consistency.
+            spread_reads: let all members answer reads in turn, not the leader alone; those of
+                the consistency `lease` still go to the leader.
             chance: draws the jitter of pauses.
             dial: connects to an address, in place of a real connection.
 
@@ -116,6 +120,7 @@ class RaftClient(Questions, Rescue):
         self._timeout_seconds = checked_setting("timeout_seconds", timeout_seconds)
         self._connect_seconds = checked_setting("connect_timeout_seconds", connect_timeout_seconds)
         self._encode = codec.encode
+        self._chance = chance or random.Random()
         dial = dial or partial(dial_node, reactor, cluster_id=cluster_id)
         self._links = Links(reactor, dial, allow_plaintext, self._timeout_seconds, self._link_lost)
         self._search = Search(
@@ -123,7 +128,7 @@ class RaftClient(Questions, Rescue):
             self._seconds,
             self._links,
             addresses,
-            chance or random.Random(),
+            self._chance,
             self._connect_seconds,
         )
         self._backoff = self._search.backoff
@@ -135,12 +140,11 @@ class RaftClient(Questions, Rescue):
         self._is_seeking = False
         self._tasks: set[Deferred[Any]] = set()
         self._closed: NotAppended | None = None
-        self._probes = Probes(
-            reactor, self._seconds, lambda: self._links.kept, self._connect_seconds
-        )
         self._make_lanes(limit_bytes, sessions, session)
+        self._spread = self._make_spread(limit_bytes, addresses) if spread_reads else None
 
     def _make_lanes(self, limit_bytes: int, sessions: bool, session: SavedSession | None) -> None:
+        self._probes = Probes(self._reactor, self._seconds, self._watched, self._connect_seconds)
         hooks = self._hooks()
         self._reads = ReadLane(limit_bytes, hooks)
         self._life: SessionLife | None = None
@@ -154,6 +158,18 @@ class RaftClient(Questions, Rescue):
             if self._life is None:
                 raise BadConfiguration("session: it goes with sessions=True")
             self._life.resume(session)
+
+    def _make_spread(self, limit_bytes: int, addresses: list[str]) -> Spread:
+        return Spread(
+            self._reactor,
+            self._hooks(),
+            self._links,
+            addresses,
+            self._chance,
+            self._connect_seconds,
+            limit_bytes,
+            self._run,
+        )
 
     # -- Commands and queries ------------------------------------------------------------
 
@@ -203,8 +219,9 @@ class RaftClient(Questions, Rescue):
     ) -> Deferred[Value]:
         """Answer `query` from a state that includes every write that had ended before.
 
-        The leader is asked; it may answer `lease`, `local` and `bounded` (of `max_age` seconds)
-        reads alone, from a state that has applied `min_index`. See `RaftService.read`.
+        The leader is asked, or with `spread_reads` one member after the other; it may answer
+        `lease`, `local` and `bounded` (of `max_age` seconds) reads alone, from a state that has
+        applied `min_index`. See `RaftService.read`.
 
         Raises (as failures):
             Timeout: there was no answer in time.
@@ -242,6 +259,8 @@ class RaftClient(Questions, Rescue):
                 terms = evolve(terms, min_index=max(min_index, self._seen))
         except RaftError as error:
             return fail(error)
+        if self._spread is not None and terms.consistency != "lease":
+            return self._spread.lane.add(payload, seconds, self._spread.wish(terms, indexed))
         plain = terms == PLAIN_TERMS and not indexed and self._seen is None
         return self._reads.add(payload, seconds, None if plain else Wish(terms, indexed))
 
@@ -287,6 +306,8 @@ class RaftClient(Questions, Rescue):
                 task.cancel()
             self._writes.close(self._closed)
             self._reads.close(self._closed)
+            if self._spread is not None:
+                self._spread.close(self._closed)
             self._ended: Deferred[None] = succeed(None)
             if self._life is not None:
                 self._ended = self._life.close(self._links.kept, keep_session)
@@ -337,6 +358,9 @@ class RaftClient(Questions, Rescue):
         self._turn = None
         # What is issued from here on must not slip into a box that is packed already.
         self._writes.open = self._reads.open = None
+        if self._spread is not None:
+            self._spread.lane.open = None
+            self._spread.send()
         link = self._links.kept
         if link is None or not link.usable:
             if self._is_wanted:
@@ -345,8 +369,21 @@ class RaftClient(Questions, Rescue):
             self._writes.send(link)
             self._reads.send(link)
             link.connection.flush()
-            if self._probes.timer is None and self._writes.sent and self._life is not None:
-                self._probes.start()
+        if self._probes.timer is None and self._owes:
+            self._probes.start()
+
+    @property
+    def _owes(self) -> bool:
+        """Whether an answer is owed that is worth looking after its connection."""
+        if self._life is not None and self._writes.sent:
+            return True
+        return self._spread is not None and bool(self._spread.lane.sent)
+
+    def _watched(self) -> list[Link]:
+        links = set(self._spread.links) if self._spread is not None else set()
+        if self._links.kept is not None:
+            links.add(self._links.kept)
+        return list(links)
 
     @property
     def _is_wanted(self) -> bool:
@@ -379,7 +416,7 @@ class RaftClient(Questions, Rescue):
         self._wake()
 
     def _link_lost(self, link: Link) -> None:
-        if self._is_wanted:
+        if self._is_wanted or (self._spread is not None and self._spread.lane.wanted):
             self._wake()
 
     def _seek(self) -> None:

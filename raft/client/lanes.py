@@ -121,19 +121,29 @@ class Lane:
         """Whether anything waits for a connection."""
         return bool(self.returned) or any(batch.requests for batch in self.waiting)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a batch waits."""
+        return bool(self.waiting)
+
     def send(self, link: Link) -> None:
         """Send what waits, as far as `link` is usable and order allows."""
         self._settle()
         while self.waiting and link.usable and not self.returned:
-            batch = self.waiting.popleft()
-            if batch.done or not batch.requests:
-                batch.take()
-                continue
-            now = self._seconds()
-            if now >= batch.deadline:
-                self._time_out(batch, sent=False)
-                continue
+            self.send_next(link)
+
+    def send_next(self, link: Link) -> bool:
+        """Send the first batch that waits, unless it is over; tell whether it was sent."""
+        batch = self.waiting.popleft()
+        now = self._seconds()
+        if batch.done or not batch.requests:
+            batch.take()
+        elif now >= batch.deadline:
+            self._time_out(batch, sent=False)
+        else:
             self._put(link, batch, now)
+            return True
+        return False
 
     def _put(self, link: Link, batch: Batch, now: float) -> None:
         """Send `batch`, whose deadline has not passed, over `link`."""

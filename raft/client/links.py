@@ -123,7 +123,7 @@ class Link:
 class Links:
     """All connections of one client, by address.
 
-    Only the one to the leader stays open without a question on it: see `prune`.
+    Only `kept`, the one to the leader, and those `held` for reads stay open without a question.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Links:
     ) -> None:
         """Dial through `dial`; `lost` is told of each connection that is gone."""
         self.kept: Link | None = None
+        self.held: set[Link] = set()
         self._reactor = reactor
         self._dial = dial
         self._allow_plaintext = allow_plaintext
@@ -179,9 +180,9 @@ class Links:
             return False
 
     def prune(self) -> None:
-        """Close every connection that is idle, but for the one that is kept."""
-        for link in [link for link in self._open if link is not self.kept and not link.busy]:
-            link.connection.close()
+        """Close every connection that is idle, but for those that are kept."""
+        for link in [link for link in self._open if not link.busy]:
+            self._idle(link)
 
     def close(self) -> Deferred[None]:
         """Close all connections; fires when they are gone."""
@@ -203,7 +204,7 @@ class Links:
 
     def _idle(self, link: Link) -> None:
         # The kept one is by far the most frequent.
-        if link is not self.kept and link in self._open:
+        if link is not self.kept and link not in self.held and link in self._open:
             link.connection.close()
 
     def _forget(self, _: object, key: str, link: Link) -> None:
@@ -211,6 +212,7 @@ class Links:
             del self._links[key]
         if self.kept is link:
             self.kept = None
+        self.held.discard(link)
         gone = self._open.pop(link, None)
         self._lost(link)
         if gone is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from raft.client.links import Link
@@ -22,15 +22,15 @@ class Probes:
         self,
         reactor: Any,
         seconds: Callable[[], float],
-        link: Callable[[], Link | None],
+        links: Callable[[], Iterable[Link]],
         answer_seconds: float,
     ) -> None:
-        """Watch what `link` returns; a node answers within `answer_seconds`, or hangs."""
+        """Watch what `links` returns; a node answers within `answer_seconds`, or hangs."""
         self._reactor = reactor
         self._seconds = seconds
-        self._link = link
+        self._links = links
         self._answer_seconds = answer_seconds
-        self._asked: Link | None = None
+        self._asked: set[Link] = set()
         self.timer: Any = None
 
     def start(self) -> None:
@@ -45,18 +45,20 @@ class Probes:
 
     def _look(self) -> None:
         self.timer = None
-        link = self._link()
-        if link is None or not link.busy:
+        busy = [link for link in self._links() if link.busy]
+        if not busy:
             return
         self.start()
-        if link is not self._asked and link.silent_seconds(self._seconds()) >= PROBE_SECONDS:
-            self._asked = link
-            asked = link.call(self._seconds, commands.Leader, self._answer_seconds)
-            asked.addCallbacks(self._alive, self._dead, (), {}, (link,), {})
+        now = self._seconds()
+        for link in busy:
+            if link not in self._asked and link.silent_seconds(now) >= PROBE_SECONDS:
+                self._asked.add(link)
+                asked = link.call(self._seconds, commands.Leader, self._answer_seconds)
+                asked.addCallbacks(self._alive, self._dead, (link,), {}, (link,), {})
 
-    def _alive(self, _: object) -> None:
-        self._asked = None
+    def _alive(self, _: object, link: Link) -> None:
+        self._asked.discard(link)
 
     def _dead(self, _: object, link: Link) -> None:
-        self._asked = None
+        self._asked.discard(link)
         link.give_up("the node does not answer")
