@@ -120,3 +120,23 @@ async def test_a_command_of_a_session_stays_done_after_all_were_killed(
     assert list(again) == list(first)
     await cluster.wait_until_equal()
     assert [rows(cluster, id) for id in cluster.nodes] == [[(1, "once")]] * 3
+    await refuses_to_start_without_its_log(cluster)
+
+
+async def refuses_to_start_without_its_log(cluster: ProcessCluster) -> None:
+    """M9: a database whose log is gone is told what to do, in one line."""
+    node = cluster.node("node1")
+    cluster.kill(node.id)
+    for path in node.data_directory.glob("log-*.wal"):
+        path.unlink()
+    before = len(node.log)
+    node.start()
+
+    async def ended() -> bool:
+        return not node.running
+
+    await cluster.until(ended, 15.0, "node1 does not end", [node])
+    said = node.log[before:]
+    assert node.exit_code == 1
+    assert "let it join again with empty directories" in said
+    assert "Traceback" not in said
