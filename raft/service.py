@@ -169,15 +169,9 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self, directory: DataDirectory) -> None:
-        settings, found = self.settings, directory.identity
-        self.identity = Identity(
-            found.cluster_id,
-            found.server_id,
-            found.incarnation,
-            settings.peer_address,
-            (self.replica.versions.oldest, self.replica.versions.newest),
-        )
-        self.storage = self._make_storage(settings, found.incarnation)
+        settings = self.settings
+        self.identity = self._identity(directory)
+        self.storage = self._make_storage(settings, self.identity.incarnation)
         recovered = self.storage.recover()
         self.replica.open()
         if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
@@ -192,6 +186,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
             contact=lambda sender, term: self.shell.contact(sender, term),
             accept=self.members.judge,
+            exclusion=self.members.exclusion,
             limits=peer_limits(settings, self.codec.limit_bytes),
             chance=rng,
         )
@@ -218,6 +213,18 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.shell.start(settings.id, settings.options, rng, recovered)
         self.members.follow()
         self._bootstrap(recovered)
+
+    def _identity(self, directory: DataDirectory) -> Identity:
+        """Return who this node says it is, from this start of its directory on."""
+        found, versions = directory.identity, self.replica.versions
+        return Identity(
+            found.cluster_id,
+            found.server_id,
+            found.incarnation,
+            self.settings.peer_address,
+            (versions.oldest, versions.newest),
+            directory.begin_life(),
+        )
 
     def _listen(self) -> None:
         settings = self.settings

@@ -29,14 +29,18 @@ PURE_STANDARD_LIBRARY = frozenset(
 # Who may import what of the package, by longest prefix. What is not here may import anything.
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.errors": (),
+    "raft.lives": (),
     "raft.core": ("raft.core", "raft.errors"),
     "raft.interfaces": ("raft.core", "raft.errors", "raft.numbering"),
     "raft.numbering": ("raft.errors",),
     "raft.codec": ("raft.interfaces", "raft.errors"),
-    "raft.storage": ("raft.storage", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
+    "raft.storage": (
+        *("raft.storage", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
+        "raft.lives",
+    ),
     "raft.transport": (
         *("raft.transport", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
-        "raft.numbering",
+        *("raft.numbering", "raft.lives"),
         # Records are the wire's form too: the one room of storage that is no file.
         "raft.storage.records",
     ),
@@ -63,7 +67,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
-        "raft.restoration",
+        *("raft.restoration", "raft.lives"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),

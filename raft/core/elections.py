@@ -55,6 +55,26 @@ def _may_have_promised(server: Server) -> bool:
     return server.now - server.started_at < server.options.election_timeout_seconds
 
 
+def leave_elections(server: Server, index: int) -> None:
+    """Stand for no election: the committed configuration at `index` has no such member [RULES M6].
+
+    It was removed while it was away, and nobody sends it anything that would say so. Whoever
+    lacks a committed entry wins no election, so no cluster needs this one to stand. A leader that
+    is heard knows better: it may have come back since.
+    """
+    own, log = server.configuration, server.log
+    heard = server.now - server.heard_at < server.options.election_timeout_seconds
+    is_newer = index > log.configuration_index or (
+        index == log.configuration_index and server.id not in own.ids
+    )
+    if heard or not log.configuration_index or not is_newer:
+        return
+    server.excluded_index = index
+    if not isinstance(server.state, Leader):
+        server.become_follower(None)
+        reset_timer(server)
+
+
 def judge_deadlines(server: Server) -> None:
     """Campaign where no leader was heard in time."""
     if isinstance(server.state, Leader) or server.now < server.election_deadline:

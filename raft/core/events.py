@@ -70,6 +70,13 @@ class TransferLeadership:
 
 
 @frozen
+class Excluded:
+    """A member says: this server is none of the committed configuration at `index` [RULES M6]."""
+
+    index: int
+
+
+@frozen
 class Bootstrap:
     """Start a new cluster: `configuration` becomes entry 1 of term 1 [RULES M8]."""
 
@@ -149,6 +156,7 @@ Event = (
     | Read
     | CancelReads
     | TransferLeadership
+    | Excluded
     | Bootstrap
     | ChangeConfiguration
     | PinIncarnations

@@ -128,7 +128,7 @@ def hear_leader(server: Server, sender: str, sequence: int) -> Follower:
         )
     server.become_follower(sender)
     server.heard_at = server.now
-    server.failed_elections = 0
+    server.failed_elections = server.excluded_index = 0
     elections.reset_timer(server)
     follower = server.state
     if not isinstance(follower, Follower):

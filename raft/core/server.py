@@ -4,6 +4,8 @@ The rooms beside this one decide (elections, replication, reads, transfer, snaps
 only the verbs here change what the server is: `adopt_term`, `vote_for`, `become_...`,
 `append`, `truncate`, `commit_to`, `send`. What a step does is gathered in a `Turn` and
 leaves as one `Outputs`.
+
+It is one room of a little more than 500 lines, so that every verb stands in one place.
 """
 
 from __future__ import annotations
@@ -103,6 +105,8 @@ class Server:
     """When a leader of the current term was last heard."""
     election_deadline: float = math.inf
     failed_elections: int = 0
+    excluded_index: int = 0
+    """A committed configuration without this server, as a member says; 0 once a leader is heard."""
     last_ticket: int = 0
     saved_ticket: int = 0
     hard_state_ticket: int = 0
@@ -214,8 +218,8 @@ class Server:
         Voters may, and who lost its vote by a configuration that may not be committed: others
         may lack that entry, and can elect nobody against a log that ends with it [D 4.2.2].
         """
-        if self.is_voter:
-            return True
+        if self.excluded_index or self.is_voter:
+            return not self.excluded_index
         configurations = self.log.configurations
         return (
             self.log.configuration_index > self.commit_index
@@ -284,6 +288,8 @@ class Server:
                 reads.cancel(self, event.requests)
             case ev.TransferLeadership():
                 transfer.begin(self, event.target, event.request)
+            case ev.Excluded():
+                elections.leave_elections(self, event.index)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
             case ev.ChangeConfiguration():

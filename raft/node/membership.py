@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define
 from twisted.logger import Logger
 
+from raft.core import elections, membership
 from raft.core import events as ev
-from raft.core import membership
 from raft.core.configuration import Configuration, Member
 from raft.core.roles import Leader
 from raft.core.server import Server
 from raft.errors import BadConfiguration, PeerRefused
+from raft.lives import Lives
 from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
 
@@ -28,10 +29,8 @@ MOST_HEARD = 1024
 """How many servers are remembered that are no members."""
 NAME_BYTES = 255
 
-REMEDY = (
-    "its data directory was wiped, swapped or copied: remove the member and let it join again "
-    "with an empty directory"
-)
+REJOIN = "remove the member and let it join again with an empty directory"
+REMEDY = f"its data directory was wiped, swapped or copied: {REJOIN}"
 
 
 @define(eq=False)
@@ -51,6 +50,9 @@ class Members:
     _beside: frozenset[str] = frozenset()
     """Who is no member and still spoken with."""
     _was_member: bool = False
+    lives: dict[str, tuple[str, Lives]] = Factory(dict)
+    """Server id -> incarnation and lives, as last seen."""
+    _dismissed: tuple[int, frozenset[str]] = (0, _NOBODY)
     _is_told: bool = False
     """Whether the log says that this server was removed."""
     _unpinned: bool = False
@@ -65,13 +67,15 @@ class Members:
                 f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
                 f"not {greeting.incarnation}; {REMEDY}"
             )
-        reason = self.node.switching.objection(greeting)
+        reason = self._went_back(greeting) or self.node.switching.objection(greeting)
         if reason is not None:
             return reason
         if member is None and len(self.heard) >= MOST_HEARD:
             # Whoever can dial could otherwise fill this node's memory with names.
             return None
         self.heard[greeting.server_id] = greeting.incarnation
+        if greeting.lives.count:
+            self.lives[greeting.server_id] = greeting.incarnation, greeting.lives
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
         if greeting.address and member is None:
@@ -79,8 +83,50 @@ class Members:
             # may have joined after the configuration that this node has come to.
             self.strangers[greeting.server_id] = greeting.address
             self._followed = None
+        if greeting.excluded_index:
+            self.node.shell.post(ev.Excluded(greeting.excluded_index))
         self.node.shell.schedule()
         return None
+
+    def _went_back(self, greeting: Greeting) -> str | None:
+        """Return why this cannot be the directory that was seen last, if so [RULES L5, M9]."""
+        incarnation, known = self.lives.get(greeting.server_id, ("", Lives()))
+        if incarnation != greeting.incarnation or greeting.lives.go_on_from(known):
+            return None
+        return (
+            f"server {greeting.server_id!r} was last seen at start {known.count} of its data "
+            f"directory ({known.names[0]}), and this is start {greeting.lives.count} of one that "
+            f"does not know of it: an old copy was put back, or a copy runs twice; {REJOIN}"
+        )
+
+    def exclusion(self, greeting: Greeting) -> int:
+        """Return the index of the committed configuration without that server, or 0 [RULES M6].
+
+        Only who is in touch with a leader says so: who lags may not know of it yet.
+        """
+        server = self.node.shell.server
+        index, committed = server.log.configuration_at(server.commit_index)
+        is_outsider = self._is_outsider(greeting.server_id)
+        knows = is_outsider and elections.heard_leader(server, greeting.server_id)
+        return index if knows and committed.members else 0
+
+    def _is_outsider(self, id: str) -> bool:
+        """Tell whether a server is a member neither of what is committed nor of what may be."""
+        server = self.node.shell.server
+        _, committed = server.log.configuration_at(server.commit_index)
+        return not (
+            committed.member(id)
+            or server.configuration.member(id)
+            or id in server.configuration.ids
+            or id in self._beside
+        )
+
+    def _dismiss(self, server: Server) -> None:
+        """Let those who were removed dial again, and learn of it: they may not have been told."""
+        done = server.told_configuration, self._beside
+        if self._dismissed != done and server.configuration.members:
+            self._dismissed = done
+            self.node.network.dismiss(self._is_outsider, "this server is no member any more")
 
     def follow(self) -> None:
         """At the end of a turn: connect to the members of the latest configuration, pin them."""
@@ -98,8 +144,10 @@ class Members:
             node.network.set_peers(_dialable(members or self.strangers))
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
-        if self._was_member and node.id not in configuration.ids:
+        is_out = self._was_member and node.id not in configuration.ids
+        if is_out or server.excluded_index or self._is_told:
             self._tell_removal()
+        self._dismiss(server)
         if self._unpinned and membership.may_change(server):
             self._pin()
         leader = server.leader_id
@@ -110,6 +158,8 @@ class Members:
     def is_removed(self) -> bool:
         """Whether this server was a member, and is none in what is committed [RULES M6]."""
         server = self.node.shell.server
+        if server.excluded_index:
+            return True
         index, configuration = server.log.configuration_at(server.commit_index)
         if (
             not index

@@ -24,8 +24,10 @@ from attrs import define, evolve, field, frozen
 from twisted.logger import Logger
 
 from raft.errors import BadConfiguration, StorageDamaged
+from raft.lives import Lives
 from raft.storage import survivor
 from raft.storage.files import Files, RealFiles, failure, read_all, replace_file
+from raft.storage.starts import begin_life
 
 _log = Logger(namespace="raft.storage")
 
@@ -177,6 +179,15 @@ class DataDirectory:
         except OSError as error:
             raise failure(self.path, error, "writing the identity") from error
         self.identity = identity
+
+    def begin_life(self) -> Lives:
+        """Note durably that a server starts from here once more; return all its starts. Blocks.
+
+        Raises:
+            StorageDamaged: they are unreadable.
+            StorageFailed, StorageFull: the disk refused.
+        """
+        return begin_life(self._files, self.path)
 
     def release(self) -> None:
         """Let go of the lock. Again: nothing."""

@@ -274,7 +274,9 @@ class ClientConnection(BoxConnection):
         tag = b"%x" % self._count
         answered: Deferred[Any] = Deferred(lambda _: self._drop(tag))
         begins = self.written_bytes + self.queued_bytes
-        timer = self._reactor.callLater(timeout_seconds, self._expire, tag, timeout_seconds)
+        # A deadline may have passed while the caller was busy elsewhere.
+        wait = max(0.0, timeout_seconds)
+        timer = self._reactor.callLater(wait, self._expire, tag, timeout_seconds)
         self._asked[tag] = _Asked(answered, read, changes, begins, timer)
         self.post(pair(b"_ask", tag))
         self.post(body)

@@ -7,6 +7,8 @@ prose. Raft's messages are one way, in both directions, and stand one to one bes
 
 The errors of a question carry `RaftError.code` as AMP's error code, and as description
 a JSON object of the error's facts. Those of single items of a batch ride in its results.
+
+The whole contract stands in one place, in more than 500 lines.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ class Hello(Question):
     The first command on a connection between servers, in the direction of the dial; a client
     may leave it out. `role` is `peer` or `client`. `cluster_id` may be empty on a server that
     belongs to no cluster yet, and on a client that does not care. `target` is the id of the
-    server meant, or empty. `address` is where the speaker can be dialled, or empty. Of a server
-    whose machine has versions, `oldest_machine` and `newest_machine` are those that it can.
+    server meant, or empty. `address` is where the speaker can be dialled, or empty. `lives` are
+    the starts of its data directory. `excluded_index` tells who asked that it was removed.
     """
 
     arguments: ClassVar = [
@@ -91,6 +93,8 @@ class Hello(Question):
         (b"address", _OPTIONAL_UNICODE),
         (b"oldest_machine", _OPTIONAL_INTEGER),
         (b"newest_machine", _OPTIONAL_INTEGER),
+        (b"life_count", _OPTIONAL_INTEGER),
+        (b"lives", _OPTIONAL_UNICODE),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),
@@ -99,6 +103,9 @@ class Hello(Question):
         (b"incarnation", _UNICODE),
         (b"oldest_machine", _OPTIONAL_INTEGER),
         (b"newest_machine", _OPTIONAL_INTEGER),
+        (b"life_count", _OPTIONAL_INTEGER),
+        (b"lives", _OPTIONAL_UNICODE),
+        (b"excluded_index", _OPTIONAL_INTEGER),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import frozen
 
 from raft.errors import PeerRefused
+from raft.lives import KEPT, Lives
 from raft.transport.arguments import describe_error
 from raft.transport.boxes import Box, encode_box
 from raft.transport.commands import PROTOCOL_VERSION
@@ -27,7 +28,8 @@ class Identity:
     """Who this server is; `cluster_id` is empty until it belongs to a cluster.
 
     `address` is where peers dial it: a server that knows no members yet answers there.
-    `versions` are the oldest and the newest version that its machine can.
+    `versions` are the oldest and the newest version that its machine can. `lives` are the starts
+    of its data directory.
     """
 
     cluster_id: str
@@ -35,6 +37,7 @@ class Identity:
     incarnation: str
     address: str = ""
     versions: tuple[int, int] = (1, 1)
+    lives: Lives = Lives()
 
 
 @frozen
@@ -43,7 +46,8 @@ class Greeting:
 
     `role` is `peer` or `client`. `target` is whom it meant to reach, or empty. `address` is
     where it can be dialled, or empty. `versions` are the oldest and the newest version that its
-    machine can.
+    machine can. `lives` are the starts of its data directory. `excluded_index` is that of a
+    committed configuration of which the other side is no member, in the answer to it; else 0.
     """
 
     version: int
@@ -54,6 +58,8 @@ class Greeting:
     target: str = ""
     address: str = ""
     versions: tuple[int, int] = (1, 1)
+    lives: Lives = Lives()
+    excluded_index: int = 0
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -67,13 +73,17 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
             (b"target", target.encode()),
             (b"address", identity.address.encode()),
             *_versions(identity),
+            *_lives(identity),
         ]
     )
 
 
-def encode_answer(identity: Identity, ask: bytes) -> bytes:
+def encode_answer(identity: Identity, ask: bytes, excluded_index: int = 0) -> bytes:
     """Return the box that answers a `Hello` asked under the tag `ask`."""
-    return encode_box([(b"_answer", ask), *_names(identity), *_versions(identity)])
+    pairs = [(b"_answer", ask), *_names(identity), *_versions(identity), *_lives(identity)]
+    if excluded_index:
+        pairs.append((b"excluded_index", b"%d" % excluded_index))
+    return encode_box(pairs)
 
 
 def encode_refusal(reason: str, ask: bytes) -> bytes:
@@ -104,6 +114,14 @@ def _versions(identity: Identity) -> list[tuple[bytes, bytes]]:
     return [(b"oldest_machine", b"%d" % oldest), (b"newest_machine", b"%d" % newest)]
 
 
+def _lives(identity: Identity) -> list[tuple[bytes, bytes]]:
+    """Return what is said of the starts of the directory: nothing where they are not known."""
+    lives = identity.lives
+    if not lives.count:
+        return []
+    return [(b"life_count", b"%d" % lives.count), (b"lives", " ".join(lives.names).encode())]
+
+
 def read_greeting(box: Box) -> Greeting:
     """Return the greeting in a `Hello` or in the answer to one.
 
@@ -124,7 +142,18 @@ def read_greeting(box: Box) -> Greeting:
         _text(box, b"target") if b"target" in box else "",
         _text(box, b"address", ADDRESS_BYTES) if b"address" in box else "",
         versions,
+        _read_lives(box),
+        _number(box, b"excluded_index") if b"excluded_index" in box else 0,
     )
+
+
+def _read_lives(box: Box) -> Lives:
+    if b"life_count" not in box:
+        return Lives()
+    lives = Lives(_number(box, b"life_count"), tuple(_text(box, b"lives").split(" ")))
+    if not 0 < len(lives.names) <= min(KEPT, lives.count):
+        raise BadMessage(f"Hello: {len(lives.names)} names for {lives.count} lives")
+    return lives
 
 
 def _number(box: Box, key: bytes) -> int:

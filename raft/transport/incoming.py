@@ -82,6 +82,8 @@ class Desk:
 
     identity: Callable[[], Identity]
     judge: Callable[[Greeting], str | None]
+    exclusion: Callable[[Greeting], int]
+    """The index of the configuration without the server that greets; 0 where it is a member."""
     greeted: Callable[[Incoming], object]
     receive: Receive
     contact: Callable[[str, int], object]
@@ -141,6 +143,7 @@ class Incoming(BoxConnection):
         self.sender = greeting.server_id
         self.parser.limit_bytes = BOX_BYTES
         self.parser.limit_keys = BOX_KEYS
-        self.post(encode_answer(self._desk.identity(), ask))
+        excluded_index = self._desk.exclusion(greeting)
+        self.post(encode_answer(self._desk.identity(), ask, excluded_index))
         self.flush()
         self._desk.greeted(self)

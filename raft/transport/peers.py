@@ -84,6 +84,7 @@ class PeerNetwork:
         accept: Callable[[Greeting], str | None] = lambda _greeting: None,
         limits: PeerLimits | None = None,
         chance: random.Random | None = None,
+        exclusion: Callable[[Greeting], int] = lambda _greeting: 0,
     ) -> None:
         """Connect to nobody yet.
 
@@ -99,6 +100,8 @@ class PeerNetwork:
                 still arriving: it counts as hearing that leader.
             accept: asked about each greeting, of both directions, that is otherwise right;
                 a text refuses it.
+            exclusion: asked about each greeting that is let in: the index of the committed
+                configuration of which that server is no member, or 0. It is told so.
             limits: the bounds.
             chance: draws the jitter of reconnections.
         """
@@ -120,6 +123,7 @@ class PeerNetwork:
         self._desk = Desk(
             identity=lambda: self.identity,
             judge=accept,
+            exclusion=exclusion,
             greeted=self._greeted,
             receive=receive,
             contact=contact,
@@ -316,6 +320,12 @@ class PeerNetwork:
             if connection.sender == sender:
                 self.counters.malformed += 1
                 connection.abandon(reason)
+
+    def dismiss(self, is_outsider: Callable[[str], bool], reason: str) -> None:
+        """Close what outsiders send over: when they dial again, they are told where they stand."""
+        for connection in list(self._incoming):
+            if connection.is_greeted and is_outsider(connection.sender):
+                connection.finish(reason)
 
     # -- Time and end ----------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ import shutil
 import pytest
 import pytest_twisted
 
+from raft.errors import RaftError
 from raft.testing.processes import ProcessCluster
 from tests.integration.load import (
     Connect,
     Load,
     all_are_known,
+    newcomer,
     raft,
     terminate,
     wait_for_log,
@@ -24,7 +26,9 @@ from tests.integration.load import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
 
-REMEDY = "remove the member and let it join again with an empty directory"
+REJOIN = "remove the member and let it join again with an empty directory"
+
+SEVERAL_ELECTIONS_SECONDS = 2.5
 
 
 async def followers(cluster: ProcessCluster) -> list[str]:
@@ -48,7 +52,7 @@ async def test_a_wiped_node_is_refused_and_joins_again(
     shutil.rmtree(node.data_directory)
     start = len(node.log)
     node.start()
-    await wait_for_log(cluster, wiped, REMEDY, start)
+    await wait_for_log(cluster, wiped, REJOIN, start)
     assert "is leader" not in node.log[start:]
     # What the message says: removed, then let in again with an empty directory.
     to = cluster.node(other).address
@@ -103,4 +107,87 @@ async def test_nodes_whose_directories_were_exchanged_do_not_start(
         node.start()
     await cluster.wait_for_leader()
     await load.progress()
+    await load.settle()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_directory_from_an_old_copy_neither_votes_nor_counts(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """L5, M9: it lost what it had acknowledged; those who saw it later do not let it in."""
+    await all_are_known(cluster)
+    load = Load.on(cluster, connect)
+    await load.progress()
+    old, other = await followers(cluster)
+    leader = next(id for id in cluster.nodes if id not in (old, other))
+    node = cluster.node(old)
+    await terminate(cluster, old)
+    copy = cluster.directory / "copy"
+    shutil.copytree(node.data_directory, copy)
+    await cluster.restart(old)
+    await cluster.until(lambda: has_all(cluster, old), 10.0, "it does not catch up")
+    await load.progress(20)
+    cluster.kill(old)
+    shutil.rmtree(node.data_directory)
+    copy.rename(node.data_directory)
+    start, before = len(node.log), len(cluster.node(other).log)
+    node.start()
+    await wait_for_log(cluster, old, REJOIN, start)
+    await load.progress()
+    # Only its vote could make another leader.
+    cluster.kill(leader)
+    client = connect(cluster)
+    with pytest.raises(RaftError):
+        await client.write(["set", "never", 1], SEVERAL_ELECTIONS_SECONDS)
+    assert "is leader" not in node.log[start:] + cluster.node(other).log[before:]
+    await cluster.restart(leader)
+    await cluster.wait_for_leader()
+    await load.progress()
+    # What the message says to do.
+    to = ("-e", cluster.node(leader).address, "-e", cluster.node(other).address)
+    await raft("member", "remove", old, *to)
+    await terminate(cluster, old)
+    shutil.rmtree(node.data_directory)
+    node.config_path.write_text(without_members(node.config_path.read_text("utf-8")), "utf-8")
+    node.start()
+    await raft("join", "--config", str(node.config_path), "--to", cluster.node(leader).address)
+    await load.progress()
+    await load.settle()
+    assert await client.read(["get", "never"]) in (None, 1)
+
+
+async def has_all(cluster: ProcessCluster, id: str) -> bool:
+    """Tell whether a node has saved all that some other node has applied."""
+    found = await cluster.statuses()
+    own = found.get(id)
+    return own is not None and all(
+        own["saved_index"] >= each["commit_index"]  # type: ignore[operator]
+        for each in found.values()
+        if each
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_copy_beside_the_original_is_recognised(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """M7, M9: two processes with one identity could vote twice; the second is not let in."""
+    await all_are_known(cluster)
+    load = Load.on(cluster, connect)
+    await load.progress()
+    original, _ = await followers(cluster)
+    node = cluster.node(original)
+    await terminate(cluster, original)
+    clone = newcomer(cluster, "clone", like=original)
+    shutil.copytree(node.data_directory, clone.data_directory)
+    text = clone.config_path.read_text("utf-8")
+    clone.config_path.write_text(text.replace('id = "clone"', f'id = "{original}"'), "utf-8")
+    await cluster.restart(original)
+    await cluster.until(lambda: has_all(cluster, original), 10.0, "it does not catch up")
+    clone.start()
+    await wait_for_log(cluster, "clone", REJOIN)
+    await load.progress()
+    assert "is leader" not in clone.log
+    clone.destroy()
+    del cluster.nodes["clone"]
     await load.settle()

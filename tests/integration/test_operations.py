@@ -11,7 +11,7 @@ import pytest_twisted
 
 from raft.errors import NotApplied, OutcomeUnknown, Timeout
 from raft.testing.processes import ProcessCluster
-from tests.integration.load import Connect, Load, newcomer, raft, terminate
+from tests.integration.load import Connect, Load, newcomer, raft, terminate, wait_for_log
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
 
@@ -81,7 +81,7 @@ async def test_without_a_majority_every_call_is_refused_and_nothing_is_lost(
 async def test_a_dead_node_is_replaced_under_load(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """M3, M5: the newcomer has everything before it votes."""
+    """M3, M5, M6: the newcomer has everything before it votes; who returns is told."""
     load = Load.on(cluster, connect)
     await load.progress()
     leader = await cluster.wait_for_leader()
@@ -96,5 +96,15 @@ async def test_a_dead_node_is_replaced_under_load(
     listed: Any = json.loads(await raft("member", "list", "--json", "-e", fresh.address))
     assert {member["id"] for member in listed["members"]} == {leader, other, "node4"}
     await load.progress()
+    # The dead one comes back, and learns from those it dials that it is out.
+    start = len(cluster.node(dead).log)
+    status = await cluster.restart(dead)
+    await wait_for_log(cluster, dead, "was removed from the cluster", start)
+    term = status["term"]
+    status = await cluster.restart(dead)
+    await wait_for_log(cluster, dead, "was removed from the cluster", start)
+    status = await cluster.status(dead, 2.0) or {}
+    assert (status["removed"], status["role"], status["term"]) == (True, "follower", term)
+    cluster.kill(dead)
     del cluster.nodes[dead]
     await load.settle()

@@ -360,3 +360,53 @@ async def test_cancelling_forgets_the_caller_and_a_stop_leaves_the_outcome_open(
     waiting = outcome(added)
     await leader.stopService()
     assert isinstance(await waiting, OutcomeUnknown)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_was_removed_while_it_was_away_learns_so_when_it_returns(nodes: Nodes) -> None:
+    """M6: nobody sends it entries any more; whom it dials tells it (sc-M5)."""
+    await nodes.found()
+    leader = await nodes.leader()
+    away = nodes.others(leader)[0]
+    fixed = nodes.fixed(away)
+    await away.stopService()
+    await leader.remove(away.id)
+    again = nodes.start(away.id, **fixed)
+    await until(lambda: again.status()["removed"])
+    assert not again.shell.server.may_campaign
+    term = leader.shell.server.current_term
+    assert again.shell.server.leader_id is None
+    await leader.write(["set", "k", 1])
+    assert leader.shell.server.current_term == term
+    # It comes back in the same directory, and the leader that it hears knows better.
+    await leader.add(nodes.member(again))
+    await until(lambda: not again.status()["removed"])
+    assert again.shell.server.is_voter
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removed_server_knows_it_after_compaction_and_a_restart(nodes: Nodes) -> None:
+    """M6: its own log no longer tells that it was ever a member."""
+    await nodes.found()
+    leader = await nodes.leader()
+    out = nodes.others(leader)[0]
+    await leader.remove(out.id)
+    await until(lambda: out.status()["removed"])
+    await out.take_snapshot()
+    fixed = nodes.fixed(out)
+    await out.stopService()
+    again = nodes.start(out.id, **fixed)
+    await until(lambda: again.status()["removed"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_could_not_be_told_and_stayed_connected_dials_again(nodes: Nodes) -> None:
+    """M6: a process that was paused for long finds its connections closed, and asks anew."""
+    await nodes.found(options=IMPATIENT)
+    leader = await nodes.leader()
+    deaf, other = nodes.others(leader)
+    nodes.cut |= {(leader.id, deaf.id), (other.id, deaf.id)}
+    await leader.remove(deaf.id)
+    # It asks for votes meanwhile, and is not heard; when its time is over, nobody tells it.
+    await until(lambda: deaf.id not in leader.shell.server.state.progress)  # type: ignore[union-attr]
+    await until(lambda: deaf.status()["removed"])

@@ -555,6 +555,9 @@ async def test_a_time_out_leaves_nothing_behind(place: Any, monkeypatch: Any) ->
     here.service.held.pop()(pack_results([encode(1)]))
     here.service.held = None
     assert await client.write_batch([encode(2)], 1000) == [2]
+    # The deadline may have passed before the question is asked.
+    with pytest.raises(errors.Timeout):
+        await client.call(commands.Leader, timeout_seconds=-0.1)
 
 
 @pytest_twisted.ensureDeferred

@@ -14,6 +14,7 @@ from twisted.protocols import amp
 
 from raft.core import messages as m
 from raft.core.configuration import Configuration, Member
+from raft.lives import Lives
 from raft.numbering import SessionCall
 from raft.transport import boxes, commands, incoming, outgoing, wire
 from raft.transport.calls import ClientConnection
@@ -27,6 +28,7 @@ GOLDEN = HERE / "golden_boxes.txt"
 APPEND = m.AppendEntries(3, 7, 2, m.Entries(8), 6, 41)
 IDENTITY = Identity("cluster", "a", "i-a", "tcp:10.0.0.1:7000")
 VERSIONED = evolve(IDENTITY, versions=(2, 3))
+STARTED = evolve(IDENTITY, lives=Lives(17, ("0123abcd", "ef456789")))
 
 SESSION = bytes(range(16))
 
@@ -52,6 +54,8 @@ BOXES = {
     "HelloAnswer": encode_answer(IDENTITY, b"1"),
     "HelloOfVersions": encode_greeting(VERSIONED, "peer", "b", b"1"),
     "HelloAnswerOfVersions": encode_answer(VERSIONED, b"1"),
+    "HelloOfLives": encode_greeting(STARTED, "peer", "b", b"1"),
+    "HelloAnswerToRemoved": encode_answer(STARTED, b"1", 23),
     "PreVote": wire.encode(m.PreVote(4, 10, 3)),
     "PreVoteResult": wire.encode(m.PreVoteResult(4, True)),
     "RequestVote": wire.encode(m.RequestVote(4, 10, 3, True)),

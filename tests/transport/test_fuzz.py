@@ -36,6 +36,7 @@ def connection(received: list[Any]) -> tuple[Incoming, StringTransport]:
     desk = Desk(
         identity=lambda: IDENTITY,
         judge=lambda greeting: None,
+        exclusion=lambda greeting: 0,
         greeted=lambda incoming: None,
         receive=lambda *parts: received.append(parts),
         contact=lambda sender, term: None,

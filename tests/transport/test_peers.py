@@ -15,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from raft.core import messages as m
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration
+from raft.lives import Lives
 from raft.transport import wire
 from raft.transport.boxes import Box, BoxParser, encode_box
 from raft.transport.connection import Counters
@@ -286,6 +287,10 @@ def hello(server_id: str = "x") -> bytes:
         encode_greeting(evolve(IDENTITY, versions=(3, 2)), "peer", "b", b"1"),
         encode_greeting(evolve(IDENTITY, versions=(0, 2)), "peer", "b", b"1"),
         encode_greeting(evolve(IDENTITY, versions=(-1, 2)), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, lives=Lives(1, ("a", "b"))), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, lives=Lives(99, ("a",) * 17)), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, lives=Lives(-1, ("a",))), "peer", "b", b"1"),
+        encode_greeting(evolve(IDENTITY, lives=Lives(2, ("a\nb",))), "peer", "b", b"1"),
         b"\0\0",
         hello() + b"\xff\xff",
         hello() + encode_box([(b"_command", b"Nonsense")]),
