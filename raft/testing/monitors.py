@@ -80,7 +80,8 @@ class Monitors(LogMonitors):
             if type(change) is Quarantined:
                 self.violated("L5", f"{node.id} quarantines {change.peer}, which lost nothing")
             self.abandoned += type(change) is ChangeAbandoned
-        self.leased += sum(each.valid_until != math.inf for each in outputs.confirmed)
+        if outputs.confirmed:
+            self.leased += sum(each.valid_until != math.inf for each in outputs.confirmed)
         if role is Role.LEADER and self.newest_term > term:
             self._replaced(node, term)
         node.role, node.term, node.commit_index = role, term, commit

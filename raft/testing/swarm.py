@@ -67,7 +67,7 @@ class Swarm:
 
     chaos_seconds: float = 30 * TIMEOUT_SECONDS
     steady_seconds: float = 20 * TIMEOUT_SECONDS
-    max_chaos_events: int = 4000
+    max_chaos_events: int = 2800
     """The chaos ends early once the cores have been handed so many events."""
 
     delay_seconds: tuple[float, float] = (0.1 * TICK_SECONDS, TICK_SECONDS)
@@ -226,7 +226,7 @@ def _with_leases(world: Swarm) -> Swarm:
         triggers=(),
         turn_seconds=min(world.turn_seconds, 0.002),
         request_seconds=0.1,
-        chaos_seconds=80 * TIMEOUT_SECONDS,
+        chaos_seconds=60 * TIMEOUT_SECONDS,
     )
 
 
