@@ -163,7 +163,10 @@ class Disk:
 
     hard_state: HardState = field(factory=HardState)
     snapshot: StoredSnapshot | None = None
+    previous: StoredSnapshot | None = None
+    """The snapshot before, for the day when the newest cannot be read; None is the beginning."""
     records: Records = field(factory=Records)
+    """From the previous snapshot on, where the log was not begun anew since [RULES N7]."""
     saved_ticket: int = 0
     queue: deque[Write] = Factory(deque)
 
@@ -191,6 +194,7 @@ class Disk:
         if write.hard_state is not None:
             self.hard_state = write.hard_state
         if write.snapshot is not None:
+            self.previous = self.snapshot if write.keep_log else write.snapshot
             self.snapshot = write.snapshot
             if not write.keep_log:
                 records.restart_after(write.snapshot.index, write.snapshot.term)
@@ -198,11 +202,20 @@ class Disk:
             records.truncate(write.truncate_from)
         if write.entries:
             records.entries.extend(write.entries)
-        if write.compact:
-            records.compact(write.compact)
+        if write.compact and self.previous:
+            records.compact(min(write.compact, self.previous.index))
         if write.ticket:
             self.saved_ticket = write.ticket
         return write
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether the newest snapshot is not the only way to what it covers."""
+        return self.snapshot is not self.previous
+
+    def fall_back(self) -> None:
+        """The newest snapshot proves damaged: the one before, and the log after it, must do."""
+        self.snapshot = self.previous
 
     def crash(self, rng: random.Random) -> list[Write]:
         """Lose power: some prefix of the queue proves durable (returned), the rest is gone."""

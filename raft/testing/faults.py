@@ -211,6 +211,14 @@ class Faults:
             self.network.isolate(node)
         self.timeline.after(self._rng.uniform(0, 4) * TICK_SECONDS, self._flap, node, times - 1)
 
+    def damages_snapshot(self) -> bool:
+        """Tell whether the newest snapshot of a server that restarts cannot be read."""
+        share = self.swarm.damaged_share
+        if not (self.active and share and self._rng.random() < share):
+            return False
+        self.fired["damaged snapshot"] += 1
+        return True
+
     # Delicate moments
 
     def before_send(self, node: ModelNode, outputs: Outputs) -> str | None:

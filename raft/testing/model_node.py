@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define, evolve, field
@@ -56,6 +55,7 @@ from raft.testing.disk import (
     summed_up,
 )
 from raft.testing.machines import DigestMachine, Machine, SessionMachine
+from raft.testing.snapshots import Snapshots
 from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
 from raft.testing.transfers import Transfers
@@ -88,6 +88,7 @@ class ModelNode:
     save_seconds: tuple[float, float] = field(init=False)
     clock: LocalClock = field(init=False)
     transfers: Transfers = field(init=False)
+    snapshots: Snapshots = field(init=False)
 
     up: bool = False
     epoch: int = 0
@@ -118,11 +119,6 @@ class ModelNode:
     _held: deque[Send] = Factory(deque)
     _next_arrival: int = 0
     _arrivals: dict[int, tuple[int, list[Entry]]] = Factory(dict)
-    _snapshots: dict[int, StoredSnapshot] = Factory(dict)
-    """Snapshots that arrived whole, by their last index."""
-    _taking_snapshot: bool = False
-    _snapshot_at: int = 0
-    """The index of the newest snapshot, finished or not."""
     _saving: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -137,13 +133,17 @@ class ModelNode:
         rate = 1.0 + skew * drawn
         self.clock = LocalClock(self.timeline, rate, self._ring)
         self.transfers = Transfers(self, self.rng)
+        self.snapshots = Snapshots(self)
         self.machine = SessionMachine(self) if self.swarm.session_clients else DigestMachine(self)
 
     # Life
 
     def start(self) -> None:
         """Recover from the disk and begin to serve; bootstrap where that is this node's part."""
-        disk, snapshot = self.disk, self.disk.snapshot
+        disk = self.disk
+        if disk.may_fall_back and self.faults.damages_snapshot():
+            disk.fall_back()
+        snapshot = disk.snapshot
         self.up = True
         self._paused = self._turn_due = self._saving = False
         self.records = disk.records.copy()
@@ -164,7 +164,7 @@ class ModelNode:
         )
         self.role, self.term = Role.FOLLOWER, disk.hard_state.current_term
         index = snapshot.index if snapshot else 0
-        self.applied = self.commit_index = self.restored_index = self._snapshot_at = index
+        self.applied = self.commit_index = self.restored_index = self.snapshots.newest_index = index
         self.machine.begin(snapshot)
         self.configured = (
             (snapshot.configuration_index, snapshot.configuration)
@@ -188,10 +188,9 @@ class ModelNode:
         self._inbox.clear()
         self._held.clear()
         self._arrivals.clear()
-        self._snapshots.clear()
+        self.snapshots.clear()
         self.transfers.clear()
         self.clock.stop()
-        self._taking_snapshot = False
         self.waiting_reads.clear()
         self.role = Role.FOLLOWER
         self.workload.crashed(self.id)
@@ -233,7 +232,7 @@ class ModelNode:
             )
             message = evolve(message, entries=entries)
         elif type(message) is InstallSnapshot and isinstance(attachment, StoredSnapshot):
-            self._snapshots[attachment.index] = attachment
+            self.snapshots.arrived[attachment.index] = attachment
         self.hand(Received(sender, message))
         if type(message) is InstallSnapshotResult and message.done and self.up:
             self.transfers.end(sender, message.sequence, ok=True)
@@ -279,9 +278,10 @@ class ModelNode:
         self.monitors.stepping(self, events)
         outputs = self.server.step(events, self.clock.now())
         if outputs.restore is not None:
-            self._restore(outputs)
+            snapshot = self.snapshots.restore(outputs.restore)
+            self.save(outputs.save or Save(0), snapshot, outputs.restore.keep_log)
         elif outputs.save is not None:
-            self._save(outputs.save, None, True)
+            self.save(outputs.save, None, True)
         self.monitors.stepped(self, events, outputs)
         if self._arrivals:
             self._arrivals.clear()
@@ -313,17 +313,17 @@ class ModelNode:
         if first_index > self.records.first:
             self.monitors.compacted(self, first_index - 1)
             self.records.compact(first_index - 1)
-            self._write(Write(compact=first_index - 1))
-        every = self.swarm.snapshot_every
-        if every and self.applied >= self._snapshot_at + every and not self._taking_snapshot:
-            self._take_snapshot()
+            self.write(Write(compact=first_index - 1))
+        if self.swarm.snapshot_every:
+            self.snapshots.take_when_due()
         if self.up:
             self.clock.arm(outputs.next_deadline)
         self.monitors.settled()
 
     # Saves
 
-    def _save(self, save: Save, snapshot: StoredSnapshot | None, keep_log: bool) -> None:
+    def save(self, save: Save, snapshot: StoredSnapshot | None, keep_log: bool) -> None:
+        """Change the log as `save` says, and queue that for the disk."""
         records = self.records
         if save.truncate_from is not None:
             records.truncate(save.truncate_from)
@@ -344,9 +344,10 @@ class ModelNode:
             records.entries.extend(new)
             entries.extend(new)
         changed = save.hard_state, save.truncate_from
-        self._write(Write(save.ticket, snapshot, keep_log, *changed, start, tuple(entries)))
+        self.write(Write(save.ticket, snapshot, keep_log, *changed, start, tuple(entries)))
 
-    def _write(self, write: Write) -> None:
+    def write(self, write: Write) -> None:
+        """Queue a write."""
         self.disk.queue.append(write)
         if not self._saving:
             self._saving = True
@@ -376,7 +377,7 @@ class ModelNode:
         else:
             self._saving = False
         if taken is not None:
-            self._taking_snapshot = False
+            self.snapshots.taking = False
             self.hand(SnapshotSaved(taken, self.swarm.trailing))
         if ticket and self.up:
             self._release(ticket)
@@ -439,48 +440,6 @@ class ModelNode:
             else:
                 self.workload.expired(request)
         self.waiting_reads = waiting
-
-    # Snapshots
-
-    def _take_snapshot(self) -> None:
-        term = self.records.term_at(self.applied)
-        if term is None:
-            return
-        index, configuration = self.configured
-        machine = self.machine
-        snapshot = StoredSnapshot(
-            self.applied, term, configuration, index, machine.digest, machine.applied_time_us
-        )
-        self._taking_snapshot = True
-        self._snapshot_at = self.applied
-        delay = self.rng.uniform(0.0, 0.1)
-        self.timeline.after(delay, self._save_snapshot, self.epoch, snapshot, machine.view())
-
-    def _save_snapshot(
-        self, epoch: int, snapshot: StoredSnapshot, content: Callable[[], tuple[bytes, ...]]
-    ) -> None:
-        if epoch != self.epoch:
-            return
-        if self.server.log.first_index > snapshot.index + 1:
-            # One from the leader overtook it.
-            self._taking_snapshot = False
-            return
-        self._write(Write(snapshot=evolve(snapshot, chunks=content())))
-
-    def _restore(self, outputs: Outputs) -> None:
-        restore, save = outputs.restore, outputs.save
-        if restore is None:
-            return
-        snapshot = self._snapshots.pop(restore.index)
-        self.monitors.restored(self, snapshot, restore)
-        if not restore.keep_log:
-            self.records.restart_after(restore.index, restore.term)
-        self.applied = snapshot.index
-        self.machine.begin(snapshot)
-        self.configured = (snapshot.configuration_index, snapshot.configuration)
-        self.restored_index = self._snapshot_at = snapshot.index
-        self.workload.swallowed(self)
-        self._save(save or Save(0), snapshot, restore.keep_log)
 
     # Clients
 

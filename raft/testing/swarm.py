@@ -90,6 +90,8 @@ class Swarm:
     snapshot_every: int = 0
     """Applied entries between snapshots; 0 for never."""
     trailing: int = 0
+    damaged_share: float = 0.0
+    """How often a server that restarts finds its newest snapshot damaged."""
 
     faults: tuple[str, ...] = ()
     fault_seconds: float = 2 * TIMEOUT_SECONDS
@@ -151,6 +153,7 @@ class Swarm:
             clock_skew=rng.choice((0.0, 0.0, 0.05, 0.2)),
             snapshot_every=rng.choice((0, 0, 5, 50)),
             trailing=rng.choice((0, 5)),
+            damaged_share=random.Random(f"{seed}/damage").choice((0.0, 0.2, 0.6)),
             faults=_some(rng, FAULTS, 0.45),
             fault_seconds=rng.choice((0.5, 1, 2, 4)) * TIMEOUT_SECONDS,
             triggers=_some(rng, TRIGGERS, 0.6),

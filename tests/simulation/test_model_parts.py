@@ -65,6 +65,32 @@ def test_a_received_snapshot_replaces_the_log_unless_it_is_kept() -> None:
         assert disk.holds(1, 99), "what a snapshot covers is held, whatever its term"
 
 
+def test_a_damaged_snapshot_leaves_the_one_before_and_its_log() -> None:
+    """N7: what the previous snapshot needs is kept until a newer one is its successor."""
+    older, newer = (StoredSnapshot(n, 1, Swarm(seed=0).configuration, 1, 7) for n in (1, 2))
+    disk = disk_with(Write(1, entries=ENTRIES), Write(2, snapshot=older), Write(compact=1))
+    for _ in range(3):
+        disk.sync()
+    assert disk.records.first == 1, "there is nothing before the first snapshot but the log"
+    disk.queue.extend((Write(3, snapshot=newer), Write(compact=2)))
+    disk.sync()
+    disk.sync()
+    assert (disk.snapshot, disk.records.first) == (newer, 2)
+    assert disk.may_fall_back
+    disk.fall_back()
+    assert (disk.snapshot, disk.may_fall_back) == (older, False)
+    assert disk.records.between(2, 4) == list(ENTRIES[1:])
+
+
+def test_a_snapshot_that_replaced_the_log_is_the_only_one() -> None:
+    """N6, N7: the log before it is gone, so nothing older leads to what it covers."""
+    snapshot = StoredSnapshot(2, 1, Swarm(seed=0).configuration, 1, 7)
+    disk = disk_with(Write(1, entries=ENTRIES), Write(2, snapshot=snapshot, keep_log=False))
+    disk.sync()
+    disk.sync()
+    assert not disk.may_fall_back
+
+
 def test_compaction_keeps_the_term_before_the_log() -> None:
     """The consistency check needs the term of the entry before the first."""
     records = Records(entries=list(ENTRIES))
