@@ -18,11 +18,12 @@ lead: what an old leader appended may be gone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from attrs import Factory, define
 
-from raft.errors import NotAppended, OutcomeUnknown, RaftError, Timeout
+from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, Timeout
 from raft.node.answers import Answered, Outcome
 from raft.node.parts import Gathering
 
@@ -35,6 +36,10 @@ EARLY_BATCHES: Final = 16
 """How many batches of one session may wait so."""
 EARLY_BYTES: Final = 16 << 20
 """How many bytes may wait so, over all sessions."""
+EARLY_COST_BYTES: Final = 4096
+"""What a batch that waits counts for besides its records: it bounds the number of small ones."""
+PENDING_BATCHES: Final = 2048
+"""How many batches of one session may be on their way; what is done for each looks at others."""
 COPIES: Final = 16
 """How many copies may join one batch."""
 
@@ -91,8 +96,8 @@ class Line:
     session: bytes
     owner: Sequences
     end: int = 0
-    pending: list[tuple[Place, Batch]] = Factory(list)
-    early: list[tuple[Place, Batch]] = Factory(list)
+    pending: dict[Place, Batch] = Factory(dict)
+    early: dict[Place, Batch] = Factory(dict)
 
     def covering(self, place: Place) -> list[tuple[Place, Batch, int, int]]:
         """Return what has the numbers of `place`, all of them, or nothing.
@@ -101,7 +106,7 @@ class Line:
         """
         found: list[tuple[Place, Batch, int, int]] = []
         at = place.first
-        for own, batch in self.pending:
+        for own, batch in self.pending.items():
             if own.whole and own.first <= at < own.end and own.copies < COPIES:
                 upto = min(own.end, place.end)
                 found.append((own, batch, at - own.first, upto - own.first))
@@ -113,17 +118,22 @@ class Line:
     def closed(self, batch: Batch, place: Place) -> None:
         """Forget `batch`; where it was refused, what comes behind it has lost its turn."""
         if place.is_early:
-            self.early.remove((place, batch))
-            self.owner.early_bytes -= batch.size_bytes
+            self.leave_early(place)
         else:
-            at = self.pending.index((place, batch))
-            del self.pending[at]
             if batch.payloads:
                 # It was never appended. What is queued behind it finds that out by this end,
                 # which only falls: those before it may have lost their turn themselves.
-                before = max((own.end for own, _ in self.pending[:at]), default=0)
-                self.end = min(self.end, before)
+                before = takewhile(lambda own: own is not place, self.pending)
+                self.end = min(self.end, max((own.end for own in before), default=0))
+            del self.pending[place]
         self.owner.leave(self)
+
+    def leave_early(self, place: Place) -> Batch:
+        """Let a batch wait no more."""
+        batch = self.early.pop(place)
+        self.owner.early_bytes -= _early_bytes(batch)
+        place.line, place.is_early = None, False
+        return batch
 
 
 @define(eq=False)
@@ -159,8 +169,11 @@ class Sequences:
         if not self._is_next(place, line):
             self._hold(batch, place, line)
             return
+        if len(line.pending) >= PENDING_BATCHES:
+            batch.finish(Overloaded("too many boxes of the session have no answer yet"))
+            return
         place.line = line
-        line.pending.append((place, batch))
+        line.pending[place] = batch
         line.end = max(line.end, place.end)
         self.writes.queue(batch)
         if line.early:
@@ -189,24 +202,21 @@ class Sequences:
 
     def _hold(self, batch: Batch, place: Place, line: Line) -> None:
         """Let a batch wait for the numbers before it, if there is room [RULES S9]."""
-        size_bytes = batch.size_bytes
+        size_bytes = _early_bytes(batch)
         if len(line.early) >= EARLY_BATCHES or self.early_bytes + size_bytes > EARLY_BYTES:
             self.leave(line)
             batch.finish(too_early(place))
             return
         place.line, place.is_early = line, True
-        line.early.append((place, batch))
+        line.early[place] = batch
         self.early_bytes += size_bytes
         self.writes.deadlines.add(min(batch.deadline, self.clock() + EARLY_SECONDS), batch)
 
     def _release(self, line: Line) -> None:
         """Queue those early ones whose turn has come."""
-        for place, batch in sorted(line.early, key=lambda each: each[0].first):
+        for place in sorted(line.early, key=lambda each: each.first):
             if place.is_early and self._is_next(place, line):
-                line.early.remove((place, batch))
-                self.early_bytes -= batch.size_bytes
-                place.line, place.is_early = None, False
-                self.write(place, batch)
+                self.write(place, line.leave_early(place))
 
     def release(self) -> bool:
         """Queue the early ones whose turn has come because others were applied; tell if any."""
@@ -249,10 +259,15 @@ class Sequences:
         lines, self.lines = self.lines, {}
         self.early_bytes = 0
         for line in lines.values():
-            for place, batch in (*line.pending, *line.early):
+            for place in line.pending:
                 place.line = None
-                if place.is_early:
-                    self.writes.answers.put(batch, error)
+            for place, batch in line.early.items():
+                place.line = None
+                self.writes.answers.put(batch, error)
+
+
+def _early_bytes(batch: Batch) -> int:
+    return batch.size_bytes + EARLY_COST_BYTES
 
 
 def too_early(place: Place) -> NotAppended:

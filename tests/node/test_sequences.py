@@ -83,8 +83,8 @@ class Leader:
 
     def covered(self) -> set[int]:
         line = self.sequences.lines.get(SESSION)
-        pending = line.pending if line is not None else []
-        return {n for place, _ in pending if place.whole for n in range(place.first, place.end)}
+        pending = line.pending if line is not None else {}
+        return {n for place in pending if place.whole for n in range(place.first, place.end)}
 
     def turn(self, taken: int) -> None:
         """Expire, propose, append; what comes behind the first `taken` batches is refused."""
@@ -169,14 +169,17 @@ class Leader:
         if line is not None:
             assert line.pending or line.early
             assert len(line.early) <= sequences.EARLY_BATCHES
-            for place, _ in line.early:
+            for place in line.early:
                 self.check_early(place, line)
-        held = sum(batch.size_bytes for _, batch in line.early) if line else 0
+        held = sum(
+            batch.size_bytes + sequences.EARLY_COST_BYTES
+            for batch in (line.early.values() if line else ())
+        )
         assert self.sequences.early_bytes == held
 
     def check_early(self, place: Place, line: Line) -> None:
         """Nobody waits for numbers that are all on their way."""
-        found = {n for own, _ in line.pending for n in range(own.first, own.end)}
+        found = {n for own in line.pending for n in range(own.first, own.end)}
         found |= set(self.kept)
         assert any(each not in found for each in range(place.low_mark, place.first))
 

@@ -195,6 +195,34 @@ def test_what_waits_early_is_bounded() -> None:
     assert all(len(each.answers) == 1 for _, each in told)
 
 
+def test_what_waits_early_is_bounded_over_all_sessions_too() -> None:
+    node, _ = single()
+    most = sequences.EARLY_BYTES // sequences.EARLY_COST_BYTES
+    told = []
+    for number in range(most + 1):
+        # No such sessions are open, and perhaps never will be.
+        batch, each = box(session_id(1_000_000 + number, NONCE), 2)
+        told.append(each)
+        node.shell.write(batch)
+    assert [bool(each.answers) for each in told].count(False) <= most
+    assert node.shell.sequences.early_bytes <= sequences.EARLY_BYTES
+    node.world.run(2 * sequences.EARLY_SECONDS)
+    assert all(type(each.answers[0]) is NotAppended for each in told)
+    assert not node.shell.sequences.early_bytes
+
+
+def test_no_more_boxes_of_a_session_are_on_their_way_than_can_be_looked_through() -> None:
+    node, session = single()
+    told = []
+    for number in range(1, sequences.PENDING_BATCHES + 2):
+        batch, each = box(session, number)
+        told.append(each)
+        node.shell.write(batch)
+    assert [type(each) for each in told[-1].answers] == [Overloaded]
+    node.world.run(2.0, lambda: told[-2].answers)
+    assert all(isinstance(each.answers[0], list) for each in told[:-1])
+
+
 def test_what_is_behind_an_expired_batch_of_its_session_is_not_appended() -> None:
     """S9."""
     node, session = single()
