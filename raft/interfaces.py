@@ -101,6 +101,18 @@ class IGradualStateMachine(IStateMachine):
         """
 
 
+class IPreparingStateMachine(IStateMachine):
+    """A machine some of whose queries need work that is too long for one turn of the reactor."""
+
+    def prepare(query: Value, may_work: bool) -> bool:
+        """Tell whether `query` can be answered at once; if not, do a millisecond of the work.
+
+        Asked before each query. Where it says no, it is asked again in a later turn, between
+        other calls, and so on until the query's time is over. It changes nothing that a query
+        shows. Without `may_work` it only tells: there was enough to be done in this turn.
+        """
+
+
 class IOnDiskStateMachine(IStateMachine):
     """A machine that keeps its own durable state, with the replica's notes beside it [RULES S5].
 

@@ -20,11 +20,17 @@ from raft.errors import BadConfiguration
 from raft.interfaces import (
     IGradualStateMachine,
     IOnDiskStateMachine,
+    IPreparingStateMachine,
     IStateMachine,
     IVersionedStateMachine,
 )
 
-_KINDS: Final = (IGradualStateMachine, IOnDiskStateMachine, IVersionedStateMachine)
+_KINDS: Final = (
+    IGradualStateMachine,
+    IPreparingStateMachine,
+    IOnDiskStateMachine,
+    IVersionedStateMachine,
+)
 _ATTRIBUTES: Final = frozenset({"version", "active_version"})
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -47,7 +47,13 @@ from raft.errors import (
     SessionExpired,
     StateMachineFailed,
 )
-from raft.interfaces import IGradualStateMachine, IOnDiskStateMachine, SnapshotMeta
+from raft.interfaces import (
+    IGradualStateMachine,
+    IOnDiskStateMachine,
+    IPreparingStateMachine,
+    SnapshotMeta,
+    Value,
+)
 from raft.machine import CommandContext, verified_machine
 from raft.outcomes import NOTHING, Outcomes, Result, encoded_error, where
 from raft.restoration import Restoration, Restorations
@@ -158,6 +164,8 @@ class Replica:
         self._notes = (
             Notes(machine, self.sessions) if IOnDiskStateMachine.providedBy(machine) else None
         )
+        is_preparing = IPreparingStateMachine.providedBy(machine)
+        self._prepare = IPreparingStateMachine(machine).prepare if is_preparing else None
         self._machine_name = str(getattr(machine, "machine_name", ""))
         self._machine_version = int(getattr(machine, "machine_version", 0))
         self.restorations = Restorations(self._outcomes)
@@ -502,6 +510,34 @@ class Replica:
             query = self.codec.decode(payload)
         except Refused as error:
             return encoded_error(error)
+        return self._answer(query)
+
+    def answers(self, payloads: Sequence[bytes], may_work: bool = True) -> list[Result] | None:
+        """Answer queries as `query` does, from one state; None where the machine needs a turn more.
+
+        Without `may_work` it does nothing for that: there was enough to be done in this turn.
+        """
+        prepare = self._prepare
+        if prepare is None or self._failure is not None:
+            return [self.query(payload) for payload in payloads]
+        found: list[Result] = []
+        for payload in payloads:
+            try:
+                query = self.codec.decode(payload)
+            except Refused as error:
+                found.append(encoded_error(error))
+                continue
+            try:
+                is_ready = prepare(query, may_work)
+            except Exception:
+                # The query itself will tell what is wrong.
+                is_ready = True
+            if not is_ready:
+                return None
+            found.append(self._answer(query))
+        return found
+
+    def _answer(self, query: Value) -> Result:
         try:
             answer = self.machine.query(query)
         except CommandError as error:

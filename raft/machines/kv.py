@@ -22,8 +22,8 @@ Queries and their answers:
   the bytes keys if it is bytes. `["scan", prefix, limit, after]` is the list of those
   behind the key `after`: the last key of one answer continues it. `limit` is an int from 1
   to 10,000. An answer ends early after 1 MiB: only an empty one says that there is no more.
-  The first scan after a start sorts all keys, which takes about a second for each million;
-  later ones sort in what came since.
+  Keys are put in order for the first scan after a start, some of them in each turn of the
+  node, which goes on meanwhile: about a second for each million. Later ones find them so.
 - `["count"]` is how many keys there are.
 
 All of these can be refused with `CommandError("bad-command")` for an unknown verb or a
@@ -41,7 +41,7 @@ import msgspec
 from zope.interface import implementer
 
 from raft.errors import CommandError
-from raft.interfaces import Context, IGradualStateMachine, Value
+from raft.interfaces import Context, IGradualStateMachine, IPreparingStateMachine, Value
 from raft.machines.overlaid import POUR_KEYS, Overlaid
 from raft.machines.slices import packed, unpacked
 from raft.machines.sorted_keys import Key
@@ -55,7 +55,7 @@ SCAN_BYTES: Final = 1024 * 1024
 _FORMAT = "kv 1"
 
 
-@implementer(IGradualStateMachine)
+@implementer(IGradualStateMachine, IPreparingStateMachine)
 class KeyValueStore:
     """The default machine; the module says what it understands."""
 
@@ -130,6 +130,12 @@ class KeyValueStore:
             if len(found) == limit or size >= SCAN_BYTES:
                 break
         return found
+
+    def prepare(self, query: Value, may_work: bool) -> bool:
+        """Tell whether `query` can be answered at once; before a scan, put keys in order."""
+        if type(query) is list and query and query[0] == "scan":
+            return self._values.prepare(POUR_KEYS if may_work else 0)
+        return True
 
     def snapshot(self) -> Iterator[bytes]:
         """Return the keys and values of this moment in slices; one snapshot at a time."""

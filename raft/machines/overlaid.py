@@ -107,6 +107,10 @@ class Overlaid:
             if value is not None or key in self:
                 yield key, value
 
+    def prepare(self, count: int) -> bool:
+        """Put up to `count` keys in order for `starting`; tell whether all are."""
+        return self._keys.take_in(count) and self._overlay_keys.take_in(count)
+
     def view(self, chunks: Callable[[dict[Key, object]], Iterator[bytes]]) -> View:
         """Open a view: `chunks` of the dict as it is, while it changes.
 
@@ -155,14 +159,13 @@ class Overlaid:
             return
         for _ in range(min(count, len(overlay))):
             key, value = overlay.popitem()
+            self._overlay_keys.popped(key)
             if value is not _DELETED:
                 base[key] = value
             elif key in base:
                 self._keys.discard(key)
                 del base[key]
-        if overlay:
-            self._overlay_keys = SortedKeys(overlay)
-        else:
+        if not overlay:
             self._overlay = None
             self.written = base
 

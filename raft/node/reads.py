@@ -33,6 +33,8 @@ class ReadBatch:
     """Once answered: the last entry that the state had applied."""
     age_seconds: float = 0.0
     """Once answered: for how long that state had not been known to be current."""
+    valid_until: float = math.inf
+    """Once it may be answered: until when, for a lease."""
     reads: Reads | None = None
     """Where it waits and is counted."""
 
@@ -127,12 +129,21 @@ class Reads:
             batches = [batch for batch in waiting if not batch.answered]
             if valid_until == math.inf or clock() < valid_until:
                 found += batches
+                for batch in batches:
+                    batch.valid_until = valid_until
             else:
                 # The lease is over: a quorum is asked, as for any other read [RULES R9].
                 self.queued += batches
         for batch in found:
             batch.index = last_applied
         return found
+
+    def postpone(self, batch: ReadBatch) -> None:
+        """Let a batch that is ready wait for another turn, when it is judged anew."""
+        if batch.terms.is_local:
+            self.local.append(batch)
+        else:
+            self.confirmed.append((batch.index, batch.valid_until, [batch]))
 
     def _ready_locally(
         self, last_applied: int, age_seconds: Callable[[], float]

@@ -555,13 +555,19 @@ class Shell:
         last_applied = replica.last_applied
         if self.writes.replaced:
             self.writes.settle_replaced(last_applied + 1, replica.last_applied_term, self._term_at)
+        is_working = False
         for batch in self.reads.ready(last_applied, self.clock, self.age_seconds):
-            self.answers.put(batch, [replica.query(query) for query in batch.queries])
+            results = replica.answers(batch.queries, not is_working)
+            if results is None:
+                is_working = True
+                self.reads.postpone(batch)
+            else:
+                self.answers.put(batch, results)
         saved = self.server.log.saved_index
         self.cache.evict(min(last_applied, saved) + 1)
         self.snapshots.consider(last_applied)
         released = self.sequences.early_bytes and self.sequences.release()
-        if last_applied + 1 < end or self.reads.queued or released:
+        if last_applied + 1 < end or self.reads.queued or released or is_working:
             self.schedule()
 
     def age_seconds(self) -> float:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from zope.interface import implementer
 
 from raft.core import messages as ms
 from raft.core.server import Options
 from raft.errors import BadCommand, ElectionInProgress, Timeout
-from raft.interfaces import Indexed, ReadTerms
+from raft.interfaces import Indexed, IPreparingStateMachine, ReadTerms
 from raft.node.currency import NOTES, Currency
-from tests.node.world import Node, Outcome, World, cluster, leader_of, others
+from tests.node.world import Journal, Node, Outcome, World, cluster, leader_of, others
 
 HEARTBEAT = Options().heartbeat_seconds
 TIMEOUT = Options().election_timeout_seconds
@@ -267,3 +268,49 @@ def test_many_words_of_a_leader_take_a_bounded_room() -> None:
         currency._note(10**6 + step, 1, float(step))
     assert len(currency._notes) == NOTES
     assert currency._notes[-1] == (10**6 + 3 * NOTES - 1, 1, 3.0 * NOTES - 1)
+
+
+@implementer(IPreparingStateMachine)
+class Unready(Journal):
+    """A journal that needs some turns before it answers `["slow"]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 10
+        self.worked: list[bool] = []
+
+    def prepare(self, query: Any, may_work: bool) -> bool:
+        if query != ["slow"]:
+            return True
+        self.worked.append(may_work)
+        if may_work and self.left:
+            self.left -= 1
+        return not self.left
+
+
+@pytest.mark.parametrize("consistency", ["linearizable", "local"])
+def test_a_query_that_takes_work_waits_for_it_while_others_are_answered(consistency: str) -> None:
+    """R5: it is then answered from the state of that moment, within its time."""
+    machine = Unready()
+    world, wire, _nodes = cluster(1, machine=machine)
+    leader = leader_of(wire)
+    world.run(0.2)
+    later = world.callLater
+    world.callLater = lambda delay, *call, **named: later(  # type: ignore[method-assign]
+        max(delay, 0.0005), *call, **named
+    )
+    slow = [leader.read(["slow"], consistency=consistency) for _ in range(3)]
+    world.run(0.03)
+    assert not slow[0].fired
+    quick = leader.read(None, consistency=consistency)
+    world.run(0.02)
+    assert quick.fired
+    assert not slow[0].fired
+    world.run(1.0, lambda: all(each.fired for each in slow))
+    assert [each.value for each in slow] == [0, 0, 0]
+    # One piece of work in a turn, however many ask.
+    assert machine.worked.count(True) == 10 + 2
+    machine.left = 1 << 30
+    late = leader.read(["slow"], 0.2, consistency=consistency)
+    world.run(0.5)
+    assert isinstance(late.value, Timeout)
