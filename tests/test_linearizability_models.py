@@ -217,5 +217,16 @@ def test_a_write_of_what_is_there_already_hides_another() -> None:
     assert_judged_alike(history, "register")
 
 
+def test_none_in_a_list_is_a_value_like_others() -> None:
+    history = history_of(
+        ("append", 3, None, None, 0, None),
+        ("append", None, None, None, 0, None),
+        ("get", None, None, [None], 2, 6),
+        ("append", 2, None, 2, 7, 8),
+    )
+    assert check(history, MODELS["kv"]).verdict is Verdict.OK
+    assert_judged_alike(history, "kv")
+
+
 def bare(model: Model) -> Model:
     return Model(model.name, model.steps, model.initial, model.reads)

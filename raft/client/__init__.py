@@ -4,7 +4,7 @@
 their order and deadlines; `numbered` is the lane of writes within a session, and `meanings`
 tells what an answer says of a copy that was sent. `session` opens, keeps and ends the session.
 `links` keeps connections, `probes` finds those that hang, `search` and `route` decide whom to
-ask next and when, and `client` joins them behind the public API.
+ask next and when, `recording` writes histories, and `client` joins them behind the public API.
 """
 
 from __future__ import annotations

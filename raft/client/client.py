@@ -23,6 +23,7 @@ from raft.client.lanes import Hooks, Lane, ReadLane, WriteLane
 from raft.client.links import Dial, Link, Links
 from raft.client.probes import Probes
 from raft.client.questions import Questions
+from raft.client.recording import Recording, Target
 from raft.client.rescue import Rescue
 from raft.client.search import OF_ITSELF, Search
 from raft.client.session import SavedSession, SessionLife
@@ -80,6 +81,7 @@ class RaftClient(Questions, Rescue):
         session: SavedSession | None = None,
         monotonic: bool = False,
         spread_reads: bool = False,
+        record: Target | None = None,
         chance: random.Random | None = None,
         dial: Dial | None = None,
     ) -> None:
@@ -103,12 +105,15 @@ class RaftClient(Questions, Rescue):
                 whichever node answers it, and whatever its consistency.
             spread_reads: let all members answer reads in turn, not the leader alone; those of
                 the consistency `lease` still go to the leader.
+            record: write what is asked of the key-value store, and what is answered, into this
+                file, for `raft check`: a path, or a text file that is open.
             chance: draws the jitter of pauses.
             dial: connects to an address, in place of a real connection.
 
         Raises:
             BadConfiguration: an address is none, or is refused without `allow_plaintext`; or
                 a number is not positive; or `session` is given without `sessions`.
+            OSError: the file of `record` cannot be opened.
         """
         addresses = checked_addresses(endpoints, allow_plaintext)
         if reactor is None:
@@ -124,12 +129,7 @@ class RaftClient(Questions, Rescue):
         dial = dial or partial(dial_node, reactor, cluster_id=cluster_id)
         self._links = Links(reactor, dial, allow_plaintext, self._timeout_seconds, self._link_lost)
         self._search = Search(
-            reactor,
-            self._seconds,
-            self._links,
-            addresses,
-            self._chance,
-            self._connect_seconds,
+            reactor, self._seconds, self._links, addresses, self._chance, self._connect_seconds
         )
         self._backoff = self._search.backoff
         self._numbers = count()
@@ -142,6 +142,7 @@ class RaftClient(Questions, Rescue):
         self._closed: NotAppended | None = None
         self._make_lanes(limit_bytes, sessions, session)
         self._spread = self._make_spread(limit_bytes, addresses) if spread_reads else None
+        self._recording = None if record is None else Recording(record)
 
     def _make_lanes(self, limit_bytes: int, sessions: bool, session: SavedSession | None) -> None:
         self._probes = Probes(self._reactor, self._seconds, self._watched, self._connect_seconds)
@@ -206,7 +207,8 @@ class RaftClient(Questions, Rescue):
             seconds = self._timeout_seconds if timeout is None else checked_timeout(timeout)
         except RaftError as error:
             return fail(error)
-        return self._writes.add(payload, seconds, wish)
+        answer = self._writes.add(payload, seconds, wish)
+        return answer if self._recording is None else self._recording.command(command, answer)
 
     def read(
         self,
@@ -259,10 +261,15 @@ class RaftClient(Questions, Rescue):
                 terms = evolve(terms, min_index=max(min_index, self._seen))
         except RaftError as error:
             return fail(error)
+        answer: Deferred[Any]
         if self._spread is not None and terms.consistency != "lease":
-            return self._spread.lane.add(payload, seconds, self._spread.wish(terms, indexed))
-        plain = terms == PLAIN_TERMS and not indexed and self._seen is None
-        return self._reads.add(payload, seconds, None if plain else Wish(terms, indexed))
+            answer = self._spread.lane.add(payload, seconds, self._spread.wish(terms, indexed))
+        else:
+            plain = terms == PLAIN_TERMS and not indexed and self._seen is None
+            answer = self._reads.add(payload, seconds, None if plain else Wish(terms, indexed))
+        if self._recording is None:
+            return answer
+        return self._recording.query(query, answer, consistency)
 
     # -- Sessions ------------------------------------------------------------------------
 
@@ -308,6 +315,8 @@ class RaftClient(Questions, Rescue):
             self._reads.close(self._closed)
             if self._spread is not None:
                 self._spread.close(self._closed)
+            if self._recording is not None:
+                self._recording.close()
             self._ended: Deferred[None] = succeed(None)
             if self._life is not None:
                 self._ended = self._life.close(self._links.kept, keep_session)

@@ -24,7 +24,7 @@ DEPTH: Final = 100
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 60
 _TAKEN = ("client", "op", "key", "call", "return")
-_OPTIONAL = ("value", "expected", "output", "ok")
+_OPTIONAL = ("value", "expected", "output", "ok", "id")
 
 
 class BadHistory(ValueError):
@@ -77,6 +77,7 @@ class _Line(msgspec.Struct, rename={"call_ns": "call", "return_ns": "return"}, g
     expected: Any = msgspec.UNSET
     output: Any = msgspec.UNSET
     ok: bool | msgspec.UnsetType | None = msgspec.UNSET
+    id: int | msgspec.UnsetType = msgspec.UNSET
 
 
 _DECODER = msgspec.json.Decoder(_Line)
@@ -100,6 +101,7 @@ def read_history(file: IO[bytes], name: str, ops: Collection[str]) -> list[Opera
         reader.add(lines)
     if not reader.operations:
         raise BadHistory(f"{name} holds no operation: give one a line, as JSON")
+    reader.keep_last()
     reader.check_clients()
     return reader.operations
 
@@ -115,6 +117,8 @@ class _Reader:
         self._line = 0
         # The line of each operation: an operation itself has no room for it.
         self._lines = array("Q")
+        # (position, client, id) of what may stand twice: at its beginning, and at its end.
+        self._named: list[tuple[int, str, int]] = []
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Read a chunk of whole lines."""
@@ -139,44 +143,53 @@ class _Reader:
             return None
         if len(read) != len(lines) or b"\\u00" in chunk or _may_repeat(chunk, read):
             return None
-        ops, found = self._ops, []
-        for each in read:
-            ok, end = each.ok, each.return_ns
-            if end is None:
-                ok = None
-            elif ok is msgspec.UNSET:
-                ok = True
-            needs = NEEDS.get(each.op)
-            if (
-                each.op not in ops
-                or needs is None
-                or any(getattr(each, field) is msgspec.UNSET for field in needs.fields)
-                or (ok and end is not None and each.call_ns > end)
-                or (ok and not _is_output(each.output, needs))
-            ):
+        found, named = list[Operation](), list[tuple[int, str, int]]()
+        for line in read:
+            operation = self._understood(line)
+            if operation is None:
                 return None
-            values = (each.value, each.expected, each.output if ok else None)
-            value, expected, output = (None if part is msgspec.UNSET else part for part in values)
-            if _is_nested(value) or _is_nested(expected) or _is_nested(output):
-                try:
-                    value, expected, output = _plain(value), _plain(expected), _plain(output)
-                except ValueError:
-                    return None
-            client = each.client
-            found.append(
-                Operation(
-                    client if type(client) is str else str(client),
-                    each.op,
-                    each.key,
-                    value,
-                    expected,
-                    output,
-                    ok,
-                    each.call_ns,
-                    end if ok is not None else None,
-                )
-            )
+            if line.id is not msgspec.UNSET:
+                named.append((len(self.operations) + len(found), operation.client, line.id))
+            found.append(operation)
+        self._named += named
         return found
+
+    def _understood(self, line: _Line) -> Operation | None:
+        """Return the operation of a line in which nothing can be wrong; else None."""
+        ok, end, unset = line.ok, line.return_ns, msgspec.UNSET
+        if end is None:
+            ok = None
+        elif ok is unset:
+            ok = True
+        needs = NEEDS.get(line.op) if line.op in self._ops else None
+        if (
+            needs is None
+            or (line.value is unset and "value" in needs.fields)
+            or (line.expected is unset and "expected" in needs.fields)
+            or (ok and end is not None and line.call_ns > end)
+            or (ok and not _is_output(line.output, needs))
+        ):
+            return None
+        value = None if line.value is unset else line.value
+        expected = None if line.expected is unset else line.expected
+        output = None if line.output is unset or not ok else line.output
+        if _is_nested(value) or _is_nested(expected) or _is_nested(output):
+            try:
+                value, expected, output = _plain(value), _plain(expected), _plain(output)
+            except ValueError:
+                return None
+        client = line.client if type(line.client) is str else str(line.client)
+        return Operation(
+            client,
+            line.op,
+            line.key,
+            value,
+            expected,
+            output,
+            None if ok is None else bool(ok),
+            line.call_ns,
+            None if ok is None else end,
+        )
 
     # -- Line by line ----------------------------------------------------------------------
 
@@ -197,6 +210,10 @@ class _Reader:
             raise self._wrong("key", key)
         call, end, ok = self._times(fields)
         self._check_fields(op, fields, ok)
+        if "id" in fields:
+            if type(fields["id"]) is not int:
+                raise self._wrong("id", fields["id"])
+            self._named.append((len(self.operations), str(client), fields["id"]))
         return Operation(
             str(client),
             op,
@@ -284,6 +301,16 @@ class _Reader:
 
     # -- All together ----------------------------------------------------------------------
 
+    def keep_last(self) -> None:
+        """Drop what stands again further down, with the same client and id."""
+        if not self._named:
+            return
+        last = {(client, id): position for position, client, id in self._named}
+        dropped = {position for position, client, id in self._named if last[client, id] != position}
+        kept = [each for each in range(len(self.operations)) if each not in dropped]
+        self.operations = [self.operations[each] for each in kept]
+        self._lines = array("Q", [self._lines[each] for each in kept])
+
     def check_clients(self) -> None:
         """Refuse a client that has two operations open at once.
 
@@ -321,6 +348,7 @@ _RIGHT: Final = {
     "key": "write a text, or a whole number",
     "call": "write when it began, in whole nanoseconds",
     "return": "write when it ended, in whole nanoseconds, or null where the outcome is unknown",
+    "id": "write a whole number",
     "ok": "write true (it returned), false (definitely not done) or null (unknown)",
 }
 

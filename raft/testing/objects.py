@@ -143,7 +143,7 @@ def _plan_of_list(operations: Sequence[Operation]) -> Plan:
             moves += [move_of(each, Kind.SWAP, number, place, place + 1) for place in found]
         else:
             step = partial(_lengthened, frozenset(found), len(longest))
-            equals = (each.ok, value if found else None)
+            equals = (each.ok, tuple(found))
             moves.append(move_of(each, Kind.GENERAL, number, step=step, equals=equals))
     return Plan(moves, 0)
 
