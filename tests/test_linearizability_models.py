@@ -228,5 +228,16 @@ def test_none_in_a_list_is_a_value_like_others() -> None:
     assert_judged_alike(history, "kv")
 
 
+def test_true_is_another_value_than_1_and_a_cas_takes_one_for_the_other() -> None:
+    history = history_of(
+        ("put", True, None, None, 0, 1),
+        ("cas", 1, 1, None, 2, None),
+        ("get", None, None, 1, 4, 5),
+    )
+    assert check(history, MODELS["kv"]).verdict is Verdict.OK
+    assert_judged_alike(history, "kv")
+    assert check(history[::2], MODELS["kv"]).verdict is Verdict.ILLEGAL
+
+
 def bare(model: Model) -> Model:
     return Model(model.name, model.steps, model.initial, model.reads)

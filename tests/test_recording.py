@@ -98,8 +98,11 @@ def test_what_runs_at_once_is_done_by_several() -> None:
 def test_a_write_stands_in_the_file_before_it_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     bench = leading(record=path)
-    bench.client.write(["set", "k", 1])
+    written = Outcome(bench.client.write(["set", "k", 1]))
     assert seen(recorded(path.read_text())) == [("put", "k", 1, None, None, None)]
+    bench.client.close()
+    assert isinstance(written.error, errors.NotAppended)
+    assert seen(recorded(path.read_text())) == [("put", "k", 1, None, None, False)]
 
 
 def test_what_is_under_way_when_the_process_dies_is_in_the_history(tmp_path: Path) -> None:

@@ -166,15 +166,29 @@ def _length_read(output: object, longest: tuple[Hashable, ...]) -> int:
 _STORED_NONE: Final = ("None is stored",)
 
 
+def _stored(value: Hashable) -> State:
+    """Return what a value leaves: True and 1 leave two states, though Python finds them equal."""
+    if value is None:
+        return _STORED_NONE
+    return (bool, value) if type(value) is bool else value
+
+
+def _value_in(state: State) -> Hashable:
+    if state is _STORED_NONE:
+        return None
+    if isinstance(state, tuple) and len(state) == 2 and state[0] is bool:
+        return state[1]  # type: ignore[no-any-return]
+    return state
+
+
 def _get(state: State, operation: Judged) -> tuple[bool, State]:
-    value = None if state is _STORED_NONE else state
-    # True is another value than 1, though Python finds them equal.
+    value = _value_in(state)
     is_same = (type(value) is bool) == (type(operation.output) is bool)
     return is_same and operation.output == value, state
 
 
 def _put(state: State, operation: Judged) -> tuple[bool, State]:  # noqa: ARG001
-    return True, _STORED_NONE if operation.value is None else operation.value
+    return True, _stored(operation.value)
 
 
 def _delete(state: State, operation: Judged) -> tuple[bool, State]:
@@ -182,17 +196,17 @@ def _delete(state: State, operation: Judged) -> tuple[bool, State]:
 
 
 def _cas(state: State, operation: Judged) -> tuple[bool, State]:
-    equal = (None if state is _STORED_NONE else state) == operation.expected
+    equal = _value_in(state) == operation.expected
     legal = equal if operation.output is None else operation.output == equal
-    return legal, _put(state, operation)[1] if equal else state
+    return legal, _stored(operation.value) if equal else state
 
 
 def _append(state: State, operation: Judged) -> tuple[bool, State]:
     if state is None or state is _STORED_NONE:
         state = ()
-    if not isinstance(state, tuple):
+    if not isinstance(_value_in(state), tuple):
         return False, state
-    longer = (*state, operation.value)
+    longer = (*state, operation.value)  # type: ignore[misc]
     return operation.output in (None, len(longer)), longer
 
 
