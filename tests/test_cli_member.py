@@ -38,12 +38,14 @@ class Asked:
         self.calls: list[tuple[Any, ...]] = []
         self.endpoints: tuple[str, ...] = ()
         self.error: Exception | None = None
+        self.answers: dict[str, Any] = {}
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
-        async def call(*arguments: Any) -> None:
-            self.calls.append((name, *arguments))
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((name, *arguments, *named.values()))
             if self.error is not None:
                 raise self.error
+            return self.answers.get(name)
 
         return call
 
@@ -87,6 +89,20 @@ def test_each_subcommand_is_one_call(
     assert main.run(("member", *arguments)) == 0
     assert asked.calls == [call]
     assert capsys.readouterr().out.startswith("d ")
+
+
+def test_move_keeps_what_a_member_is(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learner that moves stays one; who moves another configuration moves nothing."""
+    asked.answers["leader"] = ("a", "tcp:127.0.0.1:8001")
+    members = [{"id": "a", "voter": True}, {"id": "d", "voter": False}]
+    asked.answers["status"] = {"members": members, "configuration_index": 7}
+    assert main.run(("member", "move", "d", *ADDRESSES)) == 0
+    assert asked.calls[-1] == ("set_configuration", [{**NEWCOMER, "voter": False}], 60.0, 7)
+    assert capsys.readouterr().out.startswith("d is to be reached at")
+    asked.calls.clear()
+    assert main.run(("member", "move", "x", *ADDRESSES)) == 1
+    assert "members are a, d" in capsys.readouterr().err
+    assert "set_configuration" not in [call[0] for call in asked.calls]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from raft.cli.running import Cluster, cluster_options, reason, run
 from raft.cli.values import to_json
 from raft.client import RaftClient
 from raft.config import NodeConfig, read_config
-from raft.errors import BadConfiguration, Timeout
+from raft.errors import BadConfiguration, NotFound, Timeout
 
 WAIT_SECONDS = 60.0
 
@@ -120,6 +120,32 @@ def remove(id: str) -> Change:
 def replace(old: str, id: str, peers: str, clients: str) -> Change:
     """Let the running server ID join, and remove OLD in the same step."""
     return lambda client, seconds: client.replace(old, fields(id, peers, clients), seconds)
+
+
+@_change(
+    "move",
+    "id",
+    "peers",
+    "clients",
+    told="{id} is to be reached at {peers}, for clients at {clients}.",
+)
+def move(id: str, peers: str, clients: str) -> Change:
+    """Tell the cluster other addresses of the member ID, for PEERS and for CLIENTS.
+
+    It should listen there already, or be started with these addresses now.
+    """
+
+    async def change(client: RaftClient, seconds: float) -> None:
+        _, address = await client.leader()
+        told: Any = await client.status(address or None)
+        known = {row["id"]: row["voter"] for row in told["members"]}
+        if id not in known:
+            raise NotFound(f"no member is called {id!r}; members are {', '.join(known)}")
+        moved = {**fields(id, peers, clients), "voter": known[id]}
+        index = told["configuration_index"]
+        await client.set_configuration([moved], seconds, expected_index=index)
+
+    return change
 
 
 @member.command("list")

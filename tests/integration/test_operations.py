@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 
+from raft.client import RaftClient
 from raft.errors import NotApplied, OutcomeUnknown, Timeout
-from raft.testing.processes import ProcessCluster
+from raft.testing.processes import NodeProcess, ProcessCluster
 from tests.integration.load import Connect, Load, newcomer, raft, terminate, wait_for_log
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
@@ -75,6 +78,57 @@ async def test_without_a_majority_every_call_is_refused_and_nothing_is_lost(
     await cluster.wait_for_leader()
     await load.progress()
     await load.settle()
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_addresses_change_at_once_under_load(
+    make_cluster: Callable[..., ProcessCluster], connect: Connect
+) -> None:
+    """M7: addresses are data: one step of the configuration, and no restart of the cluster."""
+    cluster = make_cluster(settings={"allow_plaintext": True})
+    for node in cluster.nodes.values():
+        # At all of the machine's addresses: the old and the new one.
+        listen(node, "")
+    await cluster.start()
+    load = Load.on(cluster, connect)
+    await load.progress()
+    moved = {id: evolve(node.place, host="127.0.0.2") for id, node in cluster.nodes.items()}
+    await load.clients[0].set_configuration(
+        [
+            {"id": id, "peer_address": place.peers, "client_address": place.clients}
+            for id, place in moved.items()
+        ]
+    )
+    await load.progress()
+    # The old addresses may go, one node after the other.
+    for id, node in cluster.nodes.items():
+        await terminate(cluster, id)
+        listen(node, ":interface=127.0.0.2")
+        node.place = moved[id]
+        node.start()
+        await cluster.until(lambda id=id: cluster.status(id), 10.0, "it is not there")
+        await cluster.until(lambda: leads(cluster), 10.0, "nobody leads")
+    await load.stop()
+    again = RaftClient(cluster.addresses)
+    try:
+        await load.settle(again)
+        await again.write(["set", "moved", True])
+    finally:
+        await again.close()
+
+
+async def leads(cluster: ProcessCluster) -> bool:
+    """Tell whether some node leads and all of them know it."""
+    found = await cluster.statuses()
+    return len({each["leader"] for each in found.values() if each and each["leader"]}) == 1
+
+
+def listen(node: NodeProcess, where: str) -> None:
+    """Let a node listen for peers and clients at `where`, from its next start on."""
+    text = node.config_path.read_text("utf-8")
+    for key, port in (("peers", node.place.port), ("clients", node.place.port + 1000)):
+        text = re.sub(rf'^{key} = "tcp:{port}.*$', f'{key} = "tcp:{port}{where}"', text, flags=re.M)
+    node.config_path.write_text(text, "utf-8")
 
 
 @pytest_twisted.ensureDeferred
