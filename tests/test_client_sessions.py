@@ -298,6 +298,21 @@ def test_a_write_without_a_session_times_out_definitely() -> None:
     assert not write.error.appended
 
 
+def test_a_write_that_found_no_session_says_why() -> None:
+    bench = session_bench()
+    bench["n1"].opens_late = True
+    calls = [Outcome(bench.client.write("a")), Outcome(bench.client.open_session())]
+    for _ in range(31):
+        bench.turn(0.1)
+        for asked in bench["n1"].asked:
+            asked.refuse(errors.Overloaded("all 9 sessions that there may be are in use"))
+    for call in calls:
+        assert isinstance(call.error, errors.Timeout)
+        assert not call.error.appended
+        assert "all 9 sessions" in str(call.error)
+        assert isinstance(call.error.__cause__, errors.Overloaded)
+
+
 def test_a_write_that_may_have_been_appended_times_out_unknown() -> None:
     """S7."""
     bench = session_bench()

@@ -337,7 +337,7 @@ class RaftClient(Questions, Rescue):
             delivered=self._backoff.reset,
             wake=self._wake,
             seconds=self._seconds,
-            trouble=lambda: self._search.trouble,
+            trouble=self._trouble,
             seen=self._note_seen,
             split=self._split,
         )
@@ -348,6 +348,9 @@ class RaftClient(Questions, Rescue):
         self._deadlines.add(batch)
         self._wake()
         return batch
+
+    def _trouble(self) -> RaftError | None:
+        return self._search.trouble or (self._life.trouble if self._life is not None else None)
 
     def _split(self, batch: Batch, count: int) -> Batch:
         rest = batch.split(count, next(self._numbers))

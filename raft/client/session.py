@@ -78,8 +78,10 @@ class SessionLife:
     ) -> None:
         """Make a lane; one attempt to open a session may take `timeout_seconds`.
 
-        `run` runs a coroutine until the client is closed.
+        `run` runs a coroutine until the client is closed. `trouble` is why the last attempt to
+        open a session failed.
         """
+        self.trouble: RaftError | None = None
         self.lane = SessionLane(limit_bytes, hooks, self._ask)
         self._reactor = reactor
         self._hooks = hooks
@@ -134,7 +136,8 @@ class SessionLife:
 
         def too_late(result: object, _seconds: float) -> object:
             if isinstance(result, Failure) and result.check(CancelledError):
-                raise Timeout(False, f"no session within {seconds:g} s")
+                last = f"; what went wrong last: {self.trouble}" if self.trouble else ""
+                raise Timeout(False, f"no session within {seconds:g} s{last}") from self.trouble
             return result
 
         return waiting.addTimeout(max(seconds, 0.001), self._reactor, too_late)  # type: ignore[arg-type]
@@ -158,6 +161,7 @@ class SessionLife:
         self._is_asked = False
         link.answered(self._seconds())
         if self.lane.closed is None:
+            self.trouble = None
             self._hooks.delivered()
             self._begin(Account(Numbering(opened)))
 
@@ -174,6 +178,7 @@ class SessionLife:
         if self.lane.closed is not None:
             return
         if isinstance(error, RaftError) and meaning(error) is not Meaning.FINAL:
+            self.trouble = error
             # There may be another session then; it expires, since nobody uses it.
             self._hooks.refused(error, link)
         else:

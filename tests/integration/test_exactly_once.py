@@ -180,3 +180,31 @@ async def test_a_session_that_ends_under_its_client_costs_nothing_but_a_new_one(
     assert results[-1] == len(await client.read(["get", key]))
     assert client.session is not None
     assert client.session.id != saved.id
+
+
+@pytest_twisted.ensureDeferred
+async def test_small_sessions_serve_any_number_of_writes_and_are_kept_while_idle(
+    make_cluster: Callable[..., ProcessCluster], connect: Connect
+) -> None:
+    """S3: a client stays within what is kept for it, and keeps its session alive."""
+    from twisted.internet import reactor
+
+    settings = {"session_results": 10, "session_timeout": 1}
+    cluster = make_cluster(settings=settings)
+    await cluster.start()
+    client = connect(cluster)
+    results = await gatherResults(
+        [client.write(["append", "k", each], 20.0) for each in range(500)]
+    )
+    assert results == list(range(1, 501))
+    before = client.session
+    assert before is not None
+    assert (before.results, before.timeout_seconds) == (10, 1.0)
+    others = connect(cluster)
+    for _ in range(25):
+        # Another session's entries let the cluster's time pass the timeout.
+        await others.write(["set", "other", 1])
+        await deferLater(reactor, 0.1)
+    assert await client.write(["append", "k", 500]) == 501
+    assert client.session is not None
+    assert client.session.id == before.id
