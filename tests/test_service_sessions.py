@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,37 @@ async def test_what_cannot_be_a_session_is_refused(nodes: Nodes) -> None:
     assert isinstance(await outcome(cancelled), NotAppended)
     assert await leader.keep_sessions([]) == []
     assert leader.status()["session_count"] == 0
+
+
+def recipe() -> dict[str, Any]:
+    """Return what the page for embedders tells to write."""
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "sessions.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "sessions.md", "exec"), names)
+    return names
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_recipe_for_embedders_writes_once_while_leaders_change(nodes: Nodes) -> None:
+    """S7: each of many commands is carried out once, in the order of its numbers."""
+    await nodes.found(forward=True)
+    names = recipe()
+    node = nodes.all["a"]
+    await nodes.leader()
+    numbering = await names["open_numbering"](node)
+    told = [
+        Deferred.fromCoroutine(names["write_once"](node, numbering, ["append", "n", number], 20.0))
+        for number in range(30)
+    ]
+    for _ in range(3):
+        leader = await nodes.leader()
+        await outcome(leader.transfer_leadership())
+    told += [
+        Deferred.fromCoroutine(names["write_once"](node, numbering, ["append", "n", number], 20.0))
+        for number in range(30, 40)
+    ]
+    assert [await each for each in told] == list(range(1, 41))
+    leader = await nodes.leader()
+    assert await leader.read(["get", "n"]) == list(range(40))
+    assert numbering.low_mark == numbering.next_sequence == 41
