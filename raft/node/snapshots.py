@@ -176,7 +176,8 @@ class Snapshots:
 
     async def _mark(self, index: int, term: int) -> None:
         shell, sent = self.shell, self.sending.indexes
-        limit_bytes = self.policy.sending_bytes
+        # The one that put itself off for a transfer must not end it: it goes on to the next one.
+        limit_bytes = 2 * self.policy.sending_bytes
         keep = index + 1 - first_kept(shell.server, index, shell.bounds, sent, limit_bytes)
         marked: Deferred[None] = Deferred()
         shell.mark_snapshot(index, term, keep, lambda: marked.callback(None))
