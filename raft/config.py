@@ -183,7 +183,7 @@ class LimitsTable:
     sessions: int = field(default=10_000, metadata=read_by(as_whole(1, 1 << 20)))
     """The one unused for longest makes room for a new one."""
     session_timeout: float = field(default=3600.0, metadata=read_by(as_seconds(1, 31_536_000)))
-    session_results: int = field(default=1000, metadata=read_by(as_whole(1, 1 << 20)))
+    session_results: int = field(default=4096, metadata=read_by(as_whole(1, 1 << 20)))
     session_result_bytes: int = field(default=1 << 20, metadata=read_by(as_whole(0, 1 << 30)))
     segment_bytes: int = field(default=16 << 20, metadata=read_by(as_whole(1 << 16, 1 << 30)))
 

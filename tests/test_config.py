@@ -28,6 +28,7 @@ from raft.config import (
 )
 from raft.core.configuration import Configuration, Member
 from raft.errors import BadConfiguration
+from raft.node.settings import NodeSettings
 from raft.settings import shown
 from raft.storage.records import SessionLimits
 from raft.tap import settings_of
@@ -540,9 +541,9 @@ def documented() -> dict[str, dict[str, str]]:
     return found
 
 
-def test_the_limits_of_sessions_are_those_of_the_log_unless_the_file_says_others() -> None:
+def test_the_limits_of_sessions_are_those_of_any_node_unless_the_file_says_others() -> None:
     """S3: a leader writes them into the log only where they differ from what holds."""
-    assert settings_of(good()).session_limits == SessionLimits()
+    assert settings_of(good()).session_limits == NodeSettings("", "", "").session_limits
     told = "[limits]\nsessions = 7\nsession_timeout = 90.5\n"
     told += "session_results = 9\nsession_result_bytes = 0\n"
     found = settings_of(good(add=told)).session_limits

@@ -79,7 +79,7 @@ ${advertised}clients = "$clients"
 # for how many seconds one lives unused, and how many results, and bytes of them, each keeps.
 # sessions = 10_000
 # session_timeout = 3600
-# session_results = 1000
+# session_results = 4096
 # session_result_bytes = 1_048_576
 # The log is kept in files of about this size.
 # segment_bytes = 16_777_216

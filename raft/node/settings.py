@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import evolve, frozen
 
 from raft.core.configuration import Member
@@ -13,6 +15,13 @@ from raft.storage.wal import SEGMENT_SIZE_BYTES
 from raft.transport.clients import ClientLimits
 from raft.transport.endpoints import require_private
 from raft.transport.peers import PeerLimits
+
+SESSION_RESULTS: Final = 4096
+"""How many results each session keeps, where the settings do not say.
+
+More than the format's own 1,000: a client has no more commands on their way, and with thousands
+outstanding that would be the end of its batches. What is answered is not kept.
+"""
 
 
 @frozen
@@ -52,7 +61,7 @@ class NodeSettings:
     options: Options = Options()
     bounds: Bounds = Bounds()
     client_limits: ClientLimits = ClientLimits()
-    session_limits: SessionLimits = SessionLimits()
+    session_limits: SessionLimits = SessionLimits(results=SESSION_RESULTS)
 
 
 def check_settings(settings: NodeSettings) -> None:
