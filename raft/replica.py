@@ -175,6 +175,11 @@ class Replica:
         self._failure: NodeFailed | None = None
 
     @property
+    def is_durable(self) -> bool:
+        """Whether the machine is durable by itself."""
+        return self._notes is not None
+
+    @property
     def machine_version(self) -> int:
         """Return what the machine's state is to be called: the version in force, if it has any."""
         return self.versions.active if self.versions.has_any else self._machine_version
@@ -695,6 +700,10 @@ class Replica:
             self.recovery = decode_recovery(found) if found else None
         except BadRecord as error:
             raise StateMachineFailed(f"the snapshot cannot be read: {error}") from error
+
+    def check_snapshot(self, meta: SnapshotMeta) -> None:
+        """Raise `StateMachineFailed` where a snapshot is of another machine or a later version."""
+        self._check_origin(meta, f"the snapshot up to {meta.index}")
 
     def _check_origin(self, meta: SnapshotMeta | BackupMeta, what: str) -> None:
         if meta.machine and self._machine_name and meta.machine != self._machine_name:

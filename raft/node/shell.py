@@ -420,7 +420,12 @@ class Shell:
             self.cache.restart_after(restore.index)
             # What stood behind is gone, and others will be applied there.
             self.writes.truncated(restore.index + 1)
-        self._queue_mark(restore.index, restore.term, restore.keep_log, restore.index + 1, None)
+        then = partial(self._installed, restore.index)
+        self._queue_mark(restore.index, restore.term, restore.keep_log, restore.index + 1, then)
+
+    def _installed(self, index: int) -> None:
+        self.restoring.marked(index)
+        self.schedule()
 
     def mark_snapshot(self, index: int, term: int, keep: int, then: Callable[[], None]) -> None:
         """Mark this server's own snapshot in the log; call `then` once that is durable."""
@@ -530,7 +535,8 @@ class Shell:
         replica, end = self.replica, self._apply_end
         deadline = self.clock() + APPLY_SECONDS
         if not self.restoring.advance(deadline):
-            self.schedule()
+            if not self.restoring.is_held:
+                self.schedule()
             return
         while self.running and replica.last_applied + 1 < end:
             following = replica.last_applied + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from raft.errors import LogLost
 from raft.machines.sqlite import SQLiteDatabase
+from raft.node.bounds import Bounds
 from raft.service import RaftService
 from tests.node.running import Nodes, until
 
@@ -104,6 +106,56 @@ async def test_a_database_ahead_of_what_is_known_to_be_committed_goes_on(nodes: 
     await until(lambda: all(each.replica.last_applied >= last for each in nodes.all.values()))
     assert len({each.replica.digest for each in nodes.all.values()}) == 1
     assert rows(alone)[:20] == before  # type: ignore[index]
+
+
+class SlowStorage:
+    """A node's storage that writes nothing yet from the first mark of a snapshot on."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+        self.waiting: list[Any] = []
+
+    def mark_snapshot(self, *mark: Any) -> None:
+        self.waiting.append(mark)
+
+    def save(self, *save: Any) -> None:
+        if self.waiting:
+            self.waiting.append(save)
+        else:
+            self.storage.save(*save)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_installed_snapshot_is_not_in_the_database_before_its_mark_in_the_log(
+    nodes: Nodes,
+) -> None:
+    """N1: a crash in between leaves a database that is behind the log, and never ahead of it."""
+    bounds = Bounds(snapshot_entries=0, trailing_entries=0, trailing_bytes=0)
+    started = [nodes.start(id, database(nodes, id), bounds=bounds) for id in "abc"]
+    await started[0].set_configuration([nodes.member(node) for node in started], 8.0)
+    leader = await nodes.leader()
+    await leader.write(["execute", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"])
+    behind = next(each for each in started if each is not leader)
+    await until(lambda: behind.replica.last_applied == leader.replica.last_applied)
+    nodes.isolate(behind.id)
+    await gatherResults([leader.write(["execute", INSERT]) for _ in range(20)])
+    index = await leader.take_snapshot()
+    applied = behind.replica.last_applied
+    slow = behind.shell.storage = SlowStorage(behind.storage)
+    nodes.cut.clear()
+    await until(lambda: slow.waiting)
+    assert behind.status()["restoring"]
+    assert behind.replica.last_applied == applied < index
+    fixed = nodes.fixed(behind)
+    await behind.stopService()
+    again = nodes.start(behind.id, database(nodes, behind.id), bounds=bounds, **fixed)
+    assert again.replica.last_applied == applied
+    await until(lambda: again.replica.last_applied >= index)
+    assert rows(again) == rows(leader)
+    assert again.replica.digest == leader.replica.digest
 
 
 @pytest.mark.parametrize("lost", ["directory", "entries"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from zope.interface import implementer
 
 from raft.errors import Overloaded, StateMachineFailed
 from raft.interfaces import IGradualStateMachine
+from raft.machines.sqlite import SQLiteDatabase
 from raft.node.restoring import STEPS_AT_ONCE, Restoring
 from raft.replica import Replica
 from tests.node.test_snapshots import caught_up, compacted
@@ -151,6 +154,34 @@ def test_a_later_snapshot_takes_the_place_of_an_unfinished_one() -> None:
     assert replicas[2].last_applied == 20
     assert machines[2].applied == [["add", 1]]
     assert list(replicas[2].snapshot()[1])
+
+
+def test_a_durable_machine_waits_for_the_mark_of_the_latest_snapshot(tmp_path: Path) -> None:
+    """N1: the file, then its mark in the log, then everything that builds on it."""
+    offers = []
+    for index in (10, 20):
+        source = Replica(SQLiteDatabase(tmp_path / f"{index}"))
+        source.open()
+        source.last_applied = index
+        meta, content = source.snapshot()
+        offers.append((meta, Chunks(*content)))
+        source.close()
+    replica = Replica(SQLiteDatabase(tmp_path / "replica"))
+    replica.open()
+    restoring = Restoring(replica, lambda: 0.0)
+    for meta, chunks in offers:
+        restoring.begin(meta, chunks)  # type: ignore[arg-type]
+        assert restoring.is_active
+        assert restoring.is_held
+    restoring.marked(10)
+    assert not restoring.advance(1.0)
+    assert replica.last_applied == 0
+    restoring.marked(20)
+    assert restoring.advance(1.0)
+    assert replica.last_applied == 20
+    with pytest.raises(StateMachineFailed, match="of the machine 'kv'"):
+        restoring.begin(evolve(offers[1][0], index=30, machine="kv"), Chunks())  # type: ignore[arg-type]
+    replica.close()
 
 
 def test_steps_end_with_the_deadline_of_the_turn() -> None:

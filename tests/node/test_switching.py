@@ -80,7 +80,7 @@ async def test_a_new_cluster_begins_with_the_newest_version_that_all_can(nodes: 
 @pytest_twisted.ensureDeferred
 async def test_a_rolling_upgrade_under_load_switches_at_one_entry(nodes: Nodes) -> None:
     """sc-SM7, sc-U1: v1 and v2 side by side, snapshots in between, and all states equal."""
-    bounds = Bounds(snapshot_entries=40, trailing_entries=5)
+    bounds = Bounds(snapshot_entries=40, trailing_entries=5, trailing_bytes=0)
     await founded(nodes, PlainLedger(), Ledger1(), Ledger1(), bounds=bounds)
     addresses = [nodes.fixed(node)["client_endpoint"] for node in nodes.all.values()]
     client = RaftClient(

@@ -38,7 +38,9 @@ class Chaos:
         self.nodes = nodes
         self.chance = chance
         # A release that is too old finds out by a snapshot, or where it comes to the entry.
-        self.bounds = Bounds(snapshot_entries=chance.choice([0, 0, 30]), trailing_entries=5)
+        self.bounds = Bounds(
+            snapshot_entries=chance.choice([0, 0, 30]), trailing_entries=5, trailing_bytes=0
+        )
         self.fixed: dict[str, dict[str, Any]] = {}
         self.refused = 0
         self.writing = True
