@@ -2,9 +2,10 @@
 
 One node with the key-value store, its log on a disk, writes from inside its process. A probe
 asks for a turn every millisecond; how late it comes is the pause. Stretches without a snapshot
-and with one take turns. Each pause above the limit is told with what took the time: garbage
-collection, this thread's own work, other threads of this process, or none of them: then the
-processor was elsewhere.
+and with one take turns; the first scan of the store follows. A second table has the processor
+time of the reactor's thread alone: what other processes took is not in there. Each pause above
+the limit is told with what took the time: garbage collection, this thread's own work, other
+threads of this process, or none of them: then the processor was elsewhere.
 
     python benchmarks/snapshot_pauses.py --keys 1000000 --snapshots 5
 """
@@ -56,6 +57,8 @@ class Stretch:
     seconds: float = 0.0
     writes: int = 0
     pauses: list[float] = Factory(list)
+    own: list[float] = Factory(list)
+    """The processor time of the reactor's thread in the same stretches of time."""
     long: list[Pause] = Factory(list)
 
 
@@ -90,6 +93,7 @@ class Probe:
         )
         pause = max(0.0, wall - 1000 * PROBE_SECONDS)
         self.into.pauses.append(pause)
+        self.into.own.append(own)
         if pause > self.show_ms:
             self.into.long.append(
                 Pause(self._last[0], pause, own, collections, max(0.0, process - own))
@@ -148,7 +152,7 @@ def key_of(number: int) -> str:
     return f"key-{number:012d}"
 
 
-async def measured(arguments: argparse.Namespace, node: RaftService) -> tuple[Stretch, Stretch]:
+async def measured(arguments: argparse.Namespace, node: RaftService) -> tuple[Stretch, ...]:
     load = Load(node, arguments.keys, b"v" * arguments.value_bytes)
     await node.when_leader()
     begun = time.perf_counter()
@@ -171,11 +175,14 @@ async def measured(arguments: argparse.Namespace, node: RaftService) -> tuple[St
         size = node.shell.snapshots.policy.size_bytes
         took = during.seconds - begun
         print(f"snapshot {number + 1}: {size >> 20} MiB in {took:.2f} s", file=sys.stderr)
+    probe.into = scan = Stretch("first scan")
+    await timed(scan, load, lambda: node.read(["scan", "", 100], timeout=60.0))
+    probe.into = Stretch("end")
     load.running = False
     await pause(0.5)
     if load.failed:
         print(f"{load.failed} writes failed", file=sys.stderr)
-    return without, during
+    return without, during, scan
 
 
 async def timed(stretch: Stretch, load: Load, wait: Callable[[], Deferred[Any]]) -> None:
@@ -189,26 +196,22 @@ def pause(seconds: float) -> Deferred[None]:
     return task.deferLater(reactor, seconds, lambda: None)  # type: ignore[arg-type]
 
 
-def table(stretches: tuple[Stretch, ...]) -> str:
-    lines = ["| pause, ms | " + " | ".join(each.name for each in stretches) + " |"]
+def table(title: str, stretches: tuple[Stretch, ...], columns: list[list[float]]) -> str:
+    lines = [f"| {title}, ms | " + " | ".join(each.name for each in stretches) + " |"]
     lines.append("| --- |" + " --: |" * len(stretches))
     below = 0.0
     for above in BUCKETS_MS:
-        counts = [sum(below <= ms < above for ms in each.pauses) for each in stretches]
-        shown = [f"{count:,}" for count in counts]
-        lines.append(f"| {below:g} to {above:g} | " + " | ".join(shown) + " |")
+        counts = [sum(below <= ms < above for ms in values) for values in columns]
+        lines.append(f"| {below:g} to {above:g} | " + " | ".join(f"{n:,}" for n in counts) + " |")
         below = above
-    rows = (
-        ("p50, ms", lambda each: f"{rank(each.pauses, 0.5):.1f}"),
-        ("p99, ms", lambda each: f"{rank(each.pauses, 0.99):.1f}"),
-        ("p99.9, ms", lambda each: f"{rank(each.pauses, 0.999):.1f}"),
-        ("longest, ms", lambda each: f"{max(each.pauses):.1f}"),
-        ("seconds", lambda each: f"{each.seconds:.1f}"),
-        ("writes/s", lambda each: f"{each.writes / each.seconds:,.0f}"),
-    )
-    for name, shown_of in rows:
-        lines.append(f"| {name} | " + " | ".join(map(shown_of, stretches)) + " |")
-    return "\n".join(lines)
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("longest", 1.0)):
+        lines.append(
+            f"| {name} | " + " | ".join(f"{rank(values, share):.1f}" for values in columns) + " |"
+        )
+    lines.append("| seconds | " + " | ".join(f"{each.seconds:.1f}" for each in stretches) + " |")
+    rates = [f"{each.writes / each.seconds:,.0f}" for each in stretches]
+    lines.append("| writes/s | " + " | ".join(rates) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def rank(values: list[float], share: float) -> float:
@@ -244,7 +247,8 @@ def main() -> None:
             stretches = await measured(arguments, node)
         finally:
             await node.stopService()
-        print(table(stretches))
+        print(table("pause", stretches, [each.pauses for each in stretches]))
+        print(table("own work", stretches, [each.own for each in stretches]))
         for stretch in stretches:
             for long in stretch.long:
                 print(
