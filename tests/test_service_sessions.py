@@ -258,13 +258,16 @@ async def test_no_session_is_opened_where_one_in_use_would_have_to_make_room(
     nodes: Nodes,
 ) -> None:
     """S3: the one unused for longest makes room, but not a client's every few seconds."""
-    await nodes.found("a", session_limits=SessionLimits(sessions=2))
+    await nodes.found("ab", session_limits=SessionLimits(sessions=2))
     leader = await nodes.leader()
+    follower = nodes.others(leader)[0]
     told = [leader.open_session() for _ in range(3)]
     first, second, third = [await outcome(each) for each in told]
     assert isinstance(third, Overloaded)
     assert "all 2 sessions" in str(third)
     assert leader.status()["session_refused_count"] == 1
+    await until(lambda: follower.status()["session_count"] == 2)
+    assert isinstance(await outcome(follower.open_session()), NotLeader)
     assert await leader.close_sessions([first.id]) == [True]
     third = await leader.open_session()
     assert await leader.keep_sessions([first.id, second.id, third.id]) == [False, True, True]

@@ -17,6 +17,7 @@ from attrs import define
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
+from raft.core.outputs import Role
 from raft.errors import BadCommand, NotAppended, OutcomeUnknown, Overloaded, RaftError
 from raft.node.answers import Outcome, nobody
 from raft.node.calls import error_of
@@ -77,7 +78,8 @@ class SessionEntries:
             seconds = self.node.checked_seconds(timeout)
             if self.node.forwards:
                 return self._forward(seconds, lambda to, left: to.open_session(drawn, left))
-            self._check_room()
+            if self.node.shell.server.role is Role.LEADER:
+                self._check_room()
         except RaftError as error:
             return fail(error)
         self.opening += 1
