@@ -30,6 +30,7 @@ from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
+from raft.core.messages import Message
 from raft.errors import BadCommand, NodeStopped, RaftError
 from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
 from raft.node.administration import Administration
@@ -37,6 +38,7 @@ from raft.node.backups import Backups
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.changes import Changes
 from raft.node.desk import ClientDesk
+from raft.node.doubles import Doubles, durable_term
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
 from raft.node.handover import hand_over
@@ -60,6 +62,7 @@ from raft.storage.wal import WriteAheadLog
 from raft.transport.clients import ClientListener
 from raft.transport.greeting import Identity
 from raft.transport.peers import PeerNetwork
+from raft.transport.wire import SnapshotChunk
 
 if TYPE_CHECKING:
     from raft.ops.http import OpsDoor
@@ -178,17 +181,19 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
         rng = random.Random(secrets.randbits(128))
         self.members = Members(self)
+        self.doubles = Doubles(self)
         self.switching = Switching(self)
         self.network = PeerNetwork(
             self.reactor,
             self.identity,
-            lambda *arrived: self.shell.receive(*arrived),
+            self._receive,
             disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
             contact=lambda sender, term: self.shell.contact(sender, term),
             accept=self.members.judge,
             exclusion=self.members.exclusion,
             limits=peer_limits(settings, self.codec.limit_bytes),
             chance=rng,
+            term=lambda: durable_term(self.shell.server),
         )
         self.shell = Shell(
             self.reactor,
@@ -213,6 +218,12 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.shell.start(settings.id, settings.options, rng, recovered)
         self.members.follow()
         self._bootstrap(recovered)
+
+    def _receive(
+        self, sender: str, message: Message, records: bytes, chunk: SnapshotChunk | None
+    ) -> None:
+        self.doubles.heard(sender, message)
+        self.shell.receive(sender, message, records, chunk)
 
     def _identity(self, directory: DataDirectory) -> Identity:
         """Return who this node says it is, from this start of its directory on."""

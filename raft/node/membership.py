@@ -67,13 +67,18 @@ class Members:
                 f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
                 f"not {greeting.incarnation}; {REMEDY}"
             )
-        reason = self._went_back(greeting) or self.node.switching.objection(greeting)
+        reason = (
+            self._went_back(greeting)
+            or self.node.doubles.objection(greeting, REJOIN)
+            or self.node.switching.objection(greeting)
+        )
         if reason is not None:
             return reason
         if member is None and len(self.heard) >= MOST_HEARD:
             # Whoever can dial could otherwise fill this node's memory with names.
             return None
         self.heard[greeting.server_id] = greeting.incarnation
+        self.node.doubles.let_in(greeting)
         if greeting.lives.count:
             self.lives[greeting.server_id] = greeting.incarnation, greeting.lives
         self.clusters[greeting.server_id] = greeting.cluster_id

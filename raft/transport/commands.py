@@ -81,6 +81,7 @@ class Hello(Question):
     belongs to no cluster yet, and on a client that does not care. `target` is the id of the
     server meant, or empty. `address` is where the speaker can be dialled, or empty. `lives` are
     the starts of its data directory. `excluded_index` tells who asked that it was removed.
+    `term` is the last one that is durable at the speaker.
     """
 
     arguments: ClassVar = [
@@ -95,6 +96,7 @@ class Hello(Question):
         (b"newest_machine", _OPTIONAL_INTEGER),
         (b"life_count", _OPTIONAL_INTEGER),
         (b"lives", _OPTIONAL_UNICODE),
+        (b"term", _OPTIONAL_INTEGER),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),
@@ -106,6 +108,7 @@ class Hello(Question):
         (b"life_count", _OPTIONAL_INTEGER),
         (b"lives", _OPTIONAL_UNICODE),
         (b"excluded_index", _OPTIONAL_INTEGER),
+        (b"term", _OPTIONAL_INTEGER),
     ]
 
 

@@ -19,6 +19,7 @@ from raft.transport.wire import BadMessage
 
 NAME_BYTES: Final = 255
 """The longest id in a greeting, encoded."""
+TERM_DIGITS: Final = 19
 ADDRESS_BYTES: Final = 512
 """The longest address in a greeting, encoded."""
 
@@ -29,7 +30,7 @@ class Identity:
 
     `address` is where peers dial it: a server that knows no members yet answers there.
     `versions` are the oldest and the newest version that its machine can. `lives` are the starts
-    of its data directory.
+    of its data directory. `term` is the last one that is durable, or 0 where that is not told.
     """
 
     cluster_id: str
@@ -38,6 +39,7 @@ class Identity:
     address: str = ""
     versions: tuple[int, int] = (1, 1)
     lives: Lives = Lives()
+    term: int = 0
 
 
 @frozen
@@ -48,6 +50,7 @@ class Greeting:
     where it can be dialled, or empty. `versions` are the oldest and the newest version that its
     machine can. `lives` are the starts of its data directory. `excluded_index` is that of a
     committed configuration of which the other side is no member, in the answer to it; else 0.
+    `term` is as in `Identity`.
     """
 
     version: int
@@ -60,6 +63,7 @@ class Greeting:
     versions: tuple[int, int] = (1, 1)
     lives: Lives = Lives()
     excluded_index: int = 0
+    term: int = 0
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -74,6 +78,7 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
             (b"address", identity.address.encode()),
             *_versions(identity),
             *_lives(identity),
+            *_term(identity),
         ]
     )
 
@@ -81,6 +86,7 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
 def encode_answer(identity: Identity, ask: bytes, excluded_index: int = 0) -> bytes:
     """Return the box that answers a `Hello` asked under the tag `ask`."""
     pairs = [(b"_answer", ask), *_names(identity), *_versions(identity), *_lives(identity)]
+    pairs += _term(identity)
     if excluded_index:
         pairs.append((b"excluded_index", b"%d" % excluded_index))
     return encode_box(pairs)
@@ -122,6 +128,10 @@ def _lives(identity: Identity) -> list[tuple[bytes, bytes]]:
     return [(b"life_count", b"%d" % lives.count), (b"lives", " ".join(lives.names).encode())]
 
 
+def _term(identity: Identity) -> list[tuple[bytes, bytes]]:
+    return [(b"term", b"%d" % identity.term)] if identity.term else []
+
+
 def read_greeting(box: Box) -> Greeting:
     """Return the greeting in a `Hello` or in the answer to one.
 
@@ -144,6 +154,7 @@ def read_greeting(box: Box) -> Greeting:
         versions,
         _read_lives(box),
         _number(box, b"excluded_index") if b"excluded_index" in box else 0,
+        _number(box, b"term", TERM_DIGITS) if b"term" in box else 0,
     )
 
 
@@ -156,9 +167,9 @@ def _read_lives(box: Box) -> Lives:
     return lives
 
 
-def _number(box: Box, key: bytes) -> int:
+def _number(box: Box, key: bytes, most_digits: int = 10) -> int:
     text = _text(box, key)
-    if not text.isascii() or not text.isdigit() or len(text) > 10:
+    if not text.isascii() or not text.isdigit() or len(text) > most_digits:
         raise BadMessage(f"Hello: {key.decode()} is {text!r}, not a number")
     return int(text)
 

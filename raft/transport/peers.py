@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
@@ -85,6 +85,7 @@ class PeerNetwork:
         limits: PeerLimits | None = None,
         chance: random.Random | None = None,
         exclusion: Callable[[Greeting], int] = lambda _greeting: 0,
+        term: Callable[[], int] = lambda: 0,
     ) -> None:
         """Connect to nobody yet.
 
@@ -104,6 +105,7 @@ class PeerNetwork:
                 configuration of which that server is no member, or 0. It is told so.
             limits: the bounds.
             chance: draws the jitter of reconnections.
+            term: returns the last term that is durable, for greetings; 0 for none.
         """
         self.identity = identity
         self.counters = Counters()
@@ -112,6 +114,7 @@ class PeerNetwork:
         self._connected = connected
         self._disconnected = disconnected
         self._accept = accept
+        self._term = term
         self._chance = chance or random.Random()
         self._links: dict[str, Link] = {}
         self._dirty: dict[str, Outgoing] = {}
@@ -121,7 +124,7 @@ class PeerNetwork:
         self._ports: list[IListeningPort] = []
         self._stopped = False
         self._desk = Desk(
-            identity=lambda: self.identity,
+            identity=self._speaking,
             judge=accept,
             exclusion=exclusion,
             greeted=self._greeted,
@@ -134,6 +137,9 @@ class PeerNetwork:
         )
         self._tick_seconds = min(1.0, shortest / 4)
         self._sweep = Sweep(reactor, self._tick_seconds, self._tick)
+
+    def _speaking(self) -> Identity:
+        return evolve(self.identity, term=self._term())
 
     # -- Sending ---------------------------------------------------------------------------
 
@@ -227,10 +233,16 @@ class PeerNetwork:
         connection = link.ready if link is not None else None
         return connection.answer if connection is not None else None
 
+    def redial(self, peer: str) -> None:
+        """Dial `peer` anew, to find out who answers at its address by now."""
+        link = self._links.get(peer)
+        if link is not None and link.ready is not None:
+            link.ready.abandon("it is dialled anew: somebody else says that it is this server")
+
     def _open_connection(self, link: Link) -> Outgoing:
         connection = Outgoing(
             link.peer,
-            lambda: self.identity,
+            self._speaking,
             self._accept,
             lambda: self._outgoing_opened(connection),
             lambda: self._outgoing_greeted(link, connection),
