@@ -38,7 +38,7 @@ EARLY_BYTES: Final = 16 << 20
 """How many bytes may wait so, over all sessions."""
 EARLY_COST_BYTES: Final = 4096
 """What a batch that waits counts for besides its records: it bounds the number of small ones."""
-PENDING_BATCHES: Final = 2048
+PENDING_BATCHES: Final = 4096
 """How many batches of one session may be on their way; what is done for each looks at others."""
 COPIES: Final = 16
 """How many copies may join one batch."""

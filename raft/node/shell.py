@@ -227,6 +227,7 @@ class Shell:
             self.schedule()
         elif self.server.role is not out.Role.LEADER:
             # Nobody else knows the order in which a session's commands must come.
+            self.refused_count += len(batch.payloads)
             batch.finish(refusal(self.server, out.Refusal.NOT_LEADER))
         else:
             self.sequences.write(batch.place, batch)
