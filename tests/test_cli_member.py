@@ -37,6 +37,7 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.endpoints: tuple[str, ...] = ()
+        self.allow_plaintext = False
         self.error: Exception | None = None
         self.answers: dict[str, Any] = {}
 
@@ -51,6 +52,7 @@ class Asked:
 
     def run(self, cluster: Cluster, work: Any) -> int:
         self.endpoints = cluster.endpoints
+        self.allow_plaintext = cluster.allow_plaintext
         try:
             work(self).send(None)
         except StopIteration as stopped:
@@ -114,12 +116,55 @@ def test_move_keeps_what_a_member_is(asked: Asked, capsys: pytest.CaptureFixture
     ],
 )
 def test_join_takes_id_and_addresses_from_the_file(
-    asked: Asked, file: Path, options: tuple[str, ...], call: Any
+    asked: Asked,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    call: Any,
 ) -> None:
     to = ("--to", "127.0.0.1:8001", "--to", "127.0.0.1:8002")
     assert main.run(("join", "--config", str(file), *to, *options)) == 0
     assert asked.calls == [call]
     assert asked.endpoints == ("127.0.0.1:8001", "127.0.0.1:8002")
+    assert not asked.allow_plaintext
+    role = "a learner" if "--learner" in options else "a voter"
+    assert capsys.readouterr().out == f"d is {role} of the cluster.\n"
+
+
+def test_join_waits_as_long_as_it_is_told_and_trusts_the_network_that_its_node_does(
+    asked: Asked, file: Path
+) -> None:
+    allowed = FILE.replace(":interface=127.0.0.1", "") + "allow_plaintext = true\n"
+    advertised = f'[advertise]\npeers = "{ADDRESSES[0]}"\nclients = "{ADDRESSES[1]}"\n'
+    file.write_text(allowed + advertised)
+    assert main.run(("join", "--config", str(file), "--to", "10.0.0.1:8001", "--wait", "5")) == 0
+    assert asked.calls == [("add", NEWCOMER, 5.0)]
+    assert asked.allow_plaintext
+
+
+def test_the_list_is_the_leader_s(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells who leads, and whom the leader reaches; a follower may know neither."""
+    asked.answers["leader"] = ("b", "tcp:127.0.0.1:8002")
+    rows = [
+        {
+            "id": id,
+            "role": role,
+            "connected": id != "d",
+            "peer_address": f"tcp:[::1]:{port}",
+            "client_address": "",
+        }
+        for id, role, port in (("b", "voter", 1), ("c", "voter", 2), ("d", "learner", 3))
+    ]
+    asked.answers["status"] = {"members": rows, "configuration_index": 7, "joint": False}
+    assert main.run(("member", "list")) == 0
+    assert asked.calls == [("leader",), ("status", "tcp:127.0.0.1:8002")]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        ["member", "role", "connected", "peers", "clients"],
+        ["b", "voter,", "leads", "yes", "tcp:[::1]:1"],
+        ["c", "voter", "yes", "tcp:[::1]:2"],
+        ["d", "learner", "no", "tcp:[::1]:3"],
+    ]
 
 
 def test_join_refuses_a_file_that_founds_a_cluster(
@@ -139,3 +184,6 @@ def test_what_went_wrong_is_one_line(asked: Asked, capsys: pytest.CaptureFixture
     asked.error = Timeout(True)
     assert main.run(("member", "promote", "d")) == 1
     assert "it may be under way" in capsys.readouterr().err
+    asked.error = Timeout(False)
+    assert main.run(("member", "promote", "d")) == 1
+    assert "under way" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from attrs import evolve
 
 from raft.cli.running import Cluster, Work, cluster_options, reason, run
 from raft.cli.values import to_json
@@ -112,6 +113,9 @@ def get(context: Context, key: str, consistency: str | None, max_age: float | No
         click.echo(context.text(value))
         return 0
 
+    if consistency and consistency != "lease":
+        # Any node may answer that, the very one that the user names.
+        context.cluster = evolve(context.cluster, spread_reads=True)
     return context.run(work)
 
 

@@ -31,6 +31,8 @@ class Cluster:
     endpoints: tuple[str, ...]
     timeout_seconds: float = TIMEOUT_SECONDS
     allow_plaintext: bool = False
+    spread_reads: bool = False
+    """Ask who is named, and not the leader alone: a node that is cut off from it may answer."""
 
     @classmethod
     def chosen(
@@ -64,6 +66,7 @@ class Cluster:
             timeout_seconds=self.timeout_seconds,
             connect_timeout_seconds=min(1.0, self.timeout_seconds),
             allow_plaintext=self.allow_plaintext,
+            spread_reads=self.spread_reads,
             # One command is one write: opening and ending a session for it would write two
             # entries more, and a loop in a shell would fill the cluster's memory of sessions.
             sessions=False,
