@@ -42,12 +42,18 @@ class Header(msgspec.Struct):
     sections: list[tuple[str, int]] = []
 
 
+class GivenUp(Exception):
+    """Thrown into the chunks of a snapshot that nobody will finish: see `wrap`."""
+
+
 def wrap(
     header: Header, chunks: Iterable[bytes], sections: Sequence[Iterable[bytes]] = ()
 ) -> Iterator[bytes]:
     """Yield the header, the slices of `sections`, then the machine's chunks, cut where too long.
 
     `sections` are those that the header lists, in its order; no slice of them is empty.
+    After a `GivenUp` come empty chunks only, while the machine tidies up: where its chunks have
+    a method `give_up`, that is called and they are exhausted. Closing does it all at once.
     """
     content = msgspec.msgpack.encode(header)
     try:
@@ -58,6 +64,12 @@ def wrap(
             yield _LENGTH.pack(0)
         for chunk in chunks:
             yield from _cut(chunk)
+    except GivenUp:
+        give_up = getattr(chunks, "give_up", None)
+        if give_up is not None:
+            give_up()
+            for _ in chunks:
+                yield b""
     finally:
         # A machine may hold on to its view until it knows that nobody reads it any more.
         for each in (*sections, chunks):

@@ -204,6 +204,12 @@ class View:
         self._left = left
         return b""
 
+    def give_up(self) -> None:
+        """Give up reading: what follows are empty chunks, while the overlay is poured back."""
+        if self._chunks is not None:
+            self._chunks = None
+            self._owner.release(self._reader)
+
     def close(self) -> None:
         """Give up reading; what was written meanwhile is poured back at once."""
         self._chunks = None

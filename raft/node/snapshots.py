@@ -7,7 +7,7 @@ milliseconds at a time, and written in another. `snapshot_sending` and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define, field
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from raft.core import events as ev
 from raft.core import outputs as out
+from raft.envelope import GivenUp
 from raft.errors import NodeStopped, NotFound, Overloaded
 from raft.node.allowance import Allowance
 from raft.node.snapshot_policy import SnapshotPolicy, first_kept
@@ -161,11 +162,9 @@ class Snapshots:
             await self.threads.call(writer.commit)
             self._check_running()
         except BaseException:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
             if writer is not None:
                 await self.threads.call(writer.abort)
+            await self._give_up(chunks)
             raise
         if meta.index > shell.server.snapshot_index:
             # Otherwise one from the leader has overtaken it, and stands in the log already.
@@ -173,6 +172,21 @@ class Snapshots:
             self.policy.taken(size_bytes, self._by_policy)
             self.taken_count += 1
         return max(meta.index, shell.server.snapshot_index)
+
+    async def _give_up(self, chunks: Iterator[bytes]) -> None:
+        """Let the machine go on without its view, which it may have to tidy up step by step."""
+        try:
+            if isinstance(chunks, Generator) and self.shell.running:
+                chunks.throw(GivenUp())
+                while self.shell.running:
+                    await self._breath()
+                    next(chunks)
+        except (GivenUp, StopIteration):
+            pass
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
 
     async def _mark(self, index: int, term: int) -> None:
         shell, sent = self.shell, self.sending.indexes

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
+import pytest
 
 from raft.core import messages as ms
+from raft.errors import StorageFull
 from raft.machines.kv import KeyValueStore
+from raft.machines.overlaid import POUR_KEYS
 from raft.machines.slices import SLICE_BYTES
 from raft.node.snapshot_sending import PIECE_BYTES
+from raft.storage.memory import MemorySnapshotWriter
 from tests.node.test_snapshots import Bulky, Chunks
-from tests.node.world import Node, Wire, World, cluster, leader_of, others
+from tests.node.world import Node, Outcome, Wire, World, cluster, leader_of, others
 
 KEYS = 50_000
 WINDOW_BYTES = 4 << 20
@@ -145,3 +150,38 @@ def test_a_follower_a_snapshot_behind_catches_up_under_load_by_one_snapshot() ->
     taken = leader.shell.snapshots.taken_count
     load(world, leader, 2.0)
     assert leader.shell.snapshots.taken_count > taken
+
+
+def test_a_snapshot_that_fails_leaves_what_was_written_to_small_steps() -> None:
+    """sc-S13: a full disk is no reason for a pause, and the next snapshot may begin."""
+    world, wire, nodes = cluster(1)
+    node = nodes["a"]
+    machine = node.machine = node.replica.machine = KeyValueStore()
+    for number in range(KEYS):
+        machine._values.written[f"key {number:09}"] = "v"
+    leader_of(wire)
+    turns_take_time(world)
+
+    def full(_: object) -> None:
+        for number in range(10_000):
+            machine._values.written[f"new {number:09}"] = "v"
+        raise StorageFull("no room")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemorySnapshotWriter, "write", lambda *_: full(None))
+        told = Outcome(node.shell.snapshots.take())
+        left = [10_000]
+        while node.shell.snapshots.is_taking:
+            world.advance(0.01)
+            left.append(len(machine._values._overlay or ()))
+            assert len(left) < 100
+    assert isinstance(told.value, StorageFull)
+    assert max(earlier - later for earlier, later in pairwise(left[left.index(max(left)) :])) <= (
+        POUR_KEYS
+    )
+    assert left[-1] == 0
+    assert len(machine._values) == KEYS + 10_000
+    again = Outcome(node.shell.snapshots.take())
+    world.run(2.0, lambda: again.fired)
+    assert again.value == node.applied
+    assert not node.failures
