@@ -122,11 +122,16 @@ class Search:
         self._returns: list[int] = []
         self._bits = [0] * len(moves)
         self._arrange()
-        self._new = [sum(self._bits[each] for each in opened) for opened in self._opened]
-        self._new_owed = [
-            sum(self._bits[each] for each in opened if moves[each].return_ns is not None)
-            for opened in self._opened
-        ]
+        self._new: list[int] = []
+        self._new_owed: list[int] = []
+        for opened in self._opened:
+            new = new_owed = 0
+            for each in opened:
+                new |= self._bits[each]
+                if moves[each].return_ns is not None:
+                    new_owed |= self._bits[each]
+            self._new.append(new)
+            self._new_owed.append(new_owed)
         self._wanted_next = self._next_wants()
         self._looked_for: dict[State, float] = {}
         self._needed_until: dict[State, int] = {}
@@ -159,14 +164,14 @@ class Search:
             for number in opened:
                 move = self._moves[number]
                 kind = move.kind
-                if kind in (Kind.READ, Kind.SWAP, Kind.UNLESS):
+                if kind is Kind.READ or kind is Kind.SWAP or kind is Kind.UNLESS:
                     end = ends.get(number, math.inf)
                     if end > looked_for.get(move.need, -1):
                         looked_for[move.need] = end
                     # Turns go up, so the last one stays.
                     if kind is not Kind.UNLESS and move.return_ns is not None:
                         needed[move.need] = index
-                if kind in (Kind.WRITE, Kind.SWAP, Kind.CLEAR):
+                if kind is Kind.WRITE or kind is Kind.SWAP or kind is Kind.CLEAR:
                     written[ABSENT if kind is Kind.CLEAR else move.to] = index
 
     def _arrange(self) -> None:
@@ -270,10 +275,18 @@ class Search:
                 if index == last:
                     self._is_found = True
                     break
-            if index != self._at:
-                self._move_to(index)
             if state != ABSENT and self._looked_for.get(state, always) < index:
                 state = UNREAD
+            number = self._returns[index]
+            if available == self._bits[number] == owed:
+                # Alone, as most are where there are many keys: there is nothing to choose, and
+                # the tables may stay behind.
+                after = _result(self._moves[number], state)
+                if after is not None:
+                    self._pass(index, after, 0, 0)
+                continue
+            if index != self._at:
+                self._move_to(index)
             if owed:
                 fitting = self._fitting(state, owed)
                 available ^= fitting
@@ -281,7 +294,7 @@ class Search:
                 owed &= ~(fitting | self._writers.get(state, 0))
             if stack and self._is_no_better(index, state, available, owed):
                 continue
-            bit = self._bits[self._returns[index]]
+            bit = self._bits[number]
             if available & bit:
                 self._branch(index, bit, state, available, owed)
             else:
@@ -380,15 +393,7 @@ class Search:
 
     def _after(self, bit: int, state: State) -> State | None:
         """Return the state after the move in a slot; None if it is impossible here."""
-        move = self._moves[self._in_slot[bit]]
-        kind = move.kind
-        if kind is Kind.WRITE:
-            return move.to
-        if kind is Kind.SWAP:
-            return move.to if state == move.need else None
-        if kind is Kind.CLEAR:
-            return ABSENT if state != ABSENT else None
-        return move.step(state) if move.step is not None else None
+        return _result(self._moves[self._in_slot[bit]], state)
 
     def _still_owed(self, bit: int, owed: int) -> int:
         """Return what is owed after a move: not itself, nor what it hides (fact 2)."""
@@ -482,6 +487,22 @@ class Search:
             return float("inf") if return_ns is None else return_ns
 
         return min(_bits_of(mask), key=end)
+
+
+def _result(move: Move, state: State) -> State | None:
+    """Return the state after a move; None if it is impossible in that state."""
+    kind = move.kind
+    if kind is Kind.WRITE:
+        return move.to
+    if kind is Kind.READ:
+        return state if state == move.need else None
+    if kind is Kind.SWAP:
+        return move.to if state == move.need else None
+    if kind is Kind.CLEAR:
+        return ABSENT if state != ABSENT else None
+    if kind is Kind.UNLESS:
+        return state if state != move.need else None
+    return move.step(state) if move.step is not None else None
 
 
 def _flip(table: dict[State, int], state: State, bit: int) -> None:
