@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ def told(history: Sequence[Operation], twin: Callable[[Operation, Any], Any]) ->
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(choice=st.data())
 def test_a_history_of_any_results_is_judged_as_by_trying_all_orders(
     model: str, choice: st.DataObject
@@ -237,6 +238,78 @@ def test_true_is_another_value_than_1_and_a_cas_takes_one_for_the_other() -> Non
     assert check(history, MODELS["kv"]).verdict is Verdict.OK
     assert_judged_alike(history, "kv")
     assert check(history[::2], MODELS["kv"]).verdict is Verdict.ILLEGAL
+
+
+def passed(unknown: int = 0) -> list[Operation]:
+    """Return the history of a queue through which 50 values went, ten at a time."""
+    dice = random.Random(3)
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, 50, 10):
+        now = 100 * start
+        rows += [("enqueue", start + n, None, None, now, now + 50) for n in range(10)]
+        order = dice.sample(range(start, start + 10), 10)
+        rows += [
+            ("dequeue", None, None, each, now + 100 + 10 * n, now + 115 + 10 * n)
+            for n, each in enumerate(order)
+        ]
+        rows.append(("dequeue", None, None, None, now + 300, now + 310))
+    for number in dice.sample([n for n, each in enumerate(rows) if each[3] is not None], unknown):
+        rows[number] = (*rows[number][:3], None, rows[number][4], None)
+    return history_of(*rows)
+
+
+@pytest.mark.parametrize("unknown", [0, 5])
+def test_a_busy_queue_is_judged_at_once(unknown: int) -> None:
+    """Ten enqueues at a time, whose order only the dequeues tell: 10! orders, five times."""
+    assert check(passed(unknown), MODELS["queue"], budget_steps=5_000).verdict is Verdict.OK
+
+
+def spoilt(number: int, **changes: Any) -> list[Operation]:
+    history = passed()
+    history[number] = evolve(history[number], **changes)
+    return history
+
+
+@pytest.mark.parametrize(
+    ("history", "count"),
+    [
+        # A value that nobody enqueued; one that is enqueued later; one that is dequeued twice.
+        (spoilt(12, output=99), 1),
+        (spoilt(12, output=40), 2),
+        (spoilt(60, output=passed()[61].output), 3),
+        # Two values change places, or one is left behind; the queue is empty too early.
+        ([*passed()[:10], *history_of(("enqueue", 77, None, None, 60, 70)),
+          *history_of(("dequeue", None, None, 77, 75, 80)), *passed()[10:]], 4),
+        ([*passed()[:10], *passed()[11:]], 3),
+        (spoilt(20, call_ns=90, return_ns=95), 3),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_queue_is_shown_with_few_operations(
+    history: list[Operation], count: int
+) -> None:
+    report = check(history, MODELS["queue"])
+    assert report.verdict is Verdict.ILLEGAL
+    assert not has_an_order(report.piece, queue)
+    assert len(report.piece) <= count, report.text
+
+
+def test_what_is_wrong_with_a_list_is_shown_with_two_operations() -> None:
+    rows: list[tuple[Any, ...]] = [
+        ("append", n, None, n + 1, 10 * n, 10 * n + 5) for n in range(50)
+    ]
+    wrong: list[tuple[Any, ...]] = [
+        # An append is lost; one takes effect twice; an old list is read; two lists disagree.
+        ("append", 60, None, 50, 600, 610),
+        ("append", 60, None, 52, 600, 610),
+        ("get", None, None, [*range(40)], 600, 610),
+        ("get", None, None, [*range(49), 60], 600, 610),
+    ]
+    for each in wrong:
+        report = check(history_of(*rows, each), MODELS["kv"])
+        assert report.verdict is Verdict.ILLEGAL
+        if each[3] != 52:
+            assert len(report.piece) <= 2, report.text
+    assert check(history_of(*rows), MODELS["kv"]).verdict is Verdict.OK
 
 
 def bare(model: Model) -> Model:

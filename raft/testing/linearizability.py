@@ -30,8 +30,9 @@ from attrs import define, evolve, frozen
 from raft.testing.counterexample import piece_text, shrunk
 from raft.testing.history import Operation
 from raft.testing.models import Judged, Model, Step
+from raft.testing.moves import State
 from raft.testing.objects import KEY_VALUE, LOCK, MODELS, QUEUE, REGISTER
-from raft.testing.ordering import Outcome, Search, State
+from raft.testing.ordering import Outcome, Search
 
 __all__ = [
     "BUDGET_STEPS",
@@ -122,23 +123,19 @@ def check(
     turn = _FIRST_TURN_STEPS
     while searches and not purse.is_spent():
         for key, left in list(searches.items()):
-            search = left or _search(keys[key], model)
+            # What contradicts itself, or cannot, needs no search.
+            piece = model.contradiction(keys[key]) if left is None else None
+            search = left or _search(keys[key] if piece is None else [], model)
             outcome = purse.spend(search, turn)
             if outcome is Outcome.NONE:
                 piece = tuple(shrunk(keys[key], model, search.blocked_ns))
+            if piece:
                 text = piece_text(key, piece, model)
-                return evolve(
-                    report,
-                    verdict=Verdict.ILLEGAL,
-                    steps=purse.steps,
-                    key=key,
-                    piece=piece,
-                    text=text,
-                )
+                found = evolve(report, verdict=Verdict.ILLEGAL, steps=purse.steps)
+                return evolve(found, key=key, piece=piece, text=text)
+            searches[key] = search
             if outcome is Outcome.FOUND:
                 del searches[key]
-            else:
-                searches[key] = search
             if purse.is_spent():
                 break
         turn *= 2

@@ -16,7 +16,7 @@ from functools import partial
 from attrs import field, frozen
 
 from raft.testing.history import Operation
-from raft.testing.ordering import Kind, Move, State
+from raft.testing.moves import Kind, Move, State
 
 Step = Callable[[State, "Judged"], tuple[bool, State]]
 """(state, operation) -> (whether it may have that result in that state, the state after)."""
@@ -53,6 +53,8 @@ class Model:
         steps: what each operation does.
         initial: the state at the beginning.
         reads: the operations that never change anything.
+        conflict: a contradiction among one key's operations that needs no search: (): they are
+            linearizable; None: only a search can say.
         plan: the same for one key's operations, made faster to search; None where it cannot.
     """
 
@@ -61,6 +63,7 @@ class Model:
     initial: State = None
     reads: frozenset[str] = field(default=frozenset({"get", "read"}))
     plan: Callable[[Sequence[Operation]], Plan | None] = lambda _: None
+    conflict: Callable[[Sequence[Operation]], tuple[Operation, ...] | None] = lambda _: None
 
     def planned(self, operations: Sequence[Operation]) -> Plan:
         """Return the moves of one key's operations; those that cannot matter have none."""
@@ -70,6 +73,10 @@ class Model:
             moves = [self._general(number, each) for number, each in enumerate(taking_part)]
             plan = Plan(moves, (self.initial,))
         return plan
+
+    def contradiction(self, operations: Sequence[Operation]) -> tuple[Operation, ...] | None:
+        """Return what `conflict` says of those operations that may matter."""
+        return self.conflict([each for each in operations if self.matters(each)])
 
     def matters(self, operation: Operation) -> bool:
         """Say whether it is any operation that may have taken effect, or whose result counts."""

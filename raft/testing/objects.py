@@ -13,9 +13,10 @@ from typing import Final
 
 from attrs import define, field
 
+from raft.testing.conflicts import list_conflict, queue_conflict
 from raft.testing.history import Operation
 from raft.testing.models import Judged, Model, Plan, hashable, move_of
-from raft.testing.ordering import ABSENT, UNREAD, Kind, Move, State
+from raft.testing.moves import ABSENT, UNREAD, Kind, Move, State
 
 UNREACHABLE: Final = -2
 """A state that there never is: what needs it has no explanation."""
@@ -221,6 +222,7 @@ KEY_VALUE: Final = Model(
         "append": _append,
     },
     plan=_plan_of_key,
+    conflict=list_conflict,
 )
 """`raft.machines.kv`, for one key. Lists compare as the tuples of their values.
 
@@ -381,6 +383,7 @@ QUEUE: Final = Model(
     initial=(),
     reads=frozenset(),
     plan=_plan_of_queue,
+    conflict=queue_conflict,
 )
 """First in, first out: `enqueue` a value; `dequeue` returns the first one, or None."""
 

@@ -30,70 +30,10 @@ facts keep the search small, each a theorem about orders and none a guess:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from enum import Enum, IntEnum
-from typing import Final, NamedTuple
+from collections.abc import Hashable, Iterator, Sequence
+from enum import Enum
 
-State = Hashable
-
-ABSENT: Final = 0
-"""The state that a CLEAR leaves, and in which it is impossible."""
-
-UNREAD: Final = -1
-"""The state that nothing looks for."""
-
-
-class Kind(IntEnum):
-    """How a move depends on the state, and changes it."""
-
-    READ = 1
-    """Possible where the state is `need`; changes nothing."""
-
-    UNLESS = 2
-    """Possible where the state is not `need`; changes nothing."""
-
-    WRITE = 3
-    """Possible anywhere; leaves `to`."""
-
-    SWAP = 4
-    """Possible where the state is `need`; leaves `to`."""
-
-    CLEAR = 5
-    """Possible where the state is not ABSENT; leaves ABSENT."""
-
-    GENERAL = 6
-    """Whatever `step` says."""
-
-    GENERAL_READ = 7
-    """Possible where `step` says so; changes nothing."""
-
-
-class Move(NamedTuple):
-    """What an operation that took part requires of the state, and makes of it.
-
-    A tuple, as there may be a million of them.
-
-    Attributes:
-        kind: which of the fields below count.
-        call_ns: when it began.
-        return_ns: when it ended; None where it never did, and need not have taken effect.
-        number: which operation it is, for its owner.
-        need: the state it requires, or the one it excludes.
-        to: the state it leaves.
-        step: the state -> the state after, or None where it is impossible.
-        equals: moves of kind GENERAL with equal values are interchangeable; None for no other.
-        rank: what has a lower one is tried first; it changes no verdict.
-    """
-
-    kind: Kind
-    call_ns: int
-    return_ns: int | None
-    number: int
-    need: State = None
-    to: State = None
-    step: Callable[[State], State | None] | None = None
-    equals: Hashable = None
-    rank: float = 0.0
+from raft.testing.moves import ABSENT, UNREAD, Kind, Move, State, result_of
 
 
 class Outcome(Enum):
@@ -281,7 +221,7 @@ class Search:
             if available == self._bits[number] == owed:
                 # Alone, as most are where there are many keys: there is nothing to choose, and
                 # the tables may stay behind.
-                after = _result(self._moves[number], state)
+                after = result_of(self._moves[number], state)
                 if after is not None:
                     self._pass(index, after, 0, 0)
                 continue
@@ -393,7 +333,7 @@ class Search:
 
     def _after(self, bit: int, state: State) -> State | None:
         """Return the state after the move in a slot; None if it is impossible here."""
-        return _result(self._moves[self._in_slot[bit]], state)
+        return result_of(self._moves[self._in_slot[bit]], state)
 
     def _still_owed(self, bit: int, owed: int) -> int:
         """Return what is owed after a move: not itself, nor what it hides (fact 2)."""
@@ -487,22 +427,6 @@ class Search:
             return float("inf") if return_ns is None else return_ns
 
         return min(_bits_of(mask), key=end)
-
-
-def _result(move: Move, state: State) -> State | None:
-    """Return the state after a move; None if it is impossible in that state."""
-    kind = move.kind
-    if kind is Kind.WRITE:
-        return move.to
-    if kind is Kind.READ:
-        return state if state == move.need else None
-    if kind is Kind.SWAP:
-        return move.to if state == move.need else None
-    if kind is Kind.CLEAR:
-        return ABSENT if state != ABSENT else None
-    if kind is Kind.UNLESS:
-        return state if state != move.need else None
-    return move.step(state) if move.step is not None else None
 
 
 def _flip(table: dict[State, int], state: State, bit: int) -> None:
