@@ -153,7 +153,7 @@ def read_greeting(box: Box) -> Greeting:
         _text(box, b"address", ADDRESS_BYTES) if b"address" in box else "",
         versions,
         _read_lives(box),
-        _number(box, b"excluded_index") if b"excluded_index" in box else 0,
+        _number(box, b"excluded_index", TERM_DIGITS) if b"excluded_index" in box else 0,
         _number(box, b"term", TERM_DIGITS) if b"term" in box else 0,
     )
 

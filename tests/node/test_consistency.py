@@ -64,6 +64,18 @@ def test_the_age_of_a_state_grows_once_nobody_vouches_for_it() -> None:
     assert again.value.age_seconds <= 2 * HEARTBEAT
 
 
+def test_a_leader_that_is_cut_off_ages_though_it_does_not_know_it_yet() -> None:
+    """R10: its state is current as of its quorum's last answer, not because it leads."""
+    world, wire, leader, _ = led()
+    wire.isolate(leader.id)
+    world.run(0.7 * TIMEOUT)
+    assert leader.shell.server.leader_id == leader.id
+    told = leader.read_indexed([], consistency="local")
+    world.run()
+    assert told.value.age_seconds == pytest.approx(0.7 * TIMEOUT, abs=2 * HEARTBEAT)
+    assert told.value.age_seconds > HEARTBEAT
+
+
 def test_a_server_that_never_heard_a_leader_has_no_age() -> None:
     """R10: what it recovered may be of any time."""
     world, wire, _leader, (follower, _) = led()

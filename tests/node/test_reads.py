@@ -83,3 +83,18 @@ def test_a_local_read_has_any_age() -> None:
     reads.queue(read)
     assert reads.ready(0, age_seconds=lambda: math.inf) == [read]
     assert read.age_seconds == math.inf
+
+
+@pytest.mark.parametrize(
+    ("terms", "anywhere"),
+    [
+        ({}, False),
+        ({"consistency": "lease"}, False),
+        ({"consistency": "linearizable"}, True),
+        ({"consistency": "local"}, True),
+        ({"consistency": "bounded", "max_age_seconds": 1.0}, True),
+    ],
+)
+def test_who_may_answer_which_read(terms: dict[str, object], anywhere: bool) -> None:
+    """R8, R9: a lease is the leader's alone, and who asks for nothing gets a redirect."""
+    assert batch(**terms).terms.on_any_node is anywhere

@@ -19,7 +19,14 @@ from raft.lives import Lives
 from raft.transport import wire
 from raft.transport.boxes import Box, BoxParser, encode_box
 from raft.transport.connection import Counters
-from raft.transport.greeting import Greeting, Identity, encode_answer, encode_greeting, objection
+from raft.transport.greeting import (
+    Greeting,
+    Identity,
+    encode_answer,
+    encode_greeting,
+    objection,
+    read_greeting,
+)
 from raft.transport.outgoing import FRAGMENT_BYTES, Backoff, Outgoing
 from raft.transport.peers import PeerLimits
 
@@ -540,3 +547,12 @@ async def test_records_past_the_limit_are_refused_by_name(nodes: Any, until: Any
     await a.reach(b)
     with pytest.raises(BadConfiguration, match="message_bytes"):
         a.network.send("b", append(1), bytes(1001))
+
+
+def test_an_answer_may_name_any_index_that_a_log_can_have() -> None:
+    """M6: who was removed after very many entries is told, too."""
+    index = (1 << 63) - 1
+    boxes: list[Box] = []
+    BoxParser().feed(encode_answer(IDENTITY, b"1", index), boxes.append)
+    (box,) = boxes
+    assert read_greeting(box).excluded_index == index
