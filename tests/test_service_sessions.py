@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from raft.codec import PLAIN, Codec
+from raft.core.messages import AppendEntriesResult
 from raft.errors import (
     BadCommand,
     CommandError,
@@ -123,6 +125,29 @@ async def test_a_client_opens_a_session_and_repeats_a_box(nodes: Nodes) -> None:
     client.close()
 
 
+class Hold:
+    """Keeps followers' acknowledgements back, while the leader still hears from them."""
+
+    def __init__(self, followers: list[RaftService], last: int) -> None:
+        self.kept: list[Callable[[], object]] | None = []
+        for follower in followers:
+            follower.network.send = partial(  # type: ignore[method-assign]
+                self.send, follower.network.send, last
+            )
+
+    def send(self, send: Any, last: int, peer: str, message: Any, *beside: Any) -> bool:
+        acknowledges = isinstance(message, AppendEntriesResult) and message.match_index > last
+        if self.kept is None or not acknowledges:
+            return bool(send(peer, message, *beside))
+        self.kept.append(partial(send, peer, message, *beside))
+        return True
+
+    def release(self) -> None:
+        kept, self.kept = self.kept or [], None
+        for send in kept:
+            send()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_copy_over_another_connection_is_applied_once_and_both_are_told(
     nodes: Nodes,
@@ -137,8 +162,7 @@ async def test_a_copy_over_another_connection_is_applied_once_and_both_are_told(
         SessionCall(opened.id, 1, 1),
     )
     last = leader.shell.server.log.last_index
-    # Nothing is committed while nobody answers the leader.
-    nodes.isolate(leader.id)
+    hold = Hold(nodes.others(leader), last)
     told = first.write_batch(box, 3000, session=call)
     await until(lambda: leader.shell.server.log.last_index == last + 3)
     copies = [
@@ -147,13 +171,35 @@ async def test_a_copy_over_another_connection_is_applied_once_and_both_are_told(
         leader.write(["append", "n", "z"], session=evolve(call, sequence=3)),
     ]
     await until(lambda: leader.status()["copies_joined_count"] == 3)
-    nodes.cut.clear()
+    hold.release()
     assert await told == [1, 2, 3]
     assert await copies[0] == [1, 2, 3]
     assert await copies[1] == [2, 3]
     assert await copies[2] == 3
     assert leader.replica.last_applied == last + 3
     assert await leader.read(["get", "n"]) == ["x", "y", "z"]
+    first.close()
+    second.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_box_goes_in_parts_and_its_copy_joins_all_of_them(nodes: Nodes) -> None:
+    """S8, S9."""
+    await nodes.found()
+    leader = await nodes.leader()
+    opened = await leader.open_session()
+    first, second = [await _client(leader) for _ in range(2)]
+    box = [PLAIN.encode(["append", "n", bytes(600_000)]) for _ in range(4)]
+    last = leader.shell.server.log.last_index
+    hold = Hold(nodes.others(leader), last)
+    told = first.write_batch(box, 8000, session=SessionCall(opened.id, 1, 1))
+    await until(lambda: leader.shell.server.log.last_index == last + 4)
+    again = second.write_batch(box, 8000, True, session=SessionCall(opened.id, 1, 1))
+    await until(lambda: leader.status()["copies_joined_count"] >= 2)
+    hold.release()
+    copied = await again
+    assert await told == copied == [1, 2, 3, 4]
+    assert copied.last_index == last + 4
     first.close()
     second.close()
 

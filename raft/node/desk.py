@@ -74,10 +74,10 @@ def _numbered(
     return [payload for at, payload in enumerate(payloads) if at not in refused]
 
 
-def _places(
+def places_of(
     parts: list[list[bytes]], count: int, refused: dict[int, Outcome], session: SessionCall
 ) -> Iterator[Place]:
-    """Yield the numbers of each part, out of `count` commands.
+    """Yield the place of each part of a box of `count` commands in `session`.
 
     Numbers of commands that are refused belong to the part before them, or to the first one.
     """
@@ -119,7 +119,7 @@ class ClientDesk:
             packing(answer)([refused[at] for at in sorted(refused)])
             if session is not None:
                 # The numbers count as answered: what follows them has its turn all the same.
-                places = _places([[]], len(commands), refused, session)
+                places = places_of([[]], len(commands), refused, session)
                 self._write_in_session([Batch([], deadline, nobody)], places)
         elif node.forwards and not refused:
             address = node.leader_address()
@@ -140,7 +140,7 @@ class ClientDesk:
                 for batch in batches:
                     node.shell.write(batch)
             else:
-                places = _places(parts, len(commands), refused, session)
+                places = places_of(parts, len(commands), refused, session)
                 self._write_in_session(batches, places)
 
     def _write_in_session(self, batches: list[Batch], places: Iterable[Place]) -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from raft.codec import Codec
 from raft.errors import CommandTooLarge, NotLeader, Overloaded
 from raft.node import parts
+from raft.node.desk import places_of
 from raft.node.parts import Gathering, checked, outcome_of, parts_of
+from raft.numbering import SessionCall
 
 
 def gather(refused: dict[int, Any], results: list[Any], sizes: list[int]) -> Any:
@@ -59,3 +61,25 @@ def test_a_part_that_failed_alone_fails_each_of_its_commands() -> None:
     error = Overloaded()
     answer = gather({}, [[("", b"0")], error], [1, 2])
     assert answer == [("", b"0"), outcome_of(error), outcome_of(error)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_size=20))
+def test_the_parts_of_a_sessions_box_have_all_of_its_numbers_between_them(
+    commands: list[tuple[int, bool]],
+) -> None:
+    """S9: also those of commands that are refused, or what follows would come early."""
+    session = SessionCall(bytes(16), 7, 5)
+    refused = {at: ("X", b"") for at, (_, bad) in enumerate(commands) if bad}
+    good = [at for at in range(len(commands)) if at not in refused]
+    limit, parts.PART_BYTES = parts.PART_BYTES, 64
+    try:
+        cut = list(parts_of([b"%03d" % at + bytes(commands[at][0]) for at in good]))
+    finally:
+        parts.PART_BYTES = limit
+    places = list(places_of(cut, len(commands), refused, session))
+    assert [places[0].first, places[-1].end] == [7, 7 + len(commands)]
+    assert [place.end for place in places[:-1]] == [place.first for place in places[1:]]
+    for part, place in zip(cut, places, strict=True):
+        numbers = [7 + int(payload[:3]) for payload in part]
+        assert set(numbers) <= set(range(place.first, place.end))
+        assert place.whole == (numbers == list(range(place.first, place.end)))
