@@ -23,6 +23,7 @@ from raft.errors import (
     Timeout,
     WouldReplace,
 )
+from raft.machines.sqlite import SQLiteDatabase
 from raft.machines.stack import Stack
 from raft.node import rescue, restorations
 from raft.node.restorations import Restorations
@@ -272,6 +273,38 @@ async def test_what_does_not_fit_is_refused_before_anything_is_appended(
     assert isinstance(await outcome(closed.restore(str(whole), 0.2)), Timeout)
     await closed.close()
     assert leader.failure is None
+
+
+@ensureDeferred
+async def test_a_machine_on_a_disk_is_restored_with_what_it_keeps_and_comes_back_with_it(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """S5: the new state and how far it is are one transaction."""
+
+    def machine() -> SQLiteDatabase:
+        return SQLiteDatabase(tmp_path / "sqlite")
+
+    node = nodes.start("a", machine())
+    await node.set_configuration([nodes.member(node)])
+    await node.when_leader()
+    await node.write(["execute", "CREATE TABLE t (x)"])
+    await node.write(["execute", "INSERT INTO t VALUES (1)"])
+    await node.backup(str(tmp_path / "x"))
+    numbering = Numbering(await node.open_session())
+    await node.write(["execute", "INSERT INTO t VALUES (2)"], session=numbering.next())
+    index = await node.restore(str(tmp_path / "x"), replace=True)
+    await node.write(["execute", "INSERT INTO t VALUES (3)"])
+    fixed = nodes.fixed(node)
+    await node.stopService()
+    again = nodes.start("a", machine(), **fixed)
+    assert again.replica.last_applied > index
+    assert len(again.replica.sessions) == 0
+    await again.when_leader()
+    found: Any = await again.read(["query", "SELECT x FROM t ORDER BY x"])
+    assert found["rows"] == [[1], [3]]
+    error = await outcome(again.write(["execute", "DELETE FROM t"], session=numbering.next()))
+    assert isinstance(error, SessionExpired)
+    await nodes.stop()
 
 
 def test_the_command_checks_before_it_asks_anybody(
