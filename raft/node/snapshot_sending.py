@@ -10,8 +10,8 @@ nobody's delay. Who failed waits before the next try.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from attrs import Factory, define, evolve
@@ -36,8 +36,6 @@ _log = Logger()
 
 PIECE_BYTES = 256 * 1024
 WINDOW_BYTES = 4 << 20
-SKIPPED_AT_ONCE = 16
-"""How many pieces are read and skipped in one turn."""
 PIECES_A_SECOND = 10
 """Where a rate is set, at least so many pieces leave in a second."""
 STALL_SECONDS = 1.0
@@ -80,10 +78,44 @@ class Transfer:
 
 
 @define(eq=False)
+class Reading:
+    """The chunks of a snapshot file, read one by one in another thread: a disk may take its time.
+
+    The file is closed when no thread reads it.
+    """
+
+    _chunks: Iterator[bytes]
+    _in_thread: Callable[..., Deferred[object]]
+    _is_reading: bool = False
+    _is_closed: bool = False
+
+    def next(self) -> Deferred[Any]:
+        """Fire with the next chunk, or None at the end; cancelling only forgets the caller."""
+        told: Deferred[Any] = Deferred()
+        self._is_reading = True
+        self._in_thread(next, self._chunks, None).addBoth(self._read).addBoth(told.callback)
+        return told
+
+    def _read(self, result: object) -> object:
+        self._is_reading = False
+        if self._is_closed:
+            self.close()
+        return result
+
+    def close(self) -> None:
+        """Read no more."""
+        self._is_closed = True
+        close = getattr(self._chunks, "close", None)
+        if close is not None and not self._is_reading:
+            close()
+
+
+@define(eq=False)
 class SendingSnapshots:
     """All snapshots that one leader sends, one to a peer."""
 
     shell: Shell
+    in_thread: Callable[..., Deferred[object]]
     allowance: Allowance
     sent_bytes: int = 0
     """Machine bytes that left, those that were sent again included."""
@@ -161,37 +193,33 @@ class SendingSnapshots:
     async def _send_from(self, transfer: Transfer, skip_bytes: int) -> None:
         """Send from byte `skip_bytes` on; return when all is sent or nothing moves."""
         meta, chunks = self.shell.storage.open_snapshot(transfer.index)
+        reading = Reading(chunks, self.in_thread)
         try:
-            await self._send_pieces(transfer, meta, self._pieces(chunks), skip_bytes)
+            await self._send_chunks(transfer, meta, reading, skip_bytes)
         finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+            reading.close()
 
-    async def _send_pieces(
-        self, transfer: Transfer, meta: SnapshotMeta, pieces: Iterator[bytes], skip_bytes: int
+    async def _send_chunks(
+        self, transfer: Transfer, meta: SnapshotMeta, reading: Reading, skip_bytes: int
     ) -> None:
         network = self.shell.network
         origin = msgspec.msgpack.encode(Origin(meta.time_us, meta.machine, meta.machine_version))
         message = _message(transfer, meta)
-        offset = skipped = 0
-        for piece in pieces:
-            if offset + len(piece) <= skip_bytes:
+        offset = 0
+        while (found := await reading.next()) is not None:
+            for piece in self._pieces(found):
                 offset += len(piece)
-                skipped += 1
-                if skipped % SKIPPED_AT_ONCE == 0:
-                    await self._wait(0)
-                continue
-            if delay := self.allowance.claim(len(piece)):
-                await self._wait(delay)
-            if not await self._has_window(transfer, offset + len(piece)):
-                return
-            chunk = SnapshotChunk.of(offset, piece, -1, origin)
-            if not network.send(transfer.peer, message, b"", chunk):
-                return
-            offset += len(piece)
-            self.sent_bytes += len(piece)
-            await self._wait(0)
+                if offset <= skip_bytes:
+                    continue
+                if delay := self.allowance.claim(len(piece)):
+                    await self._wait(delay)
+                if not await self._has_window(transfer, offset):
+                    return
+                chunk = SnapshotChunk.of(offset - len(piece), piece, -1, origin)
+                if not network.send(transfer.peer, message, b"", chunk):
+                    return
+                self.sent_bytes += len(piece)
+                await self._wait(0)
         last = SnapshotChunk.of(offset, b"", offset, origin)
         network.send(transfer.peer, evolve(message, done=True), b"", last)
 
@@ -205,12 +233,11 @@ class SendingSnapshots:
             await self._wait(WAIT_SECONDS)
         return not (transfer.fell_back or transfer.installed)
 
-    def _pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         rate = self.allowance.bytes_per_second or PIECE_BYTES * PIECES_A_SECOND
         most_bytes = min(rate // PIECES_A_SECOND, PIECE_BYTES)
-        for chunk in chunks:
-            for start in range(0, len(chunk), most_bytes):
-                yield chunk[start : start + most_bytes]
+        for start in range(0, len(chunk), most_bytes):
+            yield chunk[start : start + most_bytes]
 
     def _wait(self, seconds: float) -> Deferred[None]:
         return deferLater(self.shell.reactor, seconds, lambda: None)

@@ -95,7 +95,9 @@ class Snapshots:
         """Let nothing be under way."""
         self.threads = Threads(self.shell.reactor)
         rate = self.shell.bounds.snapshot_bytes_per_second
-        self.sending = SendingSnapshots(self.shell, Allowance(rate, self.shell.clock))
+        self.sending = SendingSnapshots(
+            self.shell, self.threads.call, Allowance(rate, self.shell.clock)
+        )
         self.receiving = Receiving(self.shell, self.threads.call)
 
     # Taking.

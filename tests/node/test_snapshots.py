@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from twisted.internet.defer import CancelledError
 
 from raft.codec import PLAIN
 from raft.core import messages as ms
 from raft.errors import NodeStopped, NotFound, RaftError, StorageDamaged, StorageFull
+from raft.node.snapshot_sending import Reading
+from raft.node.snapshots import Threads
 from raft.storage.memory import MemorySnapshotWriter, MemoryStorage
 from raft.transport.wire import SnapshotChunk
 from tests.node.world import Journal, Node, Outcome, Wire, World, cluster, leader_of, others
@@ -396,8 +399,9 @@ def test_a_snapshot_from_the_leader_may_overtake_ones_own() -> None:
         if behind.applied == leader.applied:
             break
         # Its own goes no further; the one that arrives does.
-        own = [each for each in threads.calls if "commit" not in repr(each)]
-        threads.calls = [each for each in threads.calls if "commit" in repr(each)]
+        write = "MemorySnapshotWriter.write of"
+        own = [each for each in threads.calls if write in repr(each)]
+        threads.calls = [each for each in threads.calls if write not in repr(each)]
         held = own
         threads.end()
         threads.calls += held
@@ -495,3 +499,29 @@ def test_a_damaged_snapshot_is_replaced_by_a_new_one() -> None:
         wire.heal()
         caught_up(world, behind, leader, 10.0)
     assert leader.shell.server.snapshot_index > index
+
+
+def test_a_transfer_that_ends_while_its_file_is_read_closes_it_afterwards() -> None:
+    """A file must not be closed under the thread that reads it; nor stay open."""
+    world = World()
+    threads = Slow(world)
+    closed: list[bool] = []
+
+    def chunks() -> Any:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append(True)
+
+    reading = Reading(chunks(), Threads(world).call)
+    told = Outcome(reading.next())
+    threads.end()
+    assert told.value == b"one"
+    told = Outcome(reading.next())
+    told.deferred.cancel()
+    reading.close()
+    assert not closed
+    threads.end()
+    assert closed
+    assert isinstance(told.value, CancelledError)
