@@ -9,6 +9,7 @@ from attrs import Factory, define, evolve, field
 
 from raft.core.configuration import Member
 from raft.core.outputs import Role
+from raft.testing.members import votes
 from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
 
@@ -66,16 +67,37 @@ class Changes:
         expected = rng.choices((None, known, known - 1), (70, 25, 5))[0]
         members = self._target(node)
         if members:
-            self.workload.change(node, members, expected, force=self.active and rng.random() < 0.15)
+            force = self.active and rng.random() < 0.15 and not self.swarm.wipes
+            self.workload.change(node, members, expected, force=force)
+
+    def _may_join(self, newcomer: ModelNode) -> bool:
+        """Tell whether a server may be named as a member.
+
+        One that lost its directory may under its old id once the logs have forgotten that it
+        voted: a log that began before would make it believe, for a while, that it still does.
+        """
+        if not newcomer.lost_disks:
+            return True
+        known = [
+            configuration
+            for node in self.nodes.values()
+            for configuration in node.disk.configurations()
+        ]
+        return not newcomer.is_lost and not any(votes(each, newcomer.id) for each in known)
 
     def _target(self, node: ModelNode) -> tuple[Member, ...]:
         """Return who is to be the cluster, from who is it in the eyes of `node`."""
         rng = self._rng
         members = {member.id: member for member in node.server.configuration.members}
-        strangers = sorted(self.nodes.keys() - members.keys())
+        useful = sorted(node.id for node in self.nodes.values() if self._may_join(node))
+        strangers = [id for id in useful if id not in members]
+        gone = [node for node in self.nodes.values() if node.is_lost or node.is_shut_out]
+        if any(node.id in members for node in gone):
+            # What cannot come back must leave first: it counts for majorities.
+            return tuple(each for each in members.values() if self.nodes[each.id] not in gone)
         kind = rng.choice(KINDS)
         if kind == "anything":
-            chosen = rng.sample(sorted(self.nodes), rng.randint(1, len(self.nodes)))
+            chosen = rng.sample(useful, rng.randint(1, len(useful)))
             return tuple(Member(id, voter=rng.random() < 0.75) for id in chosen)
         if kind in ("remove", "replace") and members:
             del members[rng.choice(sorted(members))]

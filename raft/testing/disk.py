@@ -208,6 +208,12 @@ class Disk:
             self.saved_ticket = write.ticket
         return write
 
+    def configurations(self) -> list[Configuration]:
+        """Return all configurations that the log and the snapshots hold."""
+        snapshots = [each for each in (self.previous, self.snapshot) if each]
+        logged = [configuration for _, configuration in self.records.configurations()]
+        return [*(each.configuration for each in snapshots), *logged]
+
     @property
     def may_fall_back(self) -> bool:
         """Whether the newest snapshot is not the only way to what it covers."""

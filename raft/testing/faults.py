@@ -16,9 +16,11 @@ from raft.testing.members import halves_of
 from raft.testing.network import Network, cut_links
 from raft.testing.swarm import LEASE_FAULTS, PARTITIONS, TICK_SECONDS, TIMEOUT_SECONDS, Swarm
 from raft.testing.timeline import Timeline
+from raft.testing.wipes import Wipes
 
 if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
+    from raft.testing.monitors import Monitors
 
 NOBODY = ""
 
@@ -30,6 +32,7 @@ class Faults:
     swarm: Swarm
     timeline: Timeline
     network: Network
+    monitors: Monitors
     nodes: dict[str, ModelNode] = Factory(dict)
     armed: bool = False
     """Whether the biased triggers may strike."""
@@ -40,12 +43,15 @@ class Faults:
     """How often each kind of trouble came about: found a victim, and changed something."""
     _reserved_until: float = 0.0
     """Until then a script of some scenes plays: links are left as they are."""
+    wipes: Wipes = field(init=False)
     _rng: random.Random = field(init=False)
     _leases: LeaseFaults = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Draw the faults' own chance."""
         self._rng = random.Random(f"{self.swarm.seed}/faults")
+        chance = random.Random(f"{self.swarm.seed}/wipes")
+        self.wipes = Wipes(self.network, self.monitors, chance, self.nodes)
         chance = random.Random(f"{self.swarm.seed}/lease faults")
         self._leases = LeaseFaults(self, self.timeline, self.network, chance)
 
@@ -150,6 +156,12 @@ class Faults:
                 self.network.reset(*rng.sample(list(self.nodes), 2))
             case "replay" if self.network.has_old_messages:
                 self.network.replay(rng.randint(1, 10))
+            case "wipe" | "lose":
+                victim = self.wipes.victim(kind)
+                if victim is None:
+                    return
+                self.wipes.wipe(kind, victim)
+                self.timeline.after(rng.uniform(1, 50) * TICK_SECONDS, self._restart, victim)
             case _ if not self._strike_links(kind, leaders):
                 return
         self.fired[kind] += 1

@@ -77,7 +77,7 @@ class Ghost:
     digest: int = 0
     """Of every step's time, place and result: equal for equal runs [I23]."""
     votes: dict[tuple[str, int], str] = Factory(dict)
-    """(voter, term) to the candidate of its durable vote."""
+    """(incarnation of the voter, term) to the candidate of its durable vote."""
     leaders: dict[int, str] = Factory(dict)
     newest_term: int = 0
     """The highest term that had a leader."""

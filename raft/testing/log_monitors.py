@@ -92,7 +92,7 @@ class LogMonitors(Ghost):
         state = write.hard_state
         if state is None or state.voted_for is None:
             return
-        first = self.votes.setdefault((node.id, state.current_term), state.voted_for)
+        first = self.votes.setdefault((node.incarnation, state.current_term), state.voted_for)
         if first != state.voted_for:
             self.violated(
                 "I2",
@@ -152,7 +152,7 @@ class LogMonitors(Ghost):
             self.violated("I2", f"{node.id} shows {message}, its disk {node.disk.hard_state}")
 
     def _voted(self, node: ModelNode, candidate: str, term: int) -> None:
-        key = (node.id, term)
+        key = (node.incarnation, term)
         # A later term on the disk makes a second vote in this one as impossible.
         if node.disk.hard_state.current_term > term:
             self.votes.setdefault(key, candidate)

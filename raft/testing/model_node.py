@@ -91,6 +91,11 @@ class ModelNode:
     snapshots: Snapshots = field(init=False)
 
     up: bool = False
+    lives: int = 1
+    """How many directories this server has had: each is another incarnation."""
+    lost_disks: list[Disk] = Factory(list)
+    is_lost: bool = False
+    """Whether it came back empty under its old incarnation, which makes it useless."""
     epoch: int = 0
     """Grows with every crash: what belongs to an earlier life is ignored."""
     server: Server = field(init=False)
@@ -176,7 +181,7 @@ class ModelNode:
         bootstraps = self.id == "n1" or (
             self.swarm.bootstrap_all and self.swarm.configuration.is_voter(self.id)
         )
-        fresh = disk.is_empty and bootstraps
+        fresh = disk.is_empty and bootstraps and not self.lost_disks
         self.step([Bootstrap(self.swarm.configuration)] if fresh else [])
 
     def crash(self) -> None:
@@ -194,6 +199,33 @@ class ModelNode:
         self.waiting_reads.clear()
         self.role = Role.FOLLOWER
         self.workload.crashed(self.id)
+
+    def lose_directory(self, *, new_incarnation: bool) -> None:
+        """Have an empty directory from the next start on."""
+        self.lost_disks.append(self.disk)
+        self.disk = Disk()
+        self.lives += new_incarnation
+        self.is_lost = not new_incarnation
+
+    @property
+    def incarnation(self) -> str:
+        """The name of the directory."""
+        return f"{self.id}/{self.lives}"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it stands still."""
+        return self._paused
+
+    @property
+    def is_shut_out(self) -> bool:
+        """Whether anybody knows this server by another incarnation than it has."""
+        return any(other.refuses(self) for other in self.monitors.nodes.values())
+
+    def refuses(self, other: ModelNode) -> bool:
+        """Tell whether this server knows `other` by another incarnation than it has [M7, M9]."""
+        member = self.server.configuration.member(other.id)
+        return member is not None and member.incarnation not in ("", other.incarnation)
 
     def heal(self) -> None:
         """Run, with a quick disk and fair dice, from now on."""
@@ -220,6 +252,11 @@ class ModelNode:
         """Take in a message, with its entries or snapshot beside it."""
         if not self.up:
             return
+        if self.swarm.wipes:
+            other = self.monitors.nodes[sender]
+            # They greet each other first: a connection needs both.
+            if self.refuses(other) or other.refuses(self):
+                return
         if type(message) is AppendEntries and isinstance(attachment, list):
             self._next_arrival = arrival = self._next_arrival + 1
             start = message.entries.start

@@ -77,7 +77,7 @@ class Monitors(LogMonitors):
             self._commit(node, commit, -1 if led else verified)
         self._ordered(node, outputs, commit)
         for change in outputs.changes:
-            if type(change) is Quarantined:
+            if type(change) is Quarantined and self._should_be_well(node, change.peer):
                 self.violated("L5", f"{node.id} quarantines {change.peer}, which lost nothing")
             self.abandoned += type(change) is ChangeAbandoned
         if outputs.confirmed:
@@ -90,6 +90,11 @@ class Monitors(LogMonitors):
         if self.sha is not None:
             told = _SETS.sub(_in_order, repr((now, node.id, outputs)))
             self.sha.update(told.encode())
+
+    def _should_be_well(self, leader: ModelNode, peer: str) -> bool:
+        """Tell whether a member lost nothing; who is on its way out may have been wiped."""
+        member = leader.server.configuration.member(peer)
+        return member is not None and not self.nodes[peer].is_lost
 
     def settled(self) -> None:
         """Now and then, once a step is carried out, look at everything."""
@@ -123,7 +128,15 @@ class Monitors(LogMonitors):
         """I15: who leads has the votes of a quorum of voters; its own counts if it is one."""
         self._campaigns(node)
         _, configuration = latest_configuration(node, self.configurations)
-        voters = [id for id in self.nodes if self.votes.get((id, term)) == node.id]
+        # A vote stays one, also if the voter lost its directory since.
+        voters = [
+            other.id
+            for other in self.nodes.values()
+            if any(
+                self.votes.get((f"{other.id}/{life}", term)) == node.id
+                for life in range(1, other.lives + 1)
+            )
+        ]
         if not is_quorum(configuration, voters):
             self.violated("I15", f"{node.id} leads term {term} by {voters} of {configuration}")
 
@@ -178,7 +191,10 @@ class Monitors(LogMonitors):
         if follower.up:
             known = max(known, follower.server.current_term)
         # A later leader may have replaced what this one will never commit.
-        if not index or known > term:
+        if not index or known > term or leader.refuses(follower):
+            return
+        if follower.is_lost and index < leader.records.first:
+            # No message asks for it any more: it is committed, and a snapshot is on its way.
             return
         own = leader.records.term_at(index)
         if own is None and index > leader.commit_index:
@@ -221,7 +237,12 @@ class Monitors(LogMonitors):
         held = node.records.term_at(commit)
         if held != term:
             self.violated("I8", f"{node.id} commits {commit} of term {held} in term {term}")
-        holders = [other.id for other in self.nodes.values() if other.disk.holds(commit, term)]
+        # So does an acknowledgement: what was lost since is lost, and that server shut out.
+        holders = [
+            other.id
+            for other in self.nodes.values()
+            if any(disk.holds(commit, term) for disk in (other.disk, *other.lost_disks))
+        ]
         # A step may commit, and append the next configuration then.
         ends = (node.records.end, self._end)
         known = [latest_configuration(node, self.configurations, end)[1] for end in ends]

@@ -116,6 +116,16 @@ class Network:
         """Whether there is anything to replay."""
         return bool(self._museum)
 
+    def forget(self, node: str) -> None:
+        """Lose all that is on its way from or to `node`, and what could be replayed of it."""
+        for other in self.listeners:
+            for link in ((node, other), (other, node)):
+                self._resets[link] = self._resets.get(link, 0) + 1
+        for packets in (self._museum, self._votes):
+            kept = [packet for packet in packets if node not in packet[:2]]
+            packets.clear()
+            packets.extend(kept)
+
     def replay(self, count: int) -> None:
         """Deliver up to `count` old messages once more."""
         if not self._museum:

@@ -122,7 +122,7 @@ class Simulation:
         if self.full_digest:
             monitors.sha = hashlib.sha256()
         self.network = Network(swarm, timeline)
-        self.faults = Faults(swarm, timeline, self.network, self.nodes)
+        self.faults = Faults(swarm, timeline, self.network, monitors, self.nodes)
         self.workload = Workload(swarm, timeline, monitors, self.nodes)
         self.faults.hush = self.workload.hush
         self.changes = Changes(swarm, timeline, self.workload, self.nodes)
@@ -221,7 +221,11 @@ class Simulation:
     def _members(self, leader: ModelNode) -> list[ModelNode]:
         """Return the healthy ones among those that `leader` leads."""
         ids = leader.server.configuration.ids
-        return [node for node in self.healthy if node.id in ids]
+        return [
+            node
+            for node in self.healthy
+            if node.id in ids and not (node.is_lost or leader.refuses(node))
+        ]
 
     def _run_for(self, seconds: float) -> None:
         self.timeline.run(self.timeline.now + seconds, lambda: True)

@@ -36,6 +36,9 @@ FAULTS = (
 )
 """What may befall a run at a random moment."""
 
+WIPES = ("wipe", "lose")
+"""What may befall directories, where members change: see `raft.testing.wipes`."""
+
 LEASE_FAULTS = ("alone", "late answers", "asleep", "forget")
 """What may befall a leader that reads by lease: see `raft.testing.lease_faults`."""
 
@@ -62,6 +65,8 @@ class Swarm:
     """Servers that run empty, until a change of the members lets them join."""
     change_seconds: float = 0.0
     """The mean time from one change of the members to the next; 0 for never."""
+    wipes: bool = False
+    """Whether servers may lose their directories."""
     lease_share: float = 0.0
     """The share of reads that are asked for by lease."""
 
@@ -165,7 +170,7 @@ class Swarm:
             minority=_minority(rng, options),
             timeout_spread=rng.choice((1.0, 1.0, 1.0, 0.1)),
         )
-        return _with_sessions(_with_leases(_with_changes(world)))
+        return _with_sessions(_with_wipes(_with_leases(_with_changes(world))))
 
 
 def _options(rng: random.Random) -> Options:
@@ -199,6 +204,16 @@ def _with_changes(world: Swarm) -> Swarm:
             world.options, join_timeout_seconds=rng.choice((2, 5, 20)) * TIMEOUT_SECONDS
         ),
     )
+
+
+def _with_wipes(world: Swarm) -> Swarm:
+    """Let directories be lost in some worlds whose members change; nobody else stays lame."""
+    rng = random.Random(f"{world.seed}/wipes")
+    if not world.change_seconds or rng.random() < 0.5:
+        return world
+    # It takes a while until all are known by their incarnations.
+    times = rng.randint(1, 4)
+    return evolve(world, minority="", wipes=True, faults=world.faults + WIPES * times)
 
 
 def _with_leases(world: Swarm) -> Swarm:

@@ -120,8 +120,10 @@ class Workload:
         if node is None or self.timeline.now < self.silent_until:
             return
         if self._rng.random() < PIN_RATE:
-            member = self._rng.choice(list(self.nodes))
-            node.hand(PinIncarnations(((member, f"{member}'s first"),)))
+            heard = [self._rng.choice(list(self.nodes.values()))]
+            if self.swarm.wipes:
+                heard = [each for each in self.nodes.values() if each.up]
+            node.hand(PinIncarnations(tuple((each.id, each.incarnation) for each in heard)))
         match self._rng.choices((0, 1, 2), self._mix)[0]:
             case 0:
                 self.write(node, self._rng.choice((1, 1, 1, 2, 5)))

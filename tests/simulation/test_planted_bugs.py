@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 import tests.simulation.planted_leases
-import tests.simulation.planted_sessions  # noqa: F401  (they enter their bugs)
+import tests.simulation.planted_sessions
+import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)
 from raft.testing.simulator import first_failure
 from tests.simulation.planted import BUGS
 

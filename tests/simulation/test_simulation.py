@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from raft.testing.simulator import Failure, Report, main, simulate
-from raft.testing.swarm import FAULTS, LEASE_FAULTS, TIMEOUT_SECONDS, TRIGGERS, Swarm
+from raft.testing.swarm import FAULTS, LEASE_FAULTS, TIMEOUT_SECONDS, TRIGGERS, WIPES, Swarm
 from tests.simulation.planted import BUGS
 
 CHUNK = 25
@@ -54,9 +54,15 @@ def test_the_worlds_are_lively(reports: list[Report]) -> None:
     assert sum(report.done_reads for report in reports) > 500
     assert sum(report.leased_reads for report in reports) > 100
     assert sum(report.session_commands for report in reports) > 300
-    assert sum(report.session_copies for report in reports) > 300
+    assert sum(report.session_copies for report in reports) > 150
     assert sum(report.sessions_expired for report in reports) > 10
     assert sum(report.configurations for report in reports) > 40 + 60
+
+
+def test_every_kind_of_trouble_comes_about(reports: list[Report]) -> None:
+    """A fault that is drawn and finds no victim proves nothing; these 40 worlds meet each."""
+    fired = {kind for report in reports for kind in report.fired}
+    assert fired == {*FAULTS, *LEASE_FAULTS, *WIPES, *TRIGGERS, "damaged snapshot"}
 
 
 def test_a_leader_is_known_to_all_soon_after_healing(reports: list[Report]) -> None:
@@ -92,7 +98,7 @@ def test_different_seeds_draw_different_worlds() -> None:
     """Every fault, trigger and size of cluster is drawn within a few hundred seeds."""
     worlds = [Swarm.draw(seed) for seed in range(300)]
     assert len(set(worlds)) == 300
-    assert {fault for world in worlds for fault in world.faults} == {*FAULTS, *LEASE_FAULTS}
+    assert {fault for world in worlds for fault in world.faults} == {*FAULTS, *LEASE_FAULTS, *WIPES}
     assert {trigger for world in worlds for trigger in world.triggers} == set(TRIGGERS)
     assert {world.voters for world in worlds} == {1, 2, 3, 4, 5, 7}
     assert {len(world.servers) for world in worlds if world.change_seconds} >= {2, 4, 5, 6, 7}
