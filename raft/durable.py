@@ -134,12 +134,13 @@ class Notes:
                 note = _decode_session(value)
                 session = Session(key[1:], note.touched_us, note.low_mark, note.kept_from)
                 found[session.id] = note.order, session
-        for key, value in notes.items():
-            if key[:1] == _RESULT:
-                split = 1 + SESSION_ID_BYTES
-                _, session = found[key[1:split]]
-                result = session.results[int.from_bytes(key[split:], "big")] = _decode_result(value)
-                session.size_bytes += len(result[1])
+        split = 1 + SESSION_ID_BYTES
+        # In the order of the numbers, as they came, whatever order the machine gives.
+        for key in sorted(key for key in notes if key[:1] == _RESULT):
+            _, session = found[key[1:split]]
+            result = _decode_result(notes[key])
+            session.results[int.from_bytes(key[split:], "big")] = result
+            session.size_bytes += len(result[1])
         ordered = sorted(found.values(), key=lambda each: each[0])
         self._stored = {session.id: set(session.results) for _, session in ordered}
         # Uses are numbered from above those that are stored: the next one is stored behind them.

@@ -322,6 +322,32 @@ def test_numbers_in_any_order_take_effect_once_each() -> None:
     assert sorted(cluster.machine.calls) == list(range(1, 40))  # type: ignore[type-var]
 
 
+def test_a_leader_knows_behind_which_number_a_session_goes_on() -> None:
+    """S9: what is applied, or passed by the low mark, is behind; an ended session has no order."""
+    cluster = Cluster()
+    session = cluster.register()
+    replica = cluster.replica
+
+    def applied_end() -> int:
+        assert copied(replica).sessions.applied_end(session, replica.last_applied) == (
+            replica.sessions.applied_end(session, replica.last_applied)
+        )
+        return replica.sessions.applied_end(session, replica.last_applied)
+
+    assert applied_end() == 0
+    for number in range(1, 10):
+        cluster.send(session, number)
+        assert applied_end() == number + 1
+    # A copy moves nothing; a low mark does, and forgets the results.
+    cluster.send(session, 7)
+    assert applied_end() == 10
+    cluster.send(session, 9, low_mark=20)
+    assert applied_end() == 20
+    cluster.close(session)
+    assert applied_end() > 1 << 62
+    assert replica.sessions.applied_end(session_id(10**6, NONCE), replica.last_applied) == 0
+
+
 def test_what_a_caller_may_conclude_stands_in_the_errors_branch() -> None:
     """S2: that nothing was executed now says nothing of an earlier copy."""
     assert issubclass(StaleSequence, OutcomeUnknown)

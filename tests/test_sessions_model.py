@@ -91,7 +91,8 @@ class Shelf(Effects):
     def open(self) -> list[tuple[bytes, bytes]]:
         self.effects = list(self.disk.effects)
         self.notes = dict(self.disk.notes)
-        return list(self.notes.items())
+        # In no order that anybody is promised.
+        return list(reversed(self.notes.items()))
 
     def begin(self) -> None:
         assert not self.inside
@@ -437,6 +438,22 @@ def test_after_a_restore_every_note_is_stored_again() -> None:
     replica.restore(meta, list(chunks))
     assert {key: value for key, value in disk.notes.items() if key[:1] == b"r"} == before
     assert len(disk.notes) == 3
+
+
+def test_after_a_restart_the_highest_number_is_known_in_whatever_order_notes_come() -> None:
+    """S9: a leader goes on behind it."""
+    disk = Disk()
+    replica = Replica(Shelf(disk))
+    replica.open()
+    session = session_id(1, b"a client")
+    replica.apply(encode(1, 1, 0, Kind.REGISTER, encode_registration(b"a client")))
+    commands = [PLAIN.encode([session, number]) for number in range(1, 301)]
+    for index, payload in enumerate(session_payloads(session, 1, 0, commands), start=2):
+        replica.apply(encode(index, 1, 0, Kind.SESSION_COMMAND, payload))
+    again = Replica(Shelf(disk))
+    again.open()
+    assert again.last_applied == 301
+    assert again.sessions.applied_end(session, 301) == 301
 
 
 TestClientsOfADisk = ClientsOfADisk.TestCase
