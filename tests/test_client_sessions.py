@@ -615,6 +615,20 @@ def test_a_repeated_command_that_finds_its_session_gone_is_unknown() -> None:
     assert sent(bench["n1"])[1:] == [(["d"], 1, 1)]
 
 
+def test_a_session_that_was_gone_on_with_never_makes_a_first_try_definite() -> None:
+    """S2: which numbers the earlier life has used, nobody knows."""
+    bench = session_bench(session=SavedSession(b"s" * 16, 7))
+    first = Outcome(bench.client.write("a"))
+    bench.turn()
+    box(bench["n1"]).answer("A")
+    assert first.value == "A"
+    second = Outcome(bench.client.write("b"))
+    bench.turn()
+    box(bench["n1"]).answer(errors.SessionExpired())
+    bench.turn()
+    assert isinstance(second.error, errors.OutcomeUnknown)
+
+
 def test_a_repeated_command_that_is_not_sent_in_time_is_unknown() -> None:
     bench = session_bench(session=SavedSession(b"s" * 16, 7))
     nobody_leads(bench)
