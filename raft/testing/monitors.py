@@ -183,6 +183,18 @@ class Monitors(LogMonitors):
             node.verified = (message.term, index)
         return index
 
+    def _is_excused(self, leader: ModelNode, follower: ModelNode, index: int) -> bool:
+        """Tell whether a follower that lost its directory may lack what it once had.
+
+        It may where it is no member any more, or shut out; and where no message asks for `index`
+        because it is committed and a snapshot is on its way.
+        """
+        if not follower.lost_disks:
+            return False
+        is_member = leader.server.configuration.member(follower.id) is not None
+        compacted = follower.is_lost and index < leader.records.first
+        return not is_member or leader.refuses(follower) or compacted
+
     def _matched(self, leader: ModelNode, peer: str, term: int) -> None:
         """I10: a match index stands for entries that are durable there, and the same."""
         index = leader.server.match_index(peer)
@@ -191,10 +203,7 @@ class Monitors(LogMonitors):
         if follower.up:
             known = max(known, follower.server.current_term)
         # A later leader may have replaced what this one will never commit.
-        if not index or known > term or leader.refuses(follower):
-            return
-        if follower.is_lost and index < leader.records.first:
-            # No message asks for it any more: it is committed, and a snapshot is on its way.
+        if not index or known > term or self._is_excused(leader, follower, index):
             return
         own = leader.records.term_at(index)
         if own is None and index > leader.commit_index:
