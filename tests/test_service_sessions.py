@@ -276,6 +276,27 @@ async def test_a_command_that_is_refused_by_itself_holds_up_nobody(nodes: Nodes)
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_node_that_passes_boxes_on_passes_on_what_is_refused_too(nodes: Nodes) -> None:
+    """S9: only the leader knows whose turn it is."""
+    await nodes.found("abc", forward=True)
+    leader = await nodes.leader()
+    for node in nodes.all.values():
+        node.desk.codec = Codec(limit_bytes=50)
+    follower = nodes.others(leader)[0]
+    client = await _client(follower)
+    opened = await client.open_session(b"12345678", 3000)
+    good, bad = PLAIN.encode(["append", "n", 1]), bytes(51)
+    sequence, asked = 1, []
+    for box in ([good, bad], [bad], [good]):
+        call = SessionCall(opened.id, sequence, 1)
+        asked.append(client.write_batch(box, 3000, session=call))
+        sequence += len(box)
+    told = [result for each in asked for result in await each]
+    assert [each for each in told if not isinstance(each, CommandTooLarge)] == [1, 2]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_session_that_nobody_uses_expires_and_one_that_is_kept_does_not(
     nodes: Nodes,
 ) -> None:

@@ -115,17 +115,18 @@ class ClientDesk:
             raise NodeStopped()
         deadline = node.clock() + timeout_seconds
         accepted, refused = checked(commands, self.codec.check)
-        if not accepted:
+        if node.forwards and (session is not None or (accepted and not refused)):
+            # The leader must hear of all numbers of a session, of bad commands too.
+            address = node.leader_address()
+            node.forwarder.write_batch(
+                address, commands, timeout_seconds, answer, with_index, session
+            )
+        elif not accepted:
             packing(answer)([refused[at] for at in sorted(refused)])
             if session is not None:
                 # The numbers count as answered: what follows them has its turn all the same.
                 places = places_of([[]], len(commands), refused, session)
                 self._write_in_session([Batch([], deadline, nobody)], places)
-        elif node.forwards and not refused:
-            address = node.leader_address()
-            node.forwarder.write_batch(
-                address, commands, timeout_seconds, answer, with_index, session
-            )
         else:
             batches: list[Batch] = []
             tell = _stating(answer, batches) if with_index else packing(answer)
