@@ -55,7 +55,7 @@ from raft.interfaces import (
     Value,
 )
 from raft.machine import CommandContext, verified_machine
-from raft.outcomes import NOTHING, Outcomes, Result, encoded_error, where
+from raft.outcomes import LOCAL_ERRORS, NOTHING, Outcomes, Result, encoded_error, where
 from raft.restoration import Restoration, Restorations
 from raft.sessions import Sessions
 from raft.storage.records import (
@@ -630,13 +630,17 @@ class Replica:
         self._failure = None
 
     def _taking_in(
-        self, meta: SnapshotMeta | BackupMeta, chunks: Iterable[bytes], what: str
+        self,
+        meta: SnapshotMeta | BackupMeta,
+        chunks: Iterable[bytes],
+        what: str,
+        machine_only: bool = False,
     ) -> Generator[None, None, Content]:
-        """Let sessions and machine be those of a snapshot or backup; return what is around them."""
+        """Let all be as in a snapshot, or the machine alone; return what is around its bytes."""
         try:
             self._check_origin(meta, what)
             content = unwrap(iter(chunks), _KNOWN_SECTIONS)
-            self._restore_sections(content, what)
+            self._restore_sections(content, what, machine_only)
             if self._notes is not None:
                 # A batch of a durable machine is one piece.
                 self._notes.forget()
@@ -660,13 +664,36 @@ class Replica:
         All sessions end: what their clients have sent is not in this state, or may not be. The
         cluster's time never falls behind what the machine has seen.
         """
-        recovery = self.recovery
-        for _ in self._taking_in(meta, chunks, f"the backup of entry {meta.index}"):
-            pass
-        # It is this cluster's history that goes on, not that of the backup's.
-        self.recovery = recovery
+        active, before = self.versions.active, self._view_before()
+        try:
+            for _ in self._taking_in(meta, chunks, f"the backup of entry {meta.index}", True):
+                pass
+        except StateMachineFailed as failure:
+            cause = failure.__cause__
+            if before is None or cause is None or isinstance(cause, LOCAL_ERRORS):
+                raise
+            # What the machine raises at these bytes it raises on every server: a result, as of a
+            # command. The state must be as if nothing had been tried.
+            self.versions.resume(active, "the state before the backup")
+            self.machine.restore(before)
+            raise BadBackup(f"the machine refused it: {type(cause).__name__}") from failure
+        finally:
+            close = getattr(before, "close", None)
+            if close is not None:
+                close()
         self.sessions.load(())
         self.last_time_us = max(self.last_time_us, meta.time_us)
+
+    def _view_before(self) -> Iterator[bytes] | None:
+        """Return the machine's state of this moment, where one in memory can give it."""
+        if self._notes is not None:
+            return None
+        try:
+            return iter(self.machine.snapshot())
+        except Exception:
+            # One is being read already, for example. Should the machine refuse the backup too, this
+            # node stops, and comes here again after its restart, when none is.
+            return None
 
     def check_backup(self, meta: BackupMeta) -> None:
         """Raise `BadBackup` where this machine could not take a backup of what `meta` says."""
@@ -682,11 +709,11 @@ class Replica:
                 f"{self._readable_version}: run a release that can read both"
             )
 
-    def _restore_sections(self, content: Content, what: str) -> None:
+    def _restore_sections(self, content: Content, what: str, machine_only: bool) -> None:
         restores: dict[tuple[str, int], Callable[[Iterable[bytes]], None]] = {
-            _SESSIONS_SECTION: self.sessions.restore,
+            _SESSIONS_SECTION: _pass_over if machine_only else self.sessions.restore,
             _VERSION_SECTION: lambda slices: self.versions.restore(slices, what),
-            _RECOVERY_SECTION: self._restore_recovery,
+            _RECOVERY_SECTION: _pass_over if machine_only else self._restore_recovery,
         }
         for section in content.header.sections:
             restores.pop(section)(content.section())
@@ -716,3 +743,8 @@ class Replica:
                 f"{what} is of version {meta.machine_version} of the machine, this node"
                 f" runs {self._readable_version}: upgrade it"
             )
+
+
+def _pass_over(slices: Iterable[bytes]) -> None:
+    for _ in slices:
+        pass

@@ -131,7 +131,8 @@ class Restorations:
     ) -> Result:
         """Apply the RESTORE entry at `index`; return its outcome.
 
-        `take` is given a backup that is whole: what it says of itself, and its content.
+        `take` is given a backup that is whole: what it says of itself, and its content. It raises
+        `BadBackup` where the machine refused that, and nothing is changed.
         """
         step = _step(payload)
         if step is None:
@@ -145,9 +146,9 @@ class Restorations:
             if isinstance(step, GiveUp) or found is None:
                 return NOTHING
             meta = self._checked(found, index, step)
+            take(meta, self._pieces(found, index))
         except (RestoreAbandoned, BadBackup) as error:
             return self.outcomes.refused(error, index)
-        take(meta, self._pieces(found, index))
         return "", _encode(index)
 
     def _check_current(self, id: bytes) -> None:

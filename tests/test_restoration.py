@@ -216,6 +216,42 @@ def test_a_recovery_is_known_for_good_and_no_backup_brings_another() -> None:
     assert later.restorations.current == durable.replicas[0].restorations.current is not None
 
 
+class Choosy(KeyValueStore):
+    """A store that finds out late what it does not want."""
+
+    error: type[BaseException] = KeyError
+
+    def restoring(self, chunks: Iterator[bytes]) -> Iterator[None]:
+        yield from super().restoring(chunks)
+        if self.query(["get", "unwanted"]):
+            raise self.error("late")
+
+
+def test_a_backup_that_the_machine_refuses_changes_nothing_on_any_server() -> None:
+    """Otherwise every server would stop at the entry, and after each restart once more."""
+    log = Log(Choosy(), Choosy())
+    log.command("set", "old", 1)
+    log.add(Kind.REGISTER, encode_registration(b"8 bytes."))
+    sessions = len(log.replicas[0].sessions)
+    meta, content = kv_backup(k=1, unwanted=1)
+    log.step(Piece(ID, 0, content))
+    code, facts = log.step(end_of(meta, content))
+    assert code == "BAD_BACKUP"
+    assert "KeyError" in str(facts)
+    assert (log.get("old"), log.get("k")) == (1, None)
+    assert len(log.replicas[0].sessions) == sessions == 1
+    assert log.replicas[0].last_time_us == 1_000_000
+    log.command("set", "later", 5)
+    assert (log.get("old"), log.get("later")) == (1, 5)
+    log.replicas[0].snapshot()
+    # What is local to one computer is no result.
+    for replica in log.replicas:
+        replica.machine.error = MemoryError  # type: ignore[attr-defined]
+    log.step(Piece(ID, 0, content))
+    with pytest.raises(StateMachineFailed, match="MemoryError"):
+        log.step(end_of(meta, content))
+
+
 def test_what_the_machine_cannot_take_is_known_before() -> None:
     replica = Replica(KeyValueStore())
     replica.check_backup(BackupMeta("c", 1, 1, 1, "kv", 1))
