@@ -295,14 +295,11 @@ class SessionLane(WriteLane):
     def _open_places(self, batch: Batch, results: Results, failed: list[int]) -> list[int]:
         """Return those places of `failed` that have no answer yet."""
         places: list[int] = []
-        was_in_doubt = batch.in_doubt or (self.account is not None and self.account.resumed)
         for place in failed:
             what = meaning(results[place])
             if what is Meaning.ENDED:
+                # What becomes of it is decided once all of the session is answered.
                 self.end_session()
-                if was_in_doubt:
-                    results[place] = OutcomeUnknown(ENDED)
-                    continue
             if what is not Meaning.FINAL:
                 places.append(place)
                 batch.in_doubt = batch.in_doubt or what is Meaning.DOUBT
@@ -347,14 +344,11 @@ class SessionLane(WriteLane):
             return
         del self.sent[batch.number]
         batch.question = batch.link = None
-        account = self.account
         what = meaning(error)
         if what is Meaning.ENDED:
             self.end_session()
         if what is Meaning.FINAL:
             self._end(batch, outcome(error, batch.in_doubt))
-        elif what is Meaning.ENDED and (batch.in_doubt or (account and account.resumed)):
-            self._end(batch, OutcomeUnknown(ENDED))
         else:
             batch.in_doubt = batch.in_doubt or what is Meaning.DOUBT
             lost = OutcomeUnknown("its connection was given up")
