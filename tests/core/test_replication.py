@@ -565,7 +565,7 @@ def test_uncommitted_bytes_are_bounded() -> None:
 
 
 def test_a_small_proposal_does_not_go_past_a_large_one_that_found_no_room() -> None:
-    """L10, S9: commands of one step are appended in their order, or not at all."""
+    """L10: commands of one step are appended in their order, or not at all [RULES S9]."""
     server = replicating(max_uncommitted_bytes=10 * ENTRY_BYTES)
     propose(server, 5)
     small, large = Propose(2, 1, ENTRY_BYTES), Propose(3, 8, 8 * ENTRY_BYTES)

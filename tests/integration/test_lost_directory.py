@@ -11,6 +11,7 @@ import pytest_twisted
 from raft.client import RaftClient
 from raft.errors import RaftError
 from raft.testing.processes import ProcessCluster
+from tests.integration.load import all_are_known
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
 
@@ -25,7 +26,7 @@ async def test_a_wiped_server_does_not_vote_and_says_what_to_do(
     client = connect(cluster, timeout_seconds=10.0)
     await client.write(["set", "before", 1])
     leader = await cluster.wait_for_leader()
-    await cluster.until(lambda: all_are_known(cluster), 10.0, "incarnations are not pinned")
+    await all_are_known(cluster)
     wiped, witness = (id for id in cluster.nodes if id != leader)
     cluster.kill(wiped)
     shutil.rmtree(cluster.node(wiped).data_directory)
@@ -51,12 +52,3 @@ async def test_a_wiped_server_does_not_vote_and_says_what_to_do(
     assert await client.read(["get", "before"]) == 1
     assert await client.read(["get", "never"]) is None
     assert "Traceback" not in cluster.node(wiped).log[written:]
-
-
-async def all_are_known(cluster: ProcessCluster) -> bool:
-    """Tell whether every node knows the incarnation of every member."""
-    statuses = await cluster.statuses()
-    return all(
-        status is not None and all(member["incarnation"] for member in status["members"])  # type: ignore[attr-defined]
-        for status in statuses.values()
-    )

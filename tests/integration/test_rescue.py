@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.utils import getProcessOutputAndValue
 
 from raft.client import RaftClient
 from raft.errors import RaftError
 from raft.testing.processes import ProcessCluster
+from tests.integration.load import raft
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(120)]
 
@@ -29,14 +28,6 @@ async def filled(client: RaftClient, path: Path) -> None:
         await client.write(["set", f"k{number}", VALUE])
     await client.backup(str(path))
     await client.write(["set", "later", 1])
-
-
-async def raft(*arguments: str, fails: bool = False) -> str:
-    """Run `raft` and return what it printed."""
-    command = ["-c", "from raft.cli.main import main; main()", *arguments]
-    out, err, code = await getProcessOutputAndValue(sys.executable, command, env=None)
-    assert bool(code) == fails, (arguments, out, err)
-    return str((err if fails else out).decode())
 
 
 async def midway(cluster: ProcessCluster, client: RaftClient, leader: str) -> None:
