@@ -636,17 +636,88 @@ def test_a_repeated_command_that_is_not_sent_in_time_is_unknown() -> None:
     bench.turn(3.1)
     assert first.error.appended
     move(bench, "n1")
-    second = Outcome(bench.client.write("a"))
+    second = Outcome(bench.client.write("b"))
     bench.turn(0.5)
-    assert sent(bench["n1"]) == [(["a"], 7, 7)]
-    box(bench["n1"]).answer("A")
-    assert second.value == "A"
+    assert sent(bench["n1"]) == [(["b"], 8, 8)]
+    box(bench["n1"]).answer("B")
+    assert second.value == "B"
     nobody_leads(bench)
     bench["n1"].stop()
-    third = Outcome(bench.client.write("b"))
+    third = Outcome(bench.client.write("c"))
     bench.turn(3.1)
     # What follows once all is answered was never sent by anybody else.
     assert not third.error.appended
+
+
+@pytest.mark.parametrize("end", ["expire", "cancel"])
+def test_what_is_repeated_and_given_up_keeps_its_number(end: str) -> None:
+    """S7: the next command got the number, and with it the result that its predecessor had.
+
+    It was never carried out then, and its caller was told that it was.
+    """
+    bench = session_bench(session=SavedSession(b"s" * 16, 7))
+    nobody_leads(bench)
+    first = Outcome(bench.client.write("a", 1.0))
+    bench.turn()
+    second = Outcome(bench.client.write("b", 8.0))
+    bench.turn()
+    if end == "cancel":
+        first.call.cancel()
+    else:
+        bench.turn(1.5)
+    assert not isinstance(first.error, errors.NotApplied)
+    assert not second.is_there
+    move(bench, "n1")
+    bench.turn(0.5)
+    assert sent(bench["n1"]) == [(["b"], 8, 8)]
+    box(bench["n1"]).answer("B")
+    assert second.value == "B"
+
+
+def test_what_is_repeated_and_cancelled_leaves_the_numbers_behind_it_as_they_were() -> None:
+    bench = session_bench(session=SavedSession(b"s" * 16, 7))
+    nobody_leads(bench)
+    writes = [Outcome(bench.client.write(each)) for each in "abc"]
+    bench.turn()
+    writes[1].call.cancel()
+    move(bench, "n1")
+    bench.turn(0.5)
+    assert sent(bench["n1"]) == [(["a", "b", "c"], 7, 7)]
+    box(bench["n1"]).answer("A", "B", "C")
+    assert (writes[0].value, writes[2].value) == ("A", "C")
+    assert isinstance(writes[1].error, errors.OutcomeUnknown)
+
+
+def test_what_is_repeated_and_never_sent_is_unknown_when_the_client_is_closed() -> None:
+    """S7: it was called definitely not applied, though an earlier life may have sent it."""
+    bench = session_bench(session=SavedSession(b"s" * 16, 7))
+    nobody_leads(bench)
+    write = Outcome(bench.client.write("a"))
+    bench.turn()
+    bench.client.close()
+    assert isinstance(write.error, errors.OutcomeUnknown)
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_a_resumed_session_that_ends_before_anything_is_repeated_is_not_replaced() -> None:
+    """S2: a keep-alive found it gone, and what was repeated then went into a new session.
+
+    There it was carried out for the second time.
+    """
+    bench = session_bench(session=SavedSession(b"s" * 16, 7, timeout_seconds=9.0))
+    bench["n1"].keeps = False
+    bench.turn(5.0)
+    assert bench["n1"].named[0] == ("KeepSessions", [b"s" * 16])
+    write = Outcome(bench.client.write("a"))
+    bench.turn()
+    assert sent(bench["n1"]) == [(["a"], 7, 7)]
+    box(bench["n1"]).answer(errors.SessionExpired())
+    bench.turn()
+    assert isinstance(write.error, errors.OutcomeUnknown)
+    # From here on nothing is a repetition.
+    bench.client.write("b")
+    bench.turn()
+    assert sent(bench["n1"])[1:] == [(["b"], 1, 1)]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,12 @@ class Batch:
         # Deferreds compare by identity.
         while batch.rest is not None and request not in batch.requests:
             batch = batch.rest
-        unsent = batch.question is None and not batch.sequence and request in batch.requests
+        unsent = (
+            batch.question is None
+            and not batch.sequence
+            and not batch.lane.repeats
+            and request in batch.requests
+        )
         if unsent:
             place = batch.requests.index(request)
             del batch.requests[place]

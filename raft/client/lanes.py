@@ -122,6 +122,11 @@ class Lane:
         return bool(self.returned) or any(batch.requests for batch in self.waiting)
 
     @property
+    def repeats(self) -> bool:
+        """Whether an earlier life of the application may have sent what waits here."""
+        return False
+
+    @property
     def has_waiting(self) -> bool:
         """Whether a batch waits."""
         return bool(self.waiting)
@@ -180,7 +185,7 @@ class Lane:
         self.waiting.clear()
         for batch in batches:
             question = batch.question
-            sent = question is not None or batch.in_doubt
+            sent = question is not None or batch.in_doubt or self.repeats
             requests = batch.take()
             if question is not None:
                 question.cancel()
@@ -264,11 +269,15 @@ class Lane:
     def _time_out(self, batch: Batch, sent: bool) -> None:
         if sent:
             self._finished(batch)
+        error = self._too_late_for(batch, sent)
+        answer_all(batch.take(), error)
+
+    def _too_late_for(self, batch: Batch, sent: bool) -> Timeout:
         cause = batch.error if sent else batch.error or self._hooks.trouble()
         last = f"; what went wrong last: {cause}" if cause else ""
         error = self._too_late(sent, f"{batch.timeout_seconds:g} s have passed{last}")
         error.__cause__ = cause
-        answer_all(batch.take(), error)
+        return error
 
     def _released(self) -> None:
         """Go on once nothing is sent any more that a returned batch must wait for."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from raft.client.batches import (
     Batch,
     answer_all,
-    cancellation,
     tell_all,
 )
 from raft.client.lanes import Hooks, WriteLane
@@ -132,6 +131,11 @@ class SessionLane(WriteLane):
         return not (self.sent or self.returned or super().wanted)
 
     @property
+    def repeats(self) -> bool:
+        """Whether an earlier life of the application may have sent what waits here."""
+        return self.account is not None and self.account.in_doubt
+
+    @property
     def has_unnumbered(self) -> bool:
         """Whether commands wait that have no number yet."""
         return any(batch.requests for batch in self.waiting)
@@ -193,7 +197,7 @@ class SessionLane(WriteLane):
                 batch.take()
                 continue
             now = self._seconds()
-            if now >= batch.deadline:
+            if now >= batch.deadline and not account.in_doubt:
                 waiting.popleft()
                 self._time_out(batch, sent=False)
                 continue
@@ -208,6 +212,13 @@ class SessionLane(WriteLane):
                 waiting.popleft()
             # What an earlier life of the application may have sent is in doubt at once.
             batch.in_doubt = account.in_doubt
+            if account.in_doubt and (
+                now >= batch.deadline or all(request.called for request in batch.requests)
+            ):
+                # It has the number that it had in that life: nothing else may get it.
+                account.call(batch)
+                self._time_out(batch, sent=True)
+                continue
             self._put(link, batch, now)
 
     def _in_order(self) -> list[Batch]:
@@ -379,10 +390,18 @@ class SessionLane(WriteLane):
         if batch.sequence and self.account is not None:
             self.account.dropped(batch)
 
+    def expire(self, batch: Batch) -> None:
+        """End a batch whose deadline has passed; one that repeats keeps its place and number."""
+        if not self.repeats or batch.sequence:
+            super().expire(batch)
+            return
+        if batch is self.open:
+            self.open = None
+        answer_all(batch.requests, self._too_late_for(batch, sent=True))
+
     def _time_out(self, batch: Batch, sent: bool) -> None:
         self._drop(batch)
-        account = self.account
-        super()._time_out(batch, sent or (account is not None and account.in_doubt))
+        super()._time_out(batch, sent)
 
     def _finished(self, batch: Batch) -> None:
         account = self.account
@@ -394,8 +413,3 @@ class SessionLane(WriteLane):
         account = self.account
         if self.returned or self.waiting or (account is not None and account.ended):
             self._hooks.wake()
-
-    def cancelled(self, request: Deferred[Any], unsent: bool) -> None:
-        """End it: definitely not applied before it had a number, and unknown afterwards."""
-        in_doubt = self.account is not None and self.account.in_doubt
-        request.errback(cancellation(unsent and not in_doubt))

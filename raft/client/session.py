@@ -234,7 +234,9 @@ class SessionLife:
             return
         if is_there:
             self._kept_at = self._seconds()
-        elif self.lane.account is account:
+        elif self.lane.account is account and not (account.in_doubt and self.lane.is_idle):
+            # While nothing is repeated yet that an earlier life may have sent, it is not given
+            # up: in a new session that would be carried out again.
             self.lane.end_session()
 
     # -- Closing -------------------------------------------------------------------------------
