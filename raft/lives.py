@@ -32,6 +32,11 @@ class Lives:
         """Return the lives with one more, called `name`."""
         return Lives(self.count + 1, (name, *self.names)[:KEPT])
 
+    @property
+    def last(self) -> Lives:
+        """The last start alone: all that `go_on_from` asks of what is known."""
+        return Lives(self.count, self.names[:1])
+
     def go_on_from(self, known: Lives) -> bool:
         """Tell whether these may be of the directory that was last seen with those `known`.
 

@@ -58,6 +58,7 @@ from raft.node.waiters import Waiters, following
 from raft.numbering import SessionCall
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
+from raft.storage.starts import PeerLives
 from raft.storage.wal import WriteAheadLog
 from raft.transport.clients import ClientListener
 from raft.transport.greeting import Identity
@@ -173,6 +174,8 @@ class RaftService(Service, Administration, Rescue, SessionCare):
 
     def _start(self, directory: DataDirectory) -> None:
         settings = self.settings
+        # In this order: the start syncs the directory, and so what is read here is durable.
+        noted = directory.peer_lives()
         self.identity = self._identity(directory)
         self.storage = self._make_storage(settings, self.identity.incarnation)
         recovered = self.storage.recover()
@@ -180,7 +183,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
         rng = random.Random(secrets.randbits(128))
-        self.members = Members(self)
+        self.members = Members.of(self, noted)
         self.doubles = Doubles(self)
         self.switching = Switching(self)
         self.network = PeerNetwork(
@@ -580,6 +583,11 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self.switching.follow()
         self.listener.flush()
         self.waiters.look()
+
+    def note_peers(self, peers: PeerLives) -> None:
+        """Note durably what was seen of other servers' starts."""
+        if self._directory is not None:
+            self._directory.note_peers(peers)
 
     def take_cluster_id(self, cluster_id: str) -> None:
         """Belong to `cluster_id` from here on, durably."""

@@ -13,7 +13,7 @@ from raft.core import events as ev
 from raft.core.configuration import Configuration, Member
 from raft.core.roles import Leader
 from raft.core.server import Server
-from raft.errors import BadConfiguration, PeerRefused
+from raft.errors import BadConfiguration, PeerRefused, StorageFailed, StorageFull
 from raft.lives import Lives
 from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
@@ -52,12 +52,19 @@ class Members:
     _was_member: bool = False
     lives: dict[str, tuple[str, Lives]] = Factory(dict)
     """Server id -> incarnation and lives, as last seen."""
+    _noted: dict[str, tuple[str, Lives]] = Factory(dict)
+    """The same of the members, as the data directory has it: their last starts alone."""
     _dismissed: tuple[int, frozenset[str]] = (0, _NOBODY)
     _is_told: bool = False
     """Whether the log says that this server was removed."""
     _unpinned: bool = False
     _asked: tuple[int, Configuration | None, dict[str, str]] = (0, None, {})
     """In which term, of which configuration, and whom the core was last asked to pin."""
+
+    @classmethod
+    def of(cls, node: RaftService, noted: dict[str, tuple[str, Lives]]) -> Members:
+        """Begin with what this data directory has noted of other servers' starts."""
+        return cls(node, lives=dict(noted), noted=noted)
 
     def judge(self, greeting: Greeting) -> str | None:
         """Return why a server is not let in, or None [RULES M7, M9]."""
@@ -81,6 +88,8 @@ class Members:
         self.node.doubles.let_in(greeting)
         if greeting.lives.count:
             self.lives[greeting.server_id] = greeting.incarnation, greeting.lives
+            if not self._note_lives():
+                return "the disk of the server that was dialled has failed"
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
         if greeting.address and member is None:
@@ -103,6 +112,32 @@ class Members:
             f"directory ({known.names[0]}), and this is start {greeting.lives.count} of one that "
             f"does not know of it: an old copy was put back, or a copy runs twice; {REJOIN}"
         )
+
+    def _note_lives(self) -> bool:
+        """Note the last starts of the members durably, where one is new [RULES M9].
+
+        Returns False where that failed, and this server with it.
+
+        Before the server in question is answered: this one may forget everything else in a restart
+        of its own. Of the members only, which are few, and others may call themselves anything.
+        """
+        members = [member.id for member in self.node.shell.server.configuration.members]
+        last = {
+            id: (self.lives[id][0], self.lives[id][1].last) for id in members if id in self.lives
+        }
+        if all(self._noted.get(id) == seen for id, seen in last.items()):
+            return True
+        try:
+            self.node.note_peers(last)
+        except StorageFull as error:
+            # Votes and reads need this server: it remembers as long as it runs [RULES D4].
+            _log.warn("{id} noted no starts: {error}", id=self.node.id, error=error)
+        except StorageFailed as error:
+            self.node.shell.fail(error)
+            return False
+        else:
+            self._noted = last
+        return True
 
     def exclusion(self, greeting: Greeting) -> int:
         """Return the index of the committed configuration without that server, or 0 [RULES M6].
@@ -149,6 +184,7 @@ class Members:
             node.network.set_peers(_dialable(members or self.strangers))
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
+            self._note_lives()
         is_out = self._was_member and node.id not in configuration.ids
         if is_out or server.excluded_index or self._is_told:
             self._tell_removal()

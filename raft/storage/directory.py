@@ -27,7 +27,7 @@ from raft.errors import BadConfiguration, StorageDamaged
 from raft.lives import Lives
 from raft.storage import survivor
 from raft.storage.files import Files, RealFiles, failure, read_all, replace_file
-from raft.storage.starts import begin_life
+from raft.storage.starts import PeerLives, begin_life, read_peers, write_peers
 
 _log = Logger(namespace="raft.storage")
 
@@ -188,6 +188,18 @@ class DataDirectory:
             StorageFailed, StorageFull: the disk refused.
         """
         return begin_life(self._files, self.path)
+
+    def peer_lives(self) -> dict[str, tuple[str, Lives]]:
+        """Return what was seen of other servers' starts, as `raft.storage.starts` says. Blocks."""
+        return read_peers(self._files, self.path)
+
+    def note_peers(self, peers: PeerLives) -> None:
+        """Note durably what was seen of other servers' starts. Blocks.
+
+        Raises:
+            StorageFailed, StorageFull: the disk refused.
+        """
+        write_peers(self._files, self.path, peers)
 
     def release(self) -> None:
         """Let go of the lock. Again: nothing."""

@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from raft.errors import RaftError
+from raft.testing.ledger import read_everything
 from raft.testing.processes import ProcessCluster
 from tests.integration.load import (
     Connect,
@@ -154,6 +155,48 @@ async def test_a_directory_from_an_old_copy_neither_votes_nor_counts(
     await load.progress()
     await load.settle()
     assert await client.read(["get", "never"]) in (None, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_copy_is_still_known_by_servers_that_were_restarted_as_well(
+    cluster: ProcessCluster, connect: Connect
+) -> None:
+    """M9: they kept its later start in memory only, let it in, and elected one with it."""
+    await all_are_known(cluster)
+    load = Load.on(cluster, connect)
+    await load.progress()
+    old, lagging = await followers(cluster)
+    full = next(id for id in cluster.nodes if id not in (old, lagging))
+    node = cluster.node(old)
+    await terminate(cluster, old)
+    copy = cluster.directory / "copy"
+    shutil.copytree(node.data_directory, copy)
+    await cluster.restart(old)
+    await cluster.until(lambda: has_all(cluster, old), 10.0, "it does not catch up")
+    # What is acknowledged from here on, these two alone have.
+    cluster.kill(lagging)
+    await load.progress(20)
+    for id in (old, full):
+        cluster.kill(id)
+    shutil.rmtree(node.data_directory)
+    copy.rename(node.data_directory)
+    before = len(cluster.node(lagging).log)
+    start = len(node.log)
+    for id in (old, lagging):
+        cluster.node(id).start()
+    await wait_for_log(cluster, old, REJOIN, start)
+    client = connect(cluster)
+    with pytest.raises(RaftError):
+        await client.write(["set", "never", 1], SEVERAL_ELECTIONS_SECONDS)
+    assert "is leader" not in node.log[start:] + cluster.node(lagging).log[before:]
+    # Without the old copy nothing is lost.
+    cluster.kill(old)
+    cluster.node(full).start()
+    await load.progress()
+    await load.stop()
+    found = await read_everything(client, 10.0)
+    own = {key: value for key, value in found.items() if key.startswith("client")}
+    assert list(load.ledger.differences(own)) == []
 
 
 async def has_all(cluster: ProcessCluster, id: str) -> bool:

@@ -12,9 +12,13 @@ from pytest_twisted import ensureDeferred
 
 from raft.core.messages import RequestVoteResult
 from raft.core.outputs import Role
+from raft.errors import RaftError, StorageFailed, StorageFull
+from raft.lives import Lives
 from raft.node import doubles
 from raft.node.doubles import durable_term
 from raft.service import RaftService
+from raft.storage.files import RealFiles
+from raft.storage.starts import PEER_LIVES_NAME, read_peers
 from raft.transport.greeting import Greeting
 from tests.node.running import LOOPBACK, Nodes, until
 
@@ -28,6 +32,11 @@ def greeting_of(node: RaftService, **changes: Any) -> Greeting:
     identity = node.identity
     found = Greeting(1, identity.cluster_id, identity.server_id, identity.incarnation)
     return evolve(found, target="dialled", lives=identity.lives, **changes)
+
+
+def answer_of(node: RaftService) -> Greeting:
+    """Return what a node says that was dialled."""
+    return evolve(greeting_of(node), target="")
 
 
 async def another_term(nodes: Nodes) -> RaftService:
@@ -79,6 +88,106 @@ async def test_an_old_copy_of_a_directory_that_was_put_back_is_refused(
     await until(lambda: rest.shell.server.role is Role.PRE_CANDIDATE)
     assert rest.shell.server.leader_id is None
     assert back.shell.server.current_term < term
+    await nodes.stop()
+
+
+async def stop_one(nodes: Nodes, id: str) -> RaftService:
+    """Stop a node, and leave it out."""
+    node = nodes.all.pop(id)
+    await node.stopService()
+    return node
+
+
+@ensureDeferred
+async def test_servers_that_were_restarted_themselves_still_know_an_old_copy(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """M9: they had seen its later start in memory only, let it in, and it could elect one.
+
+    The old copy had forgotten what it had acknowledged since; so the one that it would elect
+    need not have it either.
+    """
+    await nodes.found()
+    await nodes.leader()
+    fixed = {id: nodes.fixed(node) for id, node in nodes.all.items()}
+    await stop_one(nodes, "b")
+    shutil.copytree(tmp_path / "b", tmp_path / "copy")
+    later = nodes.start("b", **fixed["b"])
+    witnesses = [nodes.all["a"], nodes.all["c"]]
+    for each in witnesses:
+        await until(
+            lambda each=each: each.members.lives["b"][1].names == later.identity.lives.names
+        )
+    for id in "bac":
+        await stop_one(nodes, id)
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "copy").rename(tmp_path / "b")
+    back = nodes.start("b", **fixed["b"])
+    # Each alone with it, and nothing of the earlier process is left.
+    for id in "ac":
+        witness = nodes.start(id, **fixed[id])
+        await until(lambda witness=witness: witness.network.counters.refused > 2)
+        reason = witness.members.judge(greeting_of(back))
+        assert reason is not None
+        assert "was last seen at start 2 of its data directory" in reason
+        assert not witness.network.is_connected("b")
+        assert witness.shell.server.role is not Role.LEADER
+        await stop_one(nodes, id)
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_of_members_alone_the_starts_are_noted_and_of_newcomers_once_they_are(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """M9: whoever can dial could otherwise fill the disk; those who leave are forgotten."""
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    directory = tmp_path / leader.id
+
+    def noted() -> list[str]:
+        return sorted(read_peers(RealFiles(), str(directory)))
+
+    assert noted() == [other.id]
+    stranger = Greeting(1, leader.identity.cluster_id, "x", "i", lives=Lives(1, ("first",)))
+    before = (directory / PEER_LIVES_NAME).stat().st_ino
+    assert leader.members.judge(stranger) is None
+    assert leader.members.judge(answer_of(other)) is None
+    assert (directory / PEER_LIVES_NAME).stat().st_ino == before, "it was written for nothing"
+    node = nodes.start("c")
+    await leader.add_learner(nodes.member(node))
+    await until(lambda: noted() == sorted([other.id, "c"]))
+    newcomers = tmp_path / "c"
+    await until(lambda: len(read_peers(RealFiles(), str(newcomers))) == 2)
+    await leader.remove("c")
+    again = evolve(answer_of(other), lives=other.identity.lives.begin("again"))
+    assert leader.members.judge(again) is None
+    assert noted() == [other.id]
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_disk_that_refuses_a_note_is_told_and_a_full_one_does_no_harm(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D3, D4: what failed may be lost, so the node stops; where there is no room it remembers."""
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    errors: list[RaftError] = [StorageFull("full"), StorageFailed("failed")]
+
+    def refuse(_: object) -> None:
+        raise errors[0]
+
+    monkeypatch.setattr(leader, "note_peers", refuse)
+    second = evolve(answer_of(other), lives=other.identity.lives.begin("second"))
+    assert leader.members.judge(second) is None
+    assert "does not know of it" in str(leader.members.judge(answer_of(other)))
+    assert leader.serves
+    del errors[0]
+    assert "disk" in str(leader.members.judge(second))
+    assert isinstance(leader.failure, StorageFailed)
     await nodes.stop()
 
 
