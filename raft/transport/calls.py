@@ -67,6 +67,9 @@ _CHANGING: Final = frozenset(
         commands.SetConfiguration,
         commands.TransferLeadership,
         commands.EndRestore,
+        commands.OpenSession,
+        commands.KeepSessions,
+        commands.CloseSessions,
     }
 )
 _WRITE: Final = pair(b"_command", b"Write")
@@ -326,9 +329,9 @@ class ClientConnection(BoxConnection):
     def _expire(self, tag: bytes, seconds: float) -> None:
         asked = self._asked.pop(tag, None)
         if asked is not None:
-            unknown = asked.changes and asked.begins < self.written_bytes
+            # What waits for a transport that takes nothing is written once it does again.
             text = f"no answer within {seconds:g} s"
-            asked.answered.errback(Timeout(unknown, text))
+            asked.answered.errback(Timeout(asked.changes, text))
 
     # -- Ending ----------------------------------------------------------------------------
 

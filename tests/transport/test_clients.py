@@ -561,6 +561,22 @@ async def test_a_time_out_leaves_nothing_behind(place: Any, monkeypatch: Any) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_a_node_does_not_take_in_time_may_still_reach_it(
+    place: Any, until: Any, monkeypatch: Any
+) -> None:
+    """A3: the time-out said "definitely not applied", and the box left when the node read again."""
+    monkeypatch.setattr(calls, "GRACE_SECONDS", 0.01)
+    here = await place()
+    client = await here.dial()
+    client.pauseProducing()
+    with pytest.raises(errors.Timeout) as caught:
+        await client.write_batch([encode(1)], 10)
+    client.resumeProducing()
+    await until(lambda: here.service.batches)
+    assert caught.value.appended
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_cancelled_question_is_forgotten(place: Any) -> None:
     here = await place()
     here.service.held = []

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
-from raft.errors import BadCommand, NotAppended
+from raft.errors import BadCommand, NotAppended, OutcomeUnknown
 from raft.numbering import OpenedSession, SessionCall
 from raft.transport import commands
 from tests.transport.test_clients import place  # noqa: F401 -- A fixture.
@@ -62,6 +63,35 @@ async def test_an_answer_about_other_sessions_makes_no_sense(place: Any) -> None
     with pytest.raises(NotAppended):
         await client.open_session(NONCE, 1500)
     assert await client.write_batch([encode(1)], 1500) == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_orders_about_sessions_that_may_have_been_sent_are_unknown(
+    place: Any,  # noqa: F811
+    until: Any,
+) -> None:
+    """S1: they are entries of the log; a broken connection was told as "nothing was done"."""
+    here = await place()
+    client = await here.dial()
+    held: list[Deferred[Any]] = []
+
+    def hold(_: object, _seconds: float) -> Deferred[Any]:
+        held.append(Deferred())
+        return held[-1]
+
+    here.service.open_session = here.service.keep_sessions = here.service.close_sessions = hold
+    orders = [
+        client.open_session(NONCE, 1500),
+        client.keep_sessions([SESSION], 1500),
+        client.close_sessions([SESSION], 1500),
+    ]
+    await until(lambda: len(held) == len(orders))
+    client.abandon("this test ends it")
+    for order in orders:
+        with pytest.raises(OutcomeUnknown):
+            await order
+    for each in held:
+        each.errback(NotAppended())
 
 
 WRITE = {"commands": encode([encode(1)])}
