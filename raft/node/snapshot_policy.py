@@ -122,7 +122,8 @@ def first_kept(
             if progress.pace in (Pace.PROBE, Pace.REPLICATE) and is_recent:
                 wanted = min(wanted, following if following >= log.first_index else end)
     kept = max(wanted, log.start_within(end, bounds.trailing_bytes))
-    following = min((each + 1 for each in sent), default=end)
-    if log.first_index <= following < kept:
+    # Behind one whose log is gone already there is nothing to keep; the others still need theirs.
+    following = min((each + 1 for each in sent if each + 1 >= log.first_index), default=end)
+    if following < kept:
         kept = max(following, log.start_within(end, sending_bytes))
     return min(max(kept, 1), end)

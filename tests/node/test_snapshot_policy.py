@@ -127,6 +127,15 @@ def test_what_is_sent_keeps_the_log_behind_it() -> None:
     assert kept([3], 1 << 30) == 106
 
 
+def test_a_transfer_whose_log_is_gone_takes_it_from_no_other() -> None:
+    """N4: beside one hopelessly slow follower nothing was kept for any, so none caught up."""
+    one = server()
+    for number in range(100):
+        one.log.append(12 + number, 1, 70_000)
+    bounds = Bounds(trailing_entries=5, trailing_bytes=1 << 20)
+    assert first_kept(one, 110, bounds, [3, 40], 1 << 30) == 41
+
+
 def test_a_follower_heard_lately_gets_log_and_no_snapshot() -> None:
     """N4: the leader keeps what a follower lacks that was there a moment ago."""
     world, wire, _nodes = cluster(3, trailing_entries=0)
