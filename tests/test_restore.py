@@ -227,6 +227,32 @@ async def test_a_client_that_dies_midway_holds_up_snapshots_for_a_while_only(
 
 
 @ensureDeferred
+async def test_a_restoration_is_given_up_once_the_log_takes_that(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N8: refused once (a full disk, an overload), it was under way for ever: no snapshots."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", "v"])
+    await node.backup(str(tmp_path / "x"))
+    with rescue.BackupReader.open(str(tmp_path / "x")) as reader:
+        meta_bytes = reader.meta_bytes
+    own, refused = node.restorations, node.shell.refused_count
+    own.begin(b"1" * 16, meta_bytes, True)
+    monkeypatch.setattr(restorations, "IDLE_SECONDS", 0.01)
+    await own.piece(b"1" * 16, 0, b"some", 3.0)
+    monkeypatch.setattr(type(node.storage), "full", True)
+    await until(lambda: node.shell.refused_count > refused + 1)
+    assert node.replica.restorations.current is not None
+    with pytest.raises(RestoreInProgress):
+        own.begin(b"2" * 16, meta_bytes, True)
+    monkeypatch.setattr(type(node.storage), "full", False)
+    await until(lambda: node.replica.restorations.current is None)
+    assert await node.take_snapshot() == node.replica.last_applied
+    own.begin(b"2" * 16, meta_bytes, True)
+    await nodes.stop()
+
+
+@ensureDeferred
 async def test_sessions_end_with_the_state_that_they_were_of(nodes: Nodes, tmp_path: Path) -> None:
     (node,) = await nodes.found("a")
     await node.write(["set", "k", "v"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from raft.backup import BackupMeta, decode_meta
 from raft.core.outputs import Refusal, Role
@@ -195,11 +196,20 @@ class Restorations:
         if current.is_busy:
             self._wait(current)
             return
-        self._forget()
         _log.warn("A restoration is given up: its client was not heard for a minute")
-        self._append(GiveUp(current.id), GIVE_UP_SECONDS).addErrback(
-            lambda failure: _log.warn("It is not given up yet: {why}", why=failure.value)
-        )
+        # Nothing more of it is taken, and nothing of another one, before the log says so: till
+        # then no server takes a snapshot.
+        current.is_busy = True
+        self._append(GiveUp(current.id), GIVE_UP_SECONDS).addBoth(self._given_up, current)
+
+    def _given_up(self, result: Outcome | Failure, current: Current) -> None:
+        current.is_busy = False
+        if isinstance(result, Failure):
+            _log.warn("It is not given up yet: {why}", why=result.value)
+            if self._current is current:
+                self._wait(current)
+        else:
+            self._end(current)
 
     def _forget(self) -> None:
         current, self._current = self._current, None
