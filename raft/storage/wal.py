@@ -24,6 +24,7 @@ from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, StorageDamaged
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
 from raft.storage.files import Files, RealFiles, failure
+from raft.storage.marks import Mark
 from raft.storage.recovery import REMEDY, Recovery
 from raft.storage.snapshots import SnapshotFiles
 from raft.storage.thread import Queued, WriterThread
@@ -227,11 +228,17 @@ class WriteAheadLog:
             try:
                 meta = self._snapshots.verify(index)
                 self._check_against_log(meta, writer, recovery)
-                return meta
             except StorageDamaged as error:
                 refused = refused or error
                 _log.warn("snapshot refused, looking for the one before: {error}", error=error)
+                continue
+            if mark is not None and index < mark.index:
+                # The next snapshot must not count on the one that was refused.
+                previous = min(mark.previous, index)
+                ledger.mark = Mark(index, meta.term, mark.keep_from, previous)
+            return meta
         if ledger.first == 1 and (mark is None or ledger.next_index > mark.index):
+            ledger.mark = None
             return None
         if refused is not None:
             raise refused

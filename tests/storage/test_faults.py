@@ -424,6 +424,28 @@ def test_the_first_snapshot_damaged_gives_way_to_the_whole_log():
     assert (found.snapshot, found.first_index) == (None, 1)
 
 
+@pytest.mark.parametrize("marked", [(12, 20), (20,)])
+def test_after_a_damaged_snapshot_the_next_one_may_be_damaged_too(marked):
+    """N7: the one that was refused was kept as the one before, and the good one was removed."""
+    files = log_with_snapshots(*marked)
+    name = next(name for name in files if name.startswith("snapshot-00000000000000000020"))
+    disk = ImaginedDisk.holding({**files, name: files[name][:-1]})
+    under_test = Direct(disk)
+    meta = evolve(META, index=25)
+    writer = under_test.store.create_snapshot(meta)
+    writer.write(b"later")
+    writer.commit()
+    under_test.store.mark_snapshot(90, 25, 1, True, 26)
+    under_test.wait(lambda: under_test.saved == [90])
+    under_test.tidied()
+    under_test.stop()
+    files = disk.contents()
+    assert newest(files).snapshot.index == 25
+    name = next(name for name in files if name.startswith("snapshot-00000000000000000025"))
+    found = newest({**files, name: files[name][:-1]})
+    assert (found.snapshot.index if found.snapshot else 0) == (marked[0] if marked[1:] else 0)
+
+
 def test_without_a_good_snapshot_and_without_the_log_the_store_refuses():
     """sc-S2: a gap between the snapshot and the log is never stepped over."""
     files = log_with_snapshots(12, 16, 20)
