@@ -42,6 +42,7 @@ from raft.errors import (
     CommandFailed,
     InvariantViolated,
     NodeFailed,
+    NotFound,
     RaftError,
     Refused,
     SessionExpired,
@@ -557,7 +558,8 @@ class Replica:
 
         Cheap; the work is done while chunks are taken, a few milliseconds each, and `apply`
         may go on between them. Chunks have at most 1 MiB; an empty one is only a pause.
-        Raises `RestoreInProgress` while a backup is being restored.
+        Raises `RestoreInProgress` while a backup is being restored, and `NotFound` before the
+        first switch to a version that the machine can.
         Whatever the machine raises passes through, here and while chunks are taken: the
         snapshot has then failed, the node has not [sc-S13]. Close the iterator when it is
         given up.
@@ -565,6 +567,9 @@ class Replica:
         if self._failure is not None:
             raise self._failure
         self.restorations.check_none()
+        if self.versions.is_behind:
+            # Nothing has changed the machine yet, and it could not take this in again.
+            raise NotFound("the machine is not of a version yet that it can")
         meta = SnapshotMeta(
             index=self.last_applied,
             term=self.last_applied_term,

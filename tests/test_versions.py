@@ -12,7 +12,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from raft.codec import PLAIN
-from raft.errors import BadConfiguration, InvariantViolated, StateMachineFailed
+from raft.errors import BadConfiguration, InvariantViolated, NotFound, StateMachineFailed
 from raft.interfaces import (
     Context,
     IOnDiskStateMachine,
@@ -186,6 +186,21 @@ def test_a_command_of_a_version_that_was_dropped_stops_the_node() -> None:
 
 def test_a_log_that_begins_with_a_switch_needs_no_older_version() -> None:
     assert applied(Late(), version(1, 2) + commands(2, 5)).machine.total == 10
+
+
+def test_a_machine_of_no_version_yet_gives_no_snapshot() -> None:
+    """N7: it could not have taken that in again, so that the node would not have started."""
+    log = encode(1, 1, 0, Kind.NO_OP, b"seed") + version(2, 2)
+    replica = Replica(Late())
+    replica.apply(log, want_end=0, deadline=0.0)
+    assert replica.last_applied == 1
+    with pytest.raises(NotFound, match="not of a version yet"):
+        replica.snapshot()
+    replica.apply(log[len(encode(1, 1, 0, Kind.NO_OP, b"seed")) :])
+    again = Replica(Late())
+    meta, chunks = copied(replica)
+    again.restore(meta, iter(chunks))
+    assert again.versions.active == 2
 
 
 def test_a_machine_that_cannot_switch_stops_the_node() -> None:
