@@ -64,6 +64,9 @@ class Receiving:
         if message.term < server.current_term:
             return evolve(message, done=False)
         if message.last_included_index <= server.commit_index:
+            if self._arrival is not None and self._arrival.index <= server.commit_index:
+                # The rest came by the log, or by another snapshot.
+                self.drop()
             return evolve(message, done=True)
         try:
             self._take_in(sender, message, chunk)
@@ -78,9 +81,11 @@ class Receiving:
         arrival = self._arrival_of(sender, message, chunk)
         if arrival is None or arrival.finished:
             return
-        if chunk.offset_bytes == arrival.offset_bytes and chunk.chunk:
-            arrival.writer.write(chunk.chunk)
-            arrival.offset_bytes += len(chunk.chunk)
+        # A leader that was restarted may cut its pieces at other places than before.
+        known_bytes = arrival.offset_bytes - chunk.offset_bytes
+        if 0 <= known_bytes < len(chunk.chunk):
+            arrival.writer.write(chunk.chunk[known_bytes:])
+            arrival.offset_bytes += len(chunk.chunk) - known_bytes
         if message.done and chunk.total_bytes == arrival.offset_bytes:
             arrival.finished = True
             self.in_thread(arrival.writer.commit).addCallbacks(
@@ -134,6 +139,11 @@ class Receiving:
         """Return how much of `sender`'s snapshot is here: what its window goes by."""
         arrival = self._arrival
         return arrival.offset_bytes if arrival and arrival.sender == sender else 0
+
+    def drop_unless_of(self, leader: str) -> None:
+        """Give up what another server than `leader` has sent: nobody will send the rest of it."""
+        if self._arrival is not None and self._arrival.sender != leader:
+            self.drop()
 
     def drop(self) -> None:
         """Give up what is arriving, but for what is being made durable."""

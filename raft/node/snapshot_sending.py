@@ -157,7 +157,7 @@ class SendingSnapshots:
         _log.warn("A snapshot for {peer} failed: {reason}", peer=peer, reason=failure.value)
         if failure.check(StorageDamaged):
             # Nobody can have this one any more; the next attempt gets another.
-            self.shell.snapshots.take().addErrback(lambda _: None)
+            self.shell.snapshots.take_anew()
 
     def _backoff_seconds(self, peer: str) -> float:
         failures = self._failures.get(peer, 0)
@@ -180,7 +180,7 @@ class SendingSnapshots:
             transfer.moved_at = clock()
         while not transfer.installed:
             transfer.fell_back = False
-            await self._send_from(transfer, transfer.acknowledged_bytes)
+            await self._send_from_there(transfer)
             idle_since = clock()
             while not (transfer.installed or transfer.fell_back):
                 if clock() - max(idle_since, transfer.moved_at) >= transfer.stall_seconds:
@@ -190,18 +190,16 @@ class SendingSnapshots:
             if not transfer.installed and clock() - transfer.moved_at > GIVE_UP_SECONDS:
                 raise NotFound("the receiver came no further for too long")
 
-    async def _send_from(self, transfer: Transfer, skip_bytes: int) -> None:
-        """Send from byte `skip_bytes` on; return when all is sent or nothing moves."""
+    async def _send_from_there(self, transfer: Transfer) -> None:
+        """Send from where the receiver stands; return when all is sent or nothing moves."""
         meta, chunks = self.shell.storage.open_snapshot(transfer.index)
         reading = Reading(chunks, self.in_thread)
         try:
-            await self._send_chunks(transfer, meta, reading, skip_bytes)
+            await self._send_chunks(transfer, meta, reading)
         finally:
             reading.close()
 
-    async def _send_chunks(
-        self, transfer: Transfer, meta: SnapshotMeta, reading: Reading, skip_bytes: int
-    ) -> None:
+    async def _send_chunks(self, transfer: Transfer, meta: SnapshotMeta, reading: Reading) -> None:
         network = self.shell.network
         origin = msgspec.msgpack.encode(Origin(meta.time_us, meta.machine, meta.machine_version))
         message = _message(transfer, meta)
@@ -209,7 +207,8 @@ class SendingSnapshots:
         while (found := await reading.next()) is not None:
             for piece in self._pieces(found):
                 offset += len(piece)
-                if offset <= skip_bytes:
+                # It may have had more than was known when this began, from before a restart here.
+                if offset <= transfer.acknowledged_bytes:
                     continue
                 if delay := self.allowance.claim(len(piece)):
                     await self._wait(delay)
@@ -235,7 +234,7 @@ class SendingSnapshots:
 
     def _pieces(self, chunk: bytes) -> Iterator[bytes]:
         rate = self.allowance.bytes_per_second or PIECE_BYTES * PIECES_A_SECOND
-        most_bytes = min(rate // PIECES_A_SECOND, PIECE_BYTES)
+        most_bytes = max(1, min(rate // PIECES_A_SECOND, PIECE_BYTES))
         for start in range(0, len(chunk), most_bytes):
             yield chunk[start : start + most_bytes]
 

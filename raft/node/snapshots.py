@@ -22,14 +22,20 @@ from raft.core import outputs as out
 from raft.envelope import GivenUp
 from raft.errors import NodeStopped, NotFound, Overloaded
 from raft.node.allowance import Allowance
+from raft.node.answers import nobody
 from raft.node.snapshot_policy import SnapshotPolicy, first_kept
 from raft.node.snapshot_receiving import Receiving
 from raft.node.snapshot_sending import SendingSnapshots
+from raft.node.writes import Batch
+from raft.storage.records import Kind, encode_sessions
 
 if TYPE_CHECKING:
     from raft.node.shell import Shell
 
 _log = Logger()
+
+ENTRY_SECONDS = 3.0
+"""How long an entry that makes room for a new snapshot may wait to be applied."""
 
 
 @define(eq=False)
@@ -128,6 +134,19 @@ class Snapshots:
             Deferred.fromCoroutine(self._take()).addBoth(self._taken)
         return asker
 
+    def take_anew(self) -> None:
+        """Let another snapshot take the place of the newest one, which is damaged.
+
+        It needs an index of its own: what a follower has of the old one must not be joined to it.
+        """
+        shell = self.shell
+        if shell.replica.last_applied > shell.server.snapshot_index:
+            self.take().addErrback(lambda _: None)
+        else:
+            # An entry that changes nothing, for the next attempt.
+            payload, deadline = encode_sessions([]), shell.clock() + ENTRY_SECONDS
+            shell.write(Batch([payload], deadline, nobody, Kind.KEEP_ALIVE))
+
     def _taken(self, result: int | Failure) -> None:
         self.is_taking = self._by_policy = False
         self.last_error = ""
@@ -223,8 +242,8 @@ class Snapshots:
     def role_changed(self, change: out.RoleChanged) -> None:
         """Go on with what the new role and term still need, and end the rest."""
         self.sending.role_changed(change)
-        if change.role is out.Role.LEADER:
-            self.receiving.drop()
+        if change.leader is not None:
+            self.receiving.drop_unless_of(change.leader)
 
     def stop(self) -> None:
         """Give up what is under way. `idle` tells when no thread is busy with it any more."""

@@ -163,6 +163,50 @@ def test_a_receiver_that_restarts_in_the_middle_gets_the_whole_again() -> None:
     caught_up(world, restarted[0], leader, 0.9)
 
 
+def test_pieces_with_other_borders_go_on_where_the_receiver_stands() -> None:
+    """N5: after a restart with another rate none began there, so that it never moved again."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: count > 31
+    wire.heal()
+    world.run(1.0, lambda: len(chunks.offsets) > 31)
+    world.run(0.02)
+    held = behind.shell.snapshots.receiving.received_bytes(leader.id)
+    assert 0 < held < Bulky.ballast
+    wire.isolate(behind.id)
+    # It is given up; the next one is begun as a restarted leader would.
+    sending = leader.shell.snapshots.sending
+    world.run(60.0, lambda: not sending.is_busy)
+    sending.allowance.bytes_per_second, sending.sent_bytes = 2_100_000, 0
+    chunks.lose = lambda count: False
+    wire.heal()
+    caught_up(world, behind, leader, 25.0)
+    # What was there was not sent again, but for a piece or two.
+    assert sending.sent_bytes < Bulky.ballast - held + MIB
+
+
+def test_the_beginning_of_a_snapshot_that_nobody_goes_on_with_is_dropped() -> None:
+    """N5: it lay there, with its file, until the next one came or the node stopped."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: count == 8 and leader.stop() is None
+    aborted: list[object] = []
+    abort = MemorySnapshotWriter.abort
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            MemorySnapshotWriter, "abort", lambda self: (aborted.append(self), abort(self))
+        )
+        wire.heal()
+        world.run(1.0, lambda: not leader.shell.running)
+        world.run(0.02)
+        receiving = behind.shell.snapshots.receiving
+        assert receiving.received_bytes(leader.id)
+        heir = leader_of(wire, [each.id for each in others(wire, behind)], 10.0)
+        caught_up(world, behind, heir, 10.0)
+    assert len(aborted) == 1
+    assert not receiving.received_bytes(leader.id)
+
+
 def test_another_leader_sends_its_own_snapshot_when_the_first_is_gone() -> None:
     world, wire, leader, behind = compacted()
     heir = next(each for each in others(wire, leader) if each is not behind)
@@ -525,3 +569,24 @@ def test_a_transfer_that_ends_while_its_file_is_read_closes_it_afterwards() -> N
     threads.end()
     assert closed
     assert isinstance(told.value, CancelledError)
+
+
+def test_a_damaged_snapshot_is_replaced_where_nobody_writes_too() -> None:
+    """sc-S8: nothing was applied since, so "the next one" was the damaged one, for ever."""
+    world, wire, leader, behind = compacted()
+    taken = Outcome(leader.shell.snapshots.take())
+    world.run(0.1)
+    index = taken.value
+    assert index == leader.applied
+    real = MemoryStorage.open_snapshot
+
+    def damaged(storage: MemoryStorage, asked: int) -> Any:
+        if storage is leader.storage and asked <= index:
+            raise StorageDamaged("snapshot", 0, "a bit fell over")
+        return real(storage, asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStorage, "open_snapshot", damaged)
+        wire.heal()
+        caught_up(world, behind, leader, 20.0)
+    assert leader.shell.server.snapshot_index > index
