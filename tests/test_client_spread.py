@@ -138,6 +138,68 @@ def test_a_member_that_cannot_answer_is_left_alone_for_a_moment(error: errors.Ra
     assert read.value == "A"
 
 
+def test_what_a_member_cannot_answer_in_time_is_asked_elsewhere() -> None:
+    """R10: one that is cut off waited for a newer state to the end, and the read had failed."""
+    bench = ready()
+    read = Outcome(bench.client.read("a", consistency="bounded", max_age=1.0))
+    bench.turn()
+    (first,) = reads(bench)
+    assert first.timeout_ms <= 1500
+    bench.turn(first.timeout_ms / 1000)
+    first.refuse(errors.Timeout(False, "the state here stayed older than max_age"))
+    bench.turn()
+    (second,) = reads(bench)
+    second.answer("A")
+    assert read.value == "A"
+
+
+def configured(bench: Bench, index: int, members: str, told_by: str) -> None:
+    """Let nodes tell that `members` are so since entry `index`."""
+    rows = [{"id": id, "client_address": bench[id].address} for id in members.split()]
+    for name in told_by.split():
+        status = {"id": name, "members": rows, "configuration_index": index}
+        bench[name].answers[commands.Status] = lambda status=status: {"status": pack_plain(status)}
+
+
+def test_a_member_that_was_removed_is_asked_no_more() -> None:
+    """R10: it applies nothing any more, and answered `local` reads for ever, ever older.
+
+    It may be the only one that does not know that it is out.
+    """
+    bench = ready()
+    configured(bench, 5, "n1 n2 n3", told_by="n3")
+    configured(bench, 9, "n1 n2", told_by="n1 n2")
+    bench.turn(11.0)
+    bench.client.read("look", consistency="local")
+    bench.turn()
+    for asked in reads(bench):
+        asked.answer("there")
+    bench["n3"].asked.clear()
+    for number in range(9):
+        read = Outcome(bench.client.read(number, consistency="local"))
+        bench.turn()
+        for asked in reads(bench):
+            asked.answer("there")
+        assert read.value == "there"
+    assert bench["n3"].asked == []
+    assert bench["n3"].connections == []
+    assert bench["n2"].boxes("read")
+
+
+def test_a_status_that_makes_no_sense_takes_nobody_away() -> None:
+    bench = ready()
+    configured(bench, 7, "n1 n2 n3", told_by="n1")
+    bench["n2"].answers[commands.Status] = lambda: {"status": pack_plain({"members": 7})}
+    bench["n3"].answers[commands.Status] = lambda: {"status": pack_plain({"members": ["n3"]})}
+    bench.turn(11.0)
+    for number in range(6):
+        bench.client.read(number)
+        bench.turn()
+        for asked in reads(bench):
+            asked.answer("there")
+    assert sorted(len(node.boxes("read")) for node in bench.nodes.values()) == [2, 2, 2]
+
+
 def test_while_nobody_can_answer_members_are_not_asked_in_a_loop() -> None:
     bench = ready()
     read = Outcome(bench.client.read("a"))

@@ -78,6 +78,9 @@ class Hooks:
 class Lane:
     """Requests of one kind; `limit_bytes` bounds all that have no answer yet."""
 
+    answer_share = ANSWER_SHARE
+    """The share of the time left that a node is given."""
+
     def __init__(self, limit_bytes: int, hooks: Hooks) -> None:
         """Start empty."""
         self.limit_bytes = limit_bytes
@@ -152,7 +155,7 @@ class Lane:
 
     def _put(self, link: Link, batch: Batch, now: float) -> None:
         """Send `batch`, whose deadline has not passed, over `link`."""
-        milliseconds = max(1, int((batch.deadline - now) * 1000 * ANSWER_SHARE))
+        milliseconds = max(1, int((batch.deadline - now) * 1000 * self.answer_share))
         self.sent[batch.number] = batch
         link.asked(now)
         batch.link = link

@@ -19,7 +19,7 @@ from raft.client.lanes import Hooks, ReadLane
 from raft.client.links import Link, Links
 from raft.client.route import Backoff
 from raft.client.search import as_mapping
-from raft.errors import RaftError
+from raft.errors import RaftError, Timeout
 from raft.interfaces import ReadTerms
 from raft.transport import commands
 
@@ -37,6 +37,12 @@ LINEARIZABLE: Final = ReadTerms("linearizable")
 
 class SpreadLane(ReadLane):
     """Queries that any member may answer."""
+
+    # Whoever is cut off from the leader waits for a state that the others have at once.
+    answer_share = 0.4
+
+    def _may_repeat(self, error: RaftError) -> bool:
+        return isinstance(error, Timeout) or super()._may_repeat(error)
 
     def send_over(self, pick: Callable[[], Link | None]) -> list[Link]:
         """Send each batch that waits to whom `pick` says; return to whom."""
@@ -150,10 +156,9 @@ class Spread:
             await self._reach_all(self._members or self._endpoints)
             if not self._ring:
                 await self._reach_all(self._endpoints)
-            for link in [link for link in self._ring if link.usable]:
-                if await self._learn(link):
-                    break
+            members = await self._learn()
             await self._reach_all(self._members)
+            self._leave_all_but(members)
         except CancelledError:
             return
         finally:
@@ -186,16 +191,36 @@ class Spread:
             self._ring.append(link)
             self._hooks.wake()
 
-    async def _learn(self, link: Link) -> bool:
-        """Ask who the members are; tell whether there was an answer that says it."""
-        try:
-            answer = await link.call(self._seconds, commands.Status, self._connect_seconds)
-            members: Any = as_mapping(answer["status"]).get("members") or ()
-        except RaftError as error:
-            self._trouble = error
-            return False
-        found = [str(each["client_address"]) for each in members if each.get("client_address")]
-        valid = [each for each in found if self._links.is_same(each, each)]
+    async def _learn(self) -> set[str]:
+        """Ask who the members are; return their ids, or none where nobody says it.
+
+        Whoever was removed may not know it: the newest configuration is the one.
+        """
+        links = [link for link in self._ring if link.usable]
+        asking = [Deferred.fromCoroutine(self._members_by(link)) for link in links]
+        answers = [told for good, told in await DeferredList(asking, consumeErrors=True) if good]
+        _, members = max(answers, key=lambda each: each[0], default=(0, {}))
+        valid = [each for each in members.values() if self._links.is_same(each, each)]
         if valid:
             self._members = valid
-        return bool(valid)
+        return set(members)
+
+    async def _members_by(self, link: Link) -> tuple[int, dict[str, str]]:
+        """Return the index of a node's configuration, and its members' addresses by their ids."""
+        try:
+            answer = await link.call(self._seconds, commands.Status, self._connect_seconds)
+            status: Any = as_mapping(answer["status"])
+        except RaftError as error:
+            self._trouble = error
+            return -1, {}
+        members = status.get("members") or ()
+        found = {str(each["id"]): str(each.get("client_address") or "") for each in members}
+        return (int(status.get("configuration_index") or 0) if found else -1), found
+
+    def _leave_all_but(self, members: set[str]) -> None:
+        """Ask those no more that are no members: a removed server stands still for ever."""
+        gone = [link for link in self._ring if members and link.server not in {"", *members}]
+        for link in gone:
+            self._ring.remove(link)
+            self._links.held.discard(link)
+            self._left_alone.pop(link, None)
