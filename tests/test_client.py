@@ -243,6 +243,7 @@ def test_a_write_that_was_never_sent_times_out_definitely_with_the_reason() -> N
 
 
 def test_an_answer_in_the_turn_of_the_timeout_is_one_outcome() -> None:
+    """sc-Q7."""
     bench = leading()
     write = Outcome(bench.client.write("a"))
     bench.turn()
@@ -597,6 +598,7 @@ def test_a_full_leader_is_asked_again_after_a_pause_and_nobody_else_is() -> None
 
 
 def test_a_connection_that_breaks_after_sending_leaves_writes_unknown_and_repeats_reads() -> None:
+    """sc-R10."""
     bench = leading()
     write, read = Outcome(bench.client.write("w")), Outcome(bench.client.read("r"))
     bench.turn()
@@ -644,6 +646,7 @@ def test_another_leader_is_found_when_the_leader_is_gone() -> None:
 
 
 def test_nodes_that_point_at_each_other_cost_few_questions() -> None:
+    """sc-Q8."""
     bench = Bench(("n1", "n2"))
     bench["n1"].says = ("n2", bench["n2"].address)
     bench["n2"].says = ("n1", bench["n1"].address)
@@ -678,6 +681,7 @@ def test_a_hint_that_is_no_address_or_is_not_allowed_is_passed_over(hint: str) -
 
 
 def test_a_chain_of_hints_has_an_end() -> None:
+    """sc-Q8."""
     route = Route(["127.0.0.1:1"], lambda address: parse_dial(address).text)
     visited = 0
     while route.next():
@@ -689,6 +693,7 @@ def test_a_chain_of_hints_has_an_end() -> None:
 
 
 def test_pauses_have_full_jitter_and_a_cap() -> None:
+    """sc-Q8, sc-O8."""
     backoff = Backoff(random.Random(3), 0.05, 1.0)
     pauses = [backoff.next() for _ in range(200)]
     assert pauses[0] < 0.05

@@ -279,7 +279,7 @@ async def test_a_node_that_closes_before_its_answer_leaves_the_write_unknown(clu
 
 
 async def test_answers_that_are_lost_are_asked_for_again_within_a_session(cluster: Any) -> None:
-    """S7: what was applied is answered from memory, and counts once."""
+    """S7, sc-Q1: what was applied is answered from memory, and counts once."""
     client = cluster.client(sessions=True)
     assert await client.write(["append", "k", 0]) == 1
     node = cluster["n1"]

@@ -205,6 +205,7 @@ def test_advertise_that_differs_from_the_members_is_a_warning() -> None:
 
 
 def test_an_even_number_of_voters_is_a_warning() -> None:
+    """sc-K10."""
     config = parse_config(GOOD.rpartition("[[members]]")[0], "node.toml")
     assert len(config.members) == 2
     assert "odd" in config.warnings[0]
@@ -362,7 +363,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_named_in_one_line_with_its_remedy(mistake: str) -> None:
-    """sc-K4, sc-K9 and the rest: refused at start, with the key and the numbers."""
+    """sc-K11, sc-K12: sc-K4, sc-K9 and the rest: refused at start, with the key and the numbers."""
     replace, by, add, expected = MISTAKES[mistake]
     assert expected in refusal(replace, by, add)
 
@@ -423,6 +424,7 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_anyone_may_write_is_refused(tmp_path: Path) -> None:
+    """sc-K8."""
     path = tmp_path / "node.toml"
     path.write_text(GOOD)
     path.chmod(0o666)

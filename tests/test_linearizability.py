@@ -225,7 +225,7 @@ def test_a_failed_compare_and_set_that_took_effect_is_found() -> None:
 
 
 def test_a_refused_write_that_took_effect_is_found() -> None:
-    """A wrong "definitely not done" must fail a test."""
+    """sc-Q10: a wrong "definitely not done" must fail a test."""
     illegal(
         operation("set", 0, 10, value=1),
         operation("set", 20, 30, value=2, ok=False),

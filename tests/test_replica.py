@@ -266,6 +266,7 @@ def test_results_are_encoded_for_wanted_indexes_only() -> None:
 
 
 def test_a_result_is_encoded_before_the_next_command_can_change_it() -> None:
+    """sc-SM5."""
     box: list[Value] = []
 
     def grow(_: Context) -> Value:
@@ -319,7 +320,7 @@ def test_an_unforeseen_exception_is_a_result_with_its_class_name_only(error: Exc
     ids=lambda error: type(error).__name__,
 )
 def test_what_concerns_this_computer_alone_stops_this_node(error: BaseException) -> None:
-    """sc-SM2: that node stops; it does not skip."""
+    """sc-SM2, sc-P7: that node stops; it does not skip."""
     replica = Replica(Notebook(bad=fail(error)))
     with pytest.raises(StateMachineFailed) as caught:
         replica.apply(commands(1, "fine", "bad", "never"), deadline=float("inf"))
@@ -410,6 +411,7 @@ def test_a_slice_applies_at_least_one_entry_however_late_it_is() -> None:
 
 
 def test_slices_and_batches_leave_the_same_digest() -> None:
+    """sc-SM3."""
     values = [["set", f"k{number}", number] for number in range(300)] + [["bad"]]
     whole = Replica(KeyValueStore())
     apply_all(whole, commands(1, *values))
@@ -430,6 +432,7 @@ def test_slices_and_batches_leave_the_same_digest() -> None:
 
 
 def test_the_digest_tells_two_outcomes_of_one_command_apart() -> None:
+    """sc-SM3."""
     digests = set()
     for error in (ValueError(), CommandError("no"), None):
         deed = fail(error) if error else lambda _: None

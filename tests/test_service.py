@@ -151,6 +151,7 @@ async def test_what_was_acknowledged_outlives_the_processes(nodes: Nodes) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_hands_the_leadership_over_and_answers_everybody(nodes: Nodes) -> None:
+    """sc-R10, sc-P11."""
     await nodes.found()
     leader = await nodes.leader()
     told = [outcome(leader.write(["set", "k", n])) for n in range(3)]
@@ -322,7 +323,7 @@ async def test_one_who_waits_may_cancel_or_stop_another(nodes: Nodes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_leader_cut_off_reads_nothing_and_its_writes_are_unknown(nodes: Nodes) -> None:
-    """E7, R6."""
+    """E7, R6, sc-N1."""
     await nodes.found()
     leader = await nodes.leader()
     nodes.isolate(leader.id)
@@ -340,7 +341,10 @@ async def test_a_leader_cut_off_reads_nothing_and_its_writes_are_unknown(nodes: 
 
 @pytest_twisted.ensureDeferred
 async def test_a_follower_far_behind_is_caught_up_by_a_snapshot(nodes: Nodes) -> None:
-    """N5, N6: on real disks, over real sockets, while writes go on and the connection breaks."""
+    """N5, N6: on real disks, over real sockets, while writes go on and the connection breaks.
+
+    sc-S12.
+    """
     await nodes.found(bounds=Bounds(snapshot_entries=0, trailing_entries=0, trailing_bytes=0))
     leader = await nodes.leader()
     behind = nodes.others(leader)[0]

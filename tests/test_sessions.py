@@ -148,7 +148,7 @@ def state(replica: Replica) -> object:
 
 
 def test_a_session_is_the_index_of_its_entry_and_the_clients_nonce() -> None:
-    """S1: an index alone would collide after a restore into a new cluster."""
+    """S1, sc-Q12: an index alone would collide after a restore into a new cluster."""
     cluster = Cluster()
     session = cluster.register()
     assert session == session_id(1, NONCE)
@@ -427,7 +427,7 @@ def test_results_with_gaps_between_their_numbers_are_dropped_lowest_first() -> N
 
 
 def test_the_one_unused_for_longest_makes_room() -> None:
-    """S3: by the order of the log."""
+    """S3, sc-O5: by the order of the log."""
     cluster = Cluster()
     one, two, three = cluster.register(), cluster.register(), cluster.register()
     cluster.send(one, 1)
@@ -451,7 +451,7 @@ def test_a_command_that_was_executed_in_a_session_that_ended_is_not_executed_aga
 
 
 def test_a_session_expires_by_the_clusters_time_alone() -> None:
-    """S3, sc-Q4: one microsecond beyond the timeout, on every server at the same entry."""
+    """S3, sc-Q4, sc-K13: one microsecond beyond the timeout, on every server at the same entry."""
     for late, alive in ((1000, True), (1001, False)):
         cluster = Cluster()
         session = cluster.register()

@@ -291,7 +291,7 @@ def test_a_snapshot_is_of_the_version_in_force_and_restores_it() -> None:
 
 
 def test_old_code_reads_what_new_code_wrote_before_the_switch() -> None:
-    """During an upgrade any server may need any other's snapshot."""
+    """sc-U2: during an upgrade any server may need any other's snapshot."""
     meta, content = copied(applied(Adder(), commands(1, 5)))
     assert meta.machine_version == 1
     copy = Replica(First())

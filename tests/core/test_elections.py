@@ -440,7 +440,7 @@ def test_a_server_that_was_cut_off_comes_back_without_an_election() -> None:
 
 
 def test_servers_with_and_without_pre_vote_elect_a_leader_together() -> None:
-    """E5: options may differ between servers (sc-E24)."""
+    """E5: options may differ between servers (sc-E24, sc-U5)."""
     cluster = Cluster.of(
         a=build("a", pre_vote=False), b=build("b", seed=2), c=build("c", seed=3, pre_vote=False)
     )
@@ -538,7 +538,10 @@ def test_a_leader_in_touch_with_one_of_five_frees_it() -> None:
 
 @pytest.mark.parametrize("reading", [False, True])
 def test_a_leader_whose_disk_hangs_steps_down(reading: bool) -> None:
-    """E7: a leader that cannot save steps down, however many reads keep it busy (sc-E18)."""
+    """E7: a leader that cannot save steps down, however many reads keep it busy (sc-E18).
+
+    sc-F10.
+    """
     server = leader("a", disk_timeout_seconds=1.0)
     hear(server, "b", AppendEntriesResult(2, True, 2, server.state.sequence, 2))
     step(server, Propose(1, 1, 100))
@@ -630,7 +633,7 @@ def test_a_stranger_is_answered() -> None:
 
 
 def test_timeouts_are_drawn_anew_for_each_attempt() -> None:
-    """E9: each attempt draws from [T, 2T) anew."""
+    """E9: each attempt draws from [T, 2T) anew (sc-E15)."""
     server = build("a")
     drawn = []
     for _ in range(50):
@@ -690,7 +693,10 @@ def test_a_leader_of_a_term_grants_no_vote_in_it() -> None:
 
 
 def test_bootstrap_is_entry_one_of_term_one() -> None:
-    """E1: a bootstrap writes the same term and entry on every first server; twice is refused."""
+    """E1: a bootstrap writes the same term and entry on every first server; twice is refused.
+
+    sc-K2.
+    """
     server = build("a", [], members=configuration(""), term=0)
     server.log.configurations = server.log.configurations[:1]
     outputs = step(server, Bootstrap(configuration()))

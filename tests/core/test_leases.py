@@ -82,7 +82,7 @@ def test_the_shortest_promise_counts() -> None:
 
 
 def test_without_a_drift_bound_there_is_no_lease() -> None:
-    """R9: off by default."""
+    """R9: off by default (sc-D4)."""
     server = leader("a")
     hear(server, "b", acknowledged(server))
     elapse(server, HEARTBEAT)

@@ -176,7 +176,7 @@ def test_a_late_message_of_an_earlier_term_confirms_no_read() -> None:
 
 
 def test_one_round_serves_all_reads_before_it_and_the_next_waits() -> None:
-    """R4: one round serves all reads queued before it; the next starts when it ends."""
+    """R4: one round serves all reads queued before it; the next starts when it ends (sc-O6)."""
     server = ready()
     outputs = step(server, Read(1), Read(2))
     assert len(outputs.send) == 2
@@ -327,7 +327,7 @@ def test_cancelled_reads_are_forgotten() -> None:
 
 
 def test_a_deposed_leader_serves_no_read() -> None:
-    """R3: a leader that was cut off confirms no read, whoever leads elsewhere (sc-D1)."""
+    """R3: a leader that was cut off confirms no read, whoever leads elsewhere (sc-D1, sc-N1)."""
     cluster = Cluster.of(a=build("a"), b=build("b", seed=2), c=build("c", seed=3))
     cluster.time_out("a")
     cluster.settle()

@@ -553,7 +553,7 @@ def test_a_leader_sends_before_its_own_save() -> None:
 
 
 def test_uncommitted_bytes_are_bounded() -> None:
-    """L10: above the bound of uncommitted bytes proposals are refused at once."""
+    """L10: above the bound of uncommitted bytes proposals are refused at once (sc-O1)."""
     server = replicating(max_uncommitted_bytes=250)
     save(server)
     assert propose(server, 2).accepted

@@ -407,7 +407,7 @@ def test_a_machine_that_is_not_ahead_changes_nothing() -> None:
 def test_a_machine_that_has_what_the_log_lost_is_no_server(
     applied: tuple[int, int], text: str
 ) -> None:
-    """M9: what it acknowledged is gone, so it must not vote."""
+    """M9: what it acknowledged is gone, so it must not vote (sc-F26)."""
     with pytest.raises(LogLost, match=text) as caught:
         recovered(applied)
     assert (caught.value.last_applied, caught.value.last_index) == (applied[0], 8)

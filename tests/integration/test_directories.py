@@ -41,7 +41,10 @@ async def followers(cluster: ProcessCluster) -> list[str]:
 async def test_a_wiped_node_is_refused_and_joins_again(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """M7, M9: under its old id it comes back as another incarnation, through the log."""
+    """M7, M9: under its old id it comes back as another incarnation, through the log.
+
+    sc-F6, sc-M9.
+    """
     await all_are_known(cluster)
     load = Load.on(cluster, connect)
     await load.progress()
@@ -115,7 +118,7 @@ async def test_nodes_whose_directories_were_exchanged_do_not_start(
 async def test_a_directory_from_an_old_copy_neither_votes_nor_counts(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """L5, M9: it lost what it had acknowledged; those who saw it later do not let it in."""
+    """L5, M9, sc-F20: it lost what it had acknowledged; those who saw it later do not let it in."""
     await all_are_known(cluster)
     load = Load.on(cluster, connect)
     await load.progress()
@@ -214,7 +217,10 @@ async def has_all(cluster: ProcessCluster, id: str) -> bool:
 async def test_a_copy_beside_the_original_is_recognised(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """M7, M9: two processes with one identity could vote twice; the second is not let in."""
+    """M7, M9: two processes with one identity could vote twice; the second is not let in.
+
+    sc-F18.
+    """
     await all_are_known(cluster)
     load = Load.on(cluster, connect)
     await load.progress()

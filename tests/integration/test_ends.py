@@ -80,7 +80,7 @@ def test_a_directory_in_use_ends_twistd(shared: ProcessCluster) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_leader_that_is_told_to_end_hands_over_first(shared: ProcessCluster) -> None:
-    """L5: SIGTERM ends as twistd ends, and nobody has to wait for an election timeout."""
+    """L5, sc-P11: SIGTERM ends as twistd ends, and nobody has to wait for an election timeout."""
     leader = await shared.wait_for_leader()
     node = shared.node(leader)
     before = len(node.log)

@@ -77,7 +77,7 @@ class Appender:
 async def test_every_write_counts_once_while_leaders_die_and_connections_are_cut(
     shared: ProcessCluster, connect: Connect
 ) -> None:
-    """S2, S7, S9."""
+    """S2, S7, S9, sc-Q1, sc-Q2."""
     appenders = [
         Appender(connect(shared), f"appends {seed} {random.random()}", seed)
         for seed in range(CLIENTS)

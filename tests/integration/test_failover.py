@@ -101,7 +101,7 @@ async def compare(cluster: ProcessCluster, client: RaftClient, ledgers: list[Led
 async def test_nothing_acknowledged_is_lost_when_the_leader_is_killed_ten_times(
     shared: ProcessCluster, connect: Connect
 ) -> None:
-    """S1, S4: what one client was told holds for all, whichever leaders are killed."""
+    """S1, S4, sc-P1: what one client was told holds for all, whichever leaders are killed."""
     from twisted.internet import reactor
 
     recorder = Recorder()
@@ -161,7 +161,7 @@ async def progress(cluster: ProcessCluster, loads: list[Load]) -> None:
 async def test_nothing_acknowledged_is_lost_when_all_are_killed_at_once(
     shared: ProcessCluster, connect: Connect
 ) -> None:
-    """S2: what a majority has saved survives the loss of every process."""
+    """S2, sc-E22, sc-P1, sc-U6: what a majority has saved survives the loss of every process."""
     client = connect(shared)
     ledger = Ledger()
     for start in range(0, 3000, 500):

@@ -59,7 +59,10 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(
     make_cluster: Callable[..., ProcessCluster],
     connect: Callable[..., RaftClient],
 ) -> None:
-    """D8: what is refused as StorageFull is definitely not applied; what was kept is served."""
+    """D8: what is refused as StorageFull is definitely not applied; what was kept is served.
+
+    sc-F8.
+    """
     cluster = make_cluster(settings={"segment_bytes": SEGMENT_BYTES})
     for node in cluster.nodes.values():
         mounts.mount(node.data_directory, SIZE_BYTES)

@@ -22,7 +22,10 @@ SEVERAL_ELECTIONS_SECONDS = 2.5
 async def test_a_wiped_server_does_not_vote_and_says_what_to_do(
     cluster: ProcessCluster, connect: Callable[..., RaftClient]
 ) -> None:
-    """M7, M9: what lost its data may have voted and acknowledged; it must not do so again."""
+    """M7, M9: what lost its data may have voted and acknowledged; it must not do so again.
+
+    sc-F6.
+    """
     client = connect(cluster, timeout_seconds=10.0)
     await client.write(["set", "before", 1])
     leader = await cluster.wait_for_leader()

@@ -34,7 +34,7 @@ async def read(connection: ClientConnection, key: str) -> object:
 async def test_a_leader_that_stood_still_serves_no_stale_read(
     shared: ProcessCluster, connect: Callable[..., RaftClient]
 ) -> None:
-    """R1, R2: a read sees every write that had ended before it, whoever is asked."""
+    """R1, R2, sc-P2, sc-E19: a read sees every write that had ended before it, whoever is asked."""
     from twisted.internet import reactor
 
     client = connect(shared, timeout_seconds=10.0)

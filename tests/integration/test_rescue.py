@@ -78,7 +78,7 @@ async def test_a_restoration_whose_leader_is_killed_is_whole_or_not_at_all(
 async def test_a_lost_majority_is_survived_and_does_not_come_back(
     cluster: ProcessCluster, connect: Callable[..., RaftClient]
 ) -> None:
-    """M7, M9: the survivor goes on alone; an old member is refused until it was wiped."""
+    """M7, M9, sc-M15: the survivor goes on alone; an old member is refused until it was wiped."""
     client = connect(cluster)
     for number in range(10):
         await client.write(["set", f"k{number}", number])

@@ -22,7 +22,10 @@ Connect = Callable[..., RaftClient]
 async def test_no_read_of_any_member_misses_what_was_written_before(
     shared: ProcessCluster, connect: Connect
 ) -> None:
-    """R8: a follower's linearizable read sees every write that had ended, by whichever client."""
+    """R8: a follower's linearizable read sees every write that had ended, by whichever client.
+
+    sc-D7.
+    """
     from twisted.internet import reactor
 
     writer = connect(shared)
@@ -42,7 +45,7 @@ async def test_no_read_of_any_member_misses_what_was_written_before(
 async def test_a_monotonic_client_reads_its_own_writes_from_any_member(
     shared: ProcessCluster, connect: Connect
 ) -> None:
-    """R10: local reads wait for what this client has seen, and no longer."""
+    """R10, sc-D7: local reads wait for what this client has seen, and no longer."""
     from twisted.internet import reactor
 
     client = connect(shared, spread_reads=True, monotonic=True)

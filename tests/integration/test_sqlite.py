@@ -161,7 +161,7 @@ async def test_an_installed_snapshot_is_not_in_the_database_before_its_mark_in_t
 @pytest.mark.parametrize("lost", ["directory", "entries"])
 @pytest_twisted.ensureDeferred
 async def test_a_database_ahead_of_its_log_does_not_start(nodes: Nodes, lost: str) -> None:
-    """M9: the log was lost, or is an older copy: the server says so and what to do."""
+    """M9, sc-F26: the log was lost, or is an older copy: the server says so and what to do."""
     node = nodes.start("a", database(nodes, "a"))
     await node.set_configuration([nodes.member(node)], 8.0)
     await nodes.leader()

@@ -500,7 +500,7 @@ class Recorder:
 def test_after_an_end_between_any_two_steps_the_log_is_applied_once(
     node: Node, tmp_path: Path
 ) -> None:
-    """S5: what was not committed is applied again, and what was is not."""
+    """S5, sc-F26: what was not committed is applied again, and what was is not."""
     session = node.register()
     node.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x)")
     begun = node.replica.last_applied

@@ -68,6 +68,7 @@ def test_what_cannot_be_encoded_is_refused_and_takes_no_place() -> None:
 
 
 def test_cancelling_before_the_end_of_the_turn_appends_nothing() -> None:
+    """sc-Q6."""
     node = single()
     told = [node.write(["add", number]) for number in range(3)]
     told[1].deferred.cancel()
@@ -78,6 +79,7 @@ def test_cancelling_before_the_end_of_the_turn_appends_nothing() -> None:
 
 
 def test_cancelling_after_the_append_leaves_the_outcome_unknown() -> None:
+    """sc-Q6."""
     node = single()
     node.storage.automatic = False
     told = [node.write(["add", number]) for number in range(2)]
@@ -99,6 +101,7 @@ def test_cancelling_from_another_writes_callback_ends_it_once() -> None:
 
 
 def test_a_write_beyond_what_may_queue_is_refused_and_the_next_turn_takes_more() -> None:
+    """sc-Q9, sc-O1, sc-O8."""
     node = single(queued_bytes=1000)
     # A client's box has filled the queue in this turn.
     client = Told()
@@ -132,6 +135,7 @@ def test_a_write_from_the_callback_of_an_expired_one_is_carried_out() -> None:
 
 
 def test_a_write_from_the_callback_of_an_answered_one_is_the_next_turns() -> None:
+    """sc-SM8."""
     node = single()
     again: list[Outcome] = []
     first = node.write(["add", 1])
@@ -190,6 +194,7 @@ def test_reads_are_answered_from_what_was_written_before() -> None:
 
 
 def test_a_cancelled_read_is_forgotten() -> None:
+    """sc-Q6."""
     node = single()
     asked = node.read(0)
     asked.deferred.cancel()

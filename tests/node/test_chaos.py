@@ -96,7 +96,10 @@ class Storm:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_callers_were_told_is_what_was_applied(seed: int) -> None:
-    """L9, R5, E7, N6: each outcome is true, given once, and given to whom it belongs."""
+    """L9, R5, E7, N6: each outcome is true, given once, and given to whom it belongs.
+
+    sc-Q9, sc-Q10.
+    """
     storm = Storm(seed)
     for _ in range(250):
         storm.blow()

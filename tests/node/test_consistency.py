@@ -176,7 +176,7 @@ def test_a_bounded_read_of_a_state_that_stays_old_times_out() -> None:
 
 @pytest.mark.parametrize("consistency", ["linearizable", "local", "bounded"])
 def test_min_index_gives_ones_own_writes_on_any_server(consistency: str) -> None:
-    """R10: wait while last_applied < min_index; and the index of a write is known."""
+    """R10, sc-D7: wait while last_applied < min_index; and the index of a write is known."""
     world, _wire, leader, (follower, _) = led()
     written = [Outcome(leader.writes.write(["add", n], 3.0, indexed=True)) for n in range(3)]
     plain = leader.write(["add", 3])
@@ -227,7 +227,10 @@ def test_without_a_bound_on_drift_a_lease_read_takes_a_round() -> None:
 
 
 def test_a_lease_that_ends_before_the_answer_takes_a_round() -> None:
-    """R9: the clock is read immediately before the answer, not when the lease was looked at."""
+    """R9: the clock is read immediately before the answer, not when the lease was looked at.
+
+    sc-D4, sc-P4.
+    """
     world, wire, leader, (_, _other) = led(options=LEASED)
     slept = [0.0]
     step = leader.shell.server.step

@@ -51,7 +51,7 @@ async def another_term(nodes: Nodes) -> RaftService:
 async def test_an_old_copy_of_a_directory_that_was_put_back_is_refused(
     nodes: Nodes, tmp_path: Path
 ) -> None:
-    """E1: whoever forgot a term forgot its vote in it, and would give it twice."""
+    """E1, sc-F20: whoever forgot a term forgot its vote in it, and would give it twice."""
     await nodes.found()
     leader = await nodes.leader()
     old = nodes.others(leader)[0]
@@ -195,7 +195,7 @@ async def test_a_disk_that_refuses_a_note_is_told_and_a_full_one_does_no_harm(
 async def test_a_copied_directory_is_refused_while_the_first_one_answers(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sc-F18: two processes of one server would vote twice in a term."""
+    """sc-F18, sc-K3: two processes of one server would vote twice in a term."""
     await nodes.found()
     leader = await nodes.leader()
     (first, other) = nodes.others(leader)

@@ -149,7 +149,7 @@ def finish(storm: Storm, clients: list[Client]) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_command_of_a_session_is_applied_once_and_in_order(seed: int) -> None:
-    """S2, S7, S8, S9: whoever leads, whatever is lost, sent twice or sent too early."""
+    """S2, S7, S8, S9, sc-Q2: whoever leads, whatever is lost, sent twice or sent too early."""
     storm, clients = storm_of(seed)
     finish(storm, clients)
     nodes = storm.nodes

@@ -142,7 +142,7 @@ def test_the_time_of_a_copy_is_its_own() -> None:
 
 
 def test_what_comes_early_waits_for_the_numbers_before_it() -> None:
-    """S9."""
+    """S9, sc-Q5."""
     node, session = single()
     told = [box(session, number) for number in (3, 2, 1)]
     for batch, _ in told:
@@ -153,7 +153,7 @@ def test_what_comes_early_waits_for_the_numbers_before_it() -> None:
 
 
 def test_what_comes_early_for_nothing_is_refused_in_time_to_be_sent_again() -> None:
-    """S9."""
+    """S9, sc-Q5."""
     node, session = single()
     batch, told = box(session, 2)
     node.shell.write(batch)

@@ -97,6 +97,7 @@ def test_a_write_that_went_to_the_log_is_unknown_when_the_node_fails_in_the_same
 
 
 def test_writes_and_reads_that_never_left_the_queue_are_definitely_not_done() -> None:
+    """sc-Q9."""
     _world, _wire, nodes = cluster(1)
     node = nodes["a"]
     told, asked = node.write(["add", 1]), node.read(0)
@@ -135,6 +136,7 @@ def test_stopping_from_within_any_callback_leaves_nothing_behind(how: str) -> No
 
 
 def test_reads_and_writes_from_within_observers_are_the_next_turns() -> None:
+    """sc-SM8."""
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     told: list[Any] = []
@@ -166,7 +168,10 @@ def test_what_expires_before_the_append_is_dropped_and_after_it_is_unknown() -> 
 
 
 def test_a_lost_leadership_answers_appended_writes_within_the_grace() -> None:
-    """E7: what is not known after a while is reported as unknown, whatever its own deadline."""
+    """E7: what is not known after a while is reported as unknown, whatever its own deadline.
+
+    sc-R10.
+    """
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     wire.isolate(leader.id)
@@ -223,7 +228,7 @@ def test_an_entry_that_survives_its_leader_is_answered_with_its_result() -> None
 
 
 def test_a_full_disk_refuses_writes_and_serves_reads() -> None:
-    """D4: reads go on."""
+    """D4, sc-F8: reads go on."""
     world, _wire, nodes = cluster(1)
     node = nodes["a"]
     node.storage.full = True
@@ -238,7 +243,7 @@ def test_a_full_disk_refuses_writes_and_serves_reads() -> None:
 
 
 def test_a_poisoned_disk_stops_the_node_and_everybody_is_told() -> None:
-    """D3: nothing is acknowledged any more."""
+    """D3, sc-P9, sc-F7: nothing is acknowledged any more."""
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     leader.storage.automatic = False
@@ -256,6 +261,7 @@ def test_a_poisoned_disk_stops_the_node_and_everybody_is_told() -> None:
 
 
 def test_a_machine_that_fails_on_this_node_stops_it_and_its_neighbours_in_the_slice_too() -> None:
+    """sc-P7, sc-P9."""
     world, _wire, nodes = cluster(1)
     node = nodes["a"]
     told = [node.write(each) for each in (["add", 1], ["local"], ["add", 2])]
@@ -266,7 +272,10 @@ def test_a_machine_that_fails_on_this_node_stops_it_and_its_neighbours_in_the_sl
 
 
 def test_entries_are_applied_in_slices_and_answered_whole() -> None:
-    """R5: a turn applies for a few milliseconds; a batch is answered when its last is applied."""
+    """R5: a turn applies for a few milliseconds; a batch is answered when its last is applied.
+
+    sc-O3.
+    """
     world, _wire, nodes = cluster(1)
     node = nodes["a"]
     slow = [0.0]
@@ -301,6 +310,7 @@ def test_entries_are_applied_in_slices_and_answered_whole() -> None:
 
 
 def test_entries_that_left_the_cache_are_read_back_for_peers_and_for_the_machine() -> None:
+    """sc-O2."""
     world, wire, _nodes = cluster(3, cache_bytes=200)
     leader = leader_of(wire)
     behind = others(wire, leader)[0]
@@ -334,7 +344,7 @@ def test_damaged_records_are_dropped_and_the_leader_is_heard_no_less() -> None:
 
 
 def test_a_stalled_process_hears_its_leader_before_it_judges_deadlines() -> None:
-    """After a stall, what has arrived is drained before any deadline is judged."""
+    """sc-P6: after a stall, what has arrived is drained before any deadline is judged."""
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     follower = others(wire, leader)[0]
@@ -353,6 +363,7 @@ def test_a_stalled_process_hears_its_leader_before_it_judges_deadlines() -> None
 
 
 def test_what_waits_for_a_hung_disk_is_bounded() -> None:
+    """sc-F10, sc-O1."""
     world, wire, _nodes = cluster(3)
     node = others(wire, leader_of(wire))[0]
     node.storage.automatic = False

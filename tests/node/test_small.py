@@ -144,7 +144,7 @@ def test_answered_batches_leave_long_before_their_deadlines() -> None:
 
 
 def test_reads_of_a_turn_share_one_request_and_wait_for_its_index() -> None:
-    """R4, R5."""
+    """R4, R5, sc-O6."""
     answers = Answers()
     reads = Reads(answers)
     batches = [ReadBatch([b"q"], 5.0, Told().answers.append) for _ in range(3)]
@@ -223,7 +223,7 @@ def test_a_late_alarm_lets_the_reactor_read_first() -> None:
 
 
 def test_a_reactor_whose_time_is_set_back_delays_no_deadline() -> None:
-    """An embedded node tolerates steps of the wall clock."""
+    """sc-P5: an embedded node tolerates steps of the wall clock."""
     rung = Rung()
     rung.clock.advance(3600.0)
     rung.alarm.set(3601.0, 3600.0)
@@ -268,6 +268,7 @@ def test_what_follows_a_deferred_cannot_change_it() -> None:
 
 
 def test_cluster_time_runs_by_the_leaders_clock_and_stands_still_without_one() -> None:
+    """sc-P5, sc-K13."""
     clock = Clock()
     wrote = Scribe(clock.seconds, lambda: b"s" * 16, 5_000_000)
 

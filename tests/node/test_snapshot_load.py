@@ -44,7 +44,7 @@ def turns_take_time(world: World) -> None:
 
 
 def test_a_snapshot_is_made_by_small_pieces_between_turns() -> None:
-    """N2: slices of at most 2,000 keys; apply and heartbeats go on between two of them."""
+    """N2, sc-S14: slices of at most 2,000 keys; apply and heartbeats go on between two of them."""
     world, wire, nodes = cluster(3, trailing_entries=0)
     for node in nodes.values():
         node.machine = node.replica.machine = Watched()
@@ -119,7 +119,7 @@ def slow_down(world: World, wire: Wire) -> None:
 
 
 def test_a_follower_a_snapshot_behind_catches_up_under_load_by_one_snapshot() -> None:
-    """N4, sc-S9: no newer snapshot takes from it what it needs next; memory is bounded."""
+    """N4, sc-S9, sc-S12: no newer snapshot takes from it what it needs next; memory is bounded."""
     world, wire, leader, behind = loaded(snapshot_floor_bytes=1 << 20, snapshot_factor=0.1)
     taken = leader.shell.snapshots.taken_count
     load(world, leader, 2.0)

@@ -95,7 +95,7 @@ class Chunks:
 
 
 def test_a_follower_far_behind_is_caught_up_while_writes_go_on() -> None:
-    """N5, N6: a snapshot, then the log behind it."""
+    """N5, N6, sc-P3: a snapshot, then the log behind it."""
     world, wire, leader, behind = compacted()
     wire.heal()
     told = []
@@ -123,7 +123,7 @@ def test_what_is_installed_outlives_the_power_with_the_log_behind_it() -> None:
 
 @pytest.mark.parametrize("lost", [1, 2, 9, 16, 17])
 def test_a_lost_chunk_costs_a_pause_and_no_beginning_anew(lost: int) -> None:
-    """N5: chunks are resumable, never begun at zero for a single late one."""
+    """N5, sc-S6: chunks are resumable, never begun at zero for a single late one."""
     world, wire, leader, behind = compacted()
     chunks = Chunks(wire)
     chunks.lose = lambda count: count == lost
@@ -152,7 +152,7 @@ def test_a_connection_that_breaks_in_the_middle_goes_on_where_the_receiver_stand
 
 
 def test_a_receiver_that_restarts_in_the_middle_gets_the_whole_again() -> None:
-    """N5: what it acknowledged before is gone with its memory; the sender goes back."""
+    """N5, sc-S7: what it acknowledged before is gone with its memory; the sender goes back."""
     world, wire, leader, behind = compacted()
     chunks = Chunks(wire)
     restarted: list[Node] = []
@@ -284,6 +284,7 @@ def offered(leader: Node, offset: int, piece: bytes, **changes: Any) -> tuple[An
 
 
 def test_gaps_duplicates_and_bad_descriptions_are_not_written() -> None:
+    """sc-S6."""
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     follower = others(wire, leader)[0]

@@ -143,7 +143,7 @@ def hunt(seed: int) -> list[Any]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_lease_reads_are_linearizable_while_clocks_keep_their_bound(seed: int) -> None:
-    """R9: a leader that is cut off serves nothing that a new one has replaced."""
+    """R9, sc-D4, sc-P4: a leader that is cut off serves nothing that a new one has replaced."""
     history = hunt(seed)
     assert sum(operation.ok is True for operation in history) > 200
     report = check(history)
@@ -162,7 +162,7 @@ def test_the_hunt_finds_a_lease_that_never_ends(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_reads_that_pass_their_index_on_never_see_time_run_backwards() -> None:
-    """R10: monotonic reads across servers, whichever is behind and cut off."""
+    """R10, sc-D7: monotonic reads across servers, whichever is behind and cut off."""
     chance = random.Random(7)
     world, wire, _ = cluster(3)
     leader = leader_of(wire)

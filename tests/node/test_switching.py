@@ -127,7 +127,7 @@ async def test_a_rolling_upgrade_under_load_switches_at_one_entry(nodes: Nodes) 
 async def test_a_downgraded_node_refuses_and_comes_back_with_the_upgrade(
     nodes: Nodes, snapshot: bool
 ) -> None:
-    """sc-F27: the release before finds the version in its snapshot, or in the log."""
+    """sc-F27, sc-U2: the release before finds the version in its snapshot, or in the log."""
     started = await founded(nodes, Ledger2(), Ledger2(), Ledger2())
     await until(lambda: versions(nodes) == {2})
     leader = await nodes.leader()

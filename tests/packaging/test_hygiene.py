@@ -62,6 +62,7 @@ async def test_is_fine():
 async def test_what_hangs_or_leaves_a_mess_fails_and_nothing_else(
     programs: Any, tmp_path: Path
 ) -> None:
+    """sc-P9."""
     shutil.copy(Path(__file__).parent.parent / "conftest.py", tmp_path)
     (tmp_path / "test_bad.py").write_text(BAD)
     program = programs.python("-m", "pytest", "-p", "no:cacheprovider", "-rA", "test_bad.py")

@@ -174,7 +174,10 @@ async def test_a_node_that_fails_ends_twistd_with_one_line_and_exit_code_1(
 
 @pytest_twisted.ensureDeferred
 async def test_the_parent_of_a_daemon_hears_of_its_failure(programs: Any, node: Path) -> None:
-    """DESIGN, Life of a node: an exception in startService reaches the parent's exit code."""
+    """DESIGN, Life of a node: an exception in startService reaches the parent's exit code.
+
+    sc-P13.
+    """
     body = "raise OSError(98, 'Address already in use')"
     program = programs.python("-c", driver(node.parent, body, "raft", "-c", "node.toml"))
     assert await program.ended == 1
@@ -184,7 +187,7 @@ async def test_the_parent_of_a_daemon_hears_of_its_failure(programs: Any, node: 
 
 @pytest_twisted.ensureDeferred
 async def test_two_nodes_cannot_share_a_data_directory(programs: Any, running: Path) -> None:
-    """The second is told who has it, on its terminal and as a daemon."""
+    """sc-P13, sc-F19: the second is told who has it, on its terminal and as a daemon."""
     first = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")
     await first.wrote("clients.sock'")
     second = programs.twistd("-n", "--pidfile=", "raft", "-c", "node.toml")

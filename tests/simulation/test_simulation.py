@@ -32,7 +32,10 @@ def chunks() -> list[object]:
 
 @pytest.mark.parametrize("first", chunks())
 def test_every_property_holds_in_every_world(first: int) -> None:
-    """I1 to I20 after each step; L1 to L4, and L6, once the world is healed."""
+    """I1 to I20 after each step; L1 to L4, and L6, once the world is healed.
+
+    sc-R15, sc-N3, sc-N5, sc-N6.
+    """
     for seed in range(first, first + CHUNK):
         simulate(seed)
 
@@ -66,7 +69,7 @@ def test_every_kind_of_trouble_comes_about(reports: list[Report]) -> None:
 
 
 def test_a_leader_is_known_to_all_soon_after_healing(reports: list[Report]) -> None:
-    """L1: within 12 election timeouts; the run itself fails beyond that."""
+    """L1, sc-E15: within 12 election timeouts; the run itself fails beyond that."""
     assert max(report.leader_seconds for report in reports) < 12 * TIMEOUT_SECONDS * 1.2
 
 

@@ -425,7 +425,10 @@ COUNTED: dict[str, int] = {}
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_a_crash_leaves_a_state_between_acknowledged_and_written(scenario):
-    """D1, D2, D5, E1, N1, N7: prefixes of the operations x subsets x tears x names."""
+    """D1, D2, D5, E1, N1, N7: prefixes of the operations x subsets x tears x names.
+
+    sc-S1, sc-S7, sc-F12, sc-F14, sc-F15, sc-F17, sc-R11.
+    """
     COUNTED[scenario.__name__] = enumerate_crashes(scenario)
 
 
@@ -511,13 +514,13 @@ class Nameless(ImaginedDisk):
     ("disk", "scenario"), [(Unsynced, appends), (Nameless, rolls), (Unsynced, compaction)]
 )
 def test_the_oracle_notices_a_sync_that_is_left_out(disk, scenario):
-    """The machinery is tested too: a disk that lies must be found out."""
+    """sc-F14: the machinery is tested too: a disk that lies must be found out."""
     with pytest.raises(AssertionError):
         enumerate_crashes(scenario, Script(disk()))
 
 
 def test_a_full_disk_is_no_failure_until_room_runs_out():
-    """D4: full is met when the next segment is prepared; votes and saves go on meanwhile."""
+    """D4, sc-F8: full is met when the next segment is prepared; votes and saves go on meanwhile."""
     script = Script()
     script.open()
     full_disk(script)

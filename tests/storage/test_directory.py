@@ -95,7 +95,7 @@ def test_the_lock_excludes_the_same_process_too(path):
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_files_are_private_whatever_the_umask(path, umask):
-    """SECURITY 20: the directory 0700, its files 0600."""
+    """SECURITY 20, sc-K8: the directory 0700, its files 0600."""
     before = os.umask(umask)
     try:
         directory = DataDirectory.open(path, "a")
@@ -113,6 +113,7 @@ def test_files_are_private_whatever_the_umask(path, umask):
 
 
 def test_a_directory_that_others_may_read_is_made_private(path):
+    """sc-K8."""
     os.mkdir(path)
     os.chmod(path, 0o755)
     opened(path, "a")
@@ -120,7 +121,7 @@ def test_a_directory_that_others_may_read_is_made_private(path):
 
 
 def test_a_directory_that_anyone_may_write_is_refused(path):
-    """SECURITY 21: someone may have put files there."""
+    """SECURITY 21, sc-K8: someone may have put files there."""
     os.mkdir(path)
     os.chmod(path, 0o777)
     with pytest.raises(BadConfiguration, match="0777"):

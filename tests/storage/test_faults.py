@@ -125,7 +125,7 @@ def reopened(disk):
     "call", ["pwrite", "fdatasync", "open", "allocate", "rename", "unlink", "sync_directory"]
 )
 def test_the_first_failed_call_ends_all_acknowledgements(call, code):
-    """D3: no report after a failure, one error, and a restart finds what was reported."""
+    """D3, sc-F7: no report after a failure, one error, and a restart finds what was reported."""
     for failing in range(1, LAST_CALL, 3):
         disk = ImaginedDisk()
         made = []
@@ -231,6 +231,8 @@ def test_a_flipped_bit_never_makes_another_log():
     """TESTING 3.7, sc-F2: every byte of a log that was stopped cleanly: the same log, or a refusal.
 
     The last data frame is followed by a sealing one: not even that can be cut off.
+
+    sc-F3.
     """
     files, expected = sealed_log()
     refused = 0
@@ -246,7 +248,10 @@ def test_a_flipped_bit_never_makes_another_log():
 
 
 def test_a_torn_last_frame_is_dropped_and_nothing_else():
-    """D1: while the writer lives, the last frame may be torn; only what it held can go."""
+    """D1: while the writer lives, the last frame may be torn; only what it held can go.
+
+    sc-F1, sc-F3.
+    """
     disk = ImaginedDisk()
     under_test = Direct(disk)
     for save in list(saves())[:4]:
@@ -346,7 +351,7 @@ def test_a_frame_that_is_not_chained_to_the_one_before_is_refused():
 
 
 def test_a_segment_that_lost_its_last_frames_is_refused():
-    """D1: zeros are no torn frame where the next segment goes on further."""
+    """D1, sc-F12: zeros are no torn frame where the next segment goes on further."""
     files, name = even_log()
     for offset, _ in frames_of(files[name])[0][1:]:
         content = files[name][:offset].ljust(len(files[name]), b"\x00")

@@ -134,7 +134,7 @@ def test_a_frame_is_what_the_reference_says():
     "content", [b"", bytes(31), bytes(4096), b"\xf5RFr" + bytes(100), b"\xff" * 64]
 )
 def test_what_is_no_frame_is_none(content):
-    """D1: a page of zeros above all."""
+    """D1, sc-F12: a page of zeros above all."""
     assert frames.find(memoryview(content), 0, SEGMENT_ID) is None
 
 

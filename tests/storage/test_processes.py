@@ -41,7 +41,10 @@ while True:
 
 @pytest.mark.integration
 def test_what_a_killed_process_had_acknowledged_is_there(tmp_path):
-    """D5: the ticket is the index: whatever was printed must be recovered, whole and in order."""
+    """D5: the ticket is the index: whatever was printed must be recovered, whole and in order.
+
+    sc-P1, sc-R11.
+    """
     path = str(tmp_path / "node")
     for term in range(1, KILLS + 1):
         with subprocess.Popen(

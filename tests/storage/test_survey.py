@@ -130,6 +130,7 @@ def test_a_survey_tells_what_is_there_and_changes_nothing(disk: ImaginedDisk) ->
 
 
 def test_the_survivor_is_a_cluster_by_itself_with_another_id(disk: ImaginedDisk) -> None:
+    """sc-M15."""
     made = intended(disk)
     room.carry_out(made, DIRECTORY, identity_on(disk), disk)
     check_new(disk, made)

@@ -108,6 +108,7 @@ def test_configurations_and_members_round_trip(configuration: Configuration) -> 
 
 
 def test_a_member_needs_nothing_but_its_id_and_unknown_keys_are_left_alone() -> None:
+    """sc-U3."""
     assert unpack_members(pack_plain([{"id": "a", "newer": 1}])) == (Member("a"),)
 
 

@@ -340,6 +340,7 @@ class Raw(protocol.Protocol):
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_question_is_answered_as_stock_amp_does(place: Any, until: Any) -> None:
+    """sc-U3."""
     here = await place()
     raw = await here.connect(Raw())
     raw.transport.write(encode_box([(b"_ask", b"q"), (b"_command", b"Dance")]))
@@ -578,6 +579,7 @@ async def test_what_a_node_does_not_take_in_time_may_still_reach_it(
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancelled_question_is_forgotten(place: Any) -> None:
+    """sc-Q6."""
     here = await place()
     here.service.held = []
     client = await here.dial()

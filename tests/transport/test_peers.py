@@ -173,7 +173,7 @@ async def test_a_name_that_does_not_resolve_is_tried_again(nodes: Any, until: An
 
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_dials_is_dialled_at_once(nodes: Any, until: Any) -> None:
-    """A cluster that starts need not sit out its back-offs."""
+    """sc-E25: a cluster that starts need not sit out its back-offs."""
     a = await nodes("a", evolve(LIMITS, redial_seconds=3600.0))
     b = await nodes("b")
     a.network.set_peers({"b": "unix:/nowhere/at/all"})
@@ -238,7 +238,10 @@ def test_a_server_without_a_cluster_may_be_greeted() -> None:
 async def test_a_server_that_does_not_belong_is_refused_and_counted(
     nodes: Any, until: Any, change: dict[str, str], objector: str
 ) -> None:
-    """sc-N14: wrong cluster or server id, or wrong incarnation for `accept`: closed at hello."""
+    """sc-N14: wrong cluster or server id, or wrong incarnation for `accept`: closed at hello.
+
+    sc-M10.
+    """
     a, b = await nodes("a"), await nodes("b")
     b.network.identity = evolve(b.network.identity, **change)
     if objector:

@@ -164,6 +164,7 @@ def test_a_promise_is_a_time_that_can_be(text: bytes) -> None:
 
 
 def test_a_chunk_that_does_not_match_its_checksum_is_refused() -> None:
+    """sc-S6."""
     message = m.InstallSnapshot(1, 2, 1, Configuration(), 0, 1)
     chunk = evolve(wire.SnapshotChunk.of(0, b"abc"), chunk=b"abd")
     with pytest.raises(wire.BadMessage, match="checksum"):
@@ -171,6 +172,7 @@ def test_a_chunk_that_does_not_match_its_checksum_is_refused() -> None:
 
 
 def test_an_unknown_message_is_refused() -> None:
+    """sc-U3."""
     with pytest.raises(wire.BadMessage, match="no message is called b'Nonsense'"):
         wire.decode({b"_command": b"Nonsense"})
 
