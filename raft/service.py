@@ -218,7 +218,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         )
         self._listen()
         self.started_at = self.clock()
-        self.shell.start(settings.id, settings.options, rng, recovered)
+        self.shell.start(settings.id, settings.options, rng, recovered, self.identity.incarnation)
         self.members.follow()
         self._bootstrap(recovered)
 

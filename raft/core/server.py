@@ -105,6 +105,8 @@ class Server:
     """When a leader of the current term was last heard."""
     election_deadline: float = math.inf
     failed_elections: int = 0
+    incarnation: str = ""
+    """Of its data directory; empty for one that nobody tells from another."""
     excluded_index: int = 0
     """A committed configuration without this server, as a member says; 0 once a leader is heard."""
     last_ticket: int = 0
@@ -134,6 +136,7 @@ class Server:
         runs: tuple[ms.Run, ...] = (),
         configurations: tuple[tuple[int, Configuration], ...] = (),
         applied: tuple[int, int] = (0, 0),
+        incarnation: str = "",
     ) -> Server:
         """Return a follower with what storage recovered.
 
@@ -146,7 +149,7 @@ class Server:
             LogLost: the machine has an entry that the log does not hold.
         """
         log = Log(first_index, prev_term)
-        server = cls(id=id, options=options, rng=rng, now=now, started_at=now, log=log)
+        server = cls(id, options, rng, now, log, started_at=now, incarnation=incarnation)
         server.current_term, server.voted_for = hard_state.current_term, hard_state.voted_for
         if snapshot is not None:
             index, _, configuration, configuration_index = snapshot
@@ -209,7 +212,18 @@ class Server:
     @property
     def is_voter(self) -> bool:
         """Whether this server votes, by its own latest configuration."""
-        return self.configuration.is_voter(self.id)
+        return self._votes_in(self.configuration)
+
+    def _votes_in(self, configuration: Configuration) -> bool:
+        """Tell whether `configuration` lets this server vote, and not one that had its id before.
+
+        Who joins under an old id replays the configurations of its predecessor, whose entries
+        and votes it does not have [RULES M7, M9].
+        """
+        member = configuration.member(self.id)
+        known = member.incarnation if member else ""
+        is_other = known and self.incarnation and known != self.incarnation
+        return not is_other and configuration.is_voter(self.id)
 
     @property
     def may_campaign(self) -> bool:
@@ -224,7 +238,7 @@ class Server:
         return (
             self.log.configuration_index > self.commit_index
             and len(configurations) > 1
-            and configurations[-2][1].is_voter(self.id)
+            and self._votes_in(configurations[-2][1])
         )
 
     @property

@@ -13,7 +13,7 @@ from raft.core import events as ev
 from raft.core.configuration import Configuration, Member
 from raft.core.roles import Leader
 from raft.core.server import Server
-from raft.errors import BadConfiguration, PeerRefused, StorageFailed, StorageFull
+from raft.errors import BadConfiguration, StorageFailed, StorageFull
 from raft.lives import Lives
 from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
@@ -57,6 +57,8 @@ class Members:
     _dismissed: tuple[int, frozenset[str]] = (0, _NOBODY)
     _is_told: bool = False
     """Whether the log says that this server was removed."""
+    _is_other: bool = False
+    """Whether the latest configuration names another incarnation of this server."""
     _unpinned: bool = False
     _asked: tuple[int, Configuration | None, dict[str, str]] = (0, None, {})
     """In which term, of which configuration, and whom the core was last asked to pin."""
@@ -175,7 +177,7 @@ class Members:
         beside = self._still_needed(server)
         if configuration is not self._followed or beside != self._beside:
             self._followed, self._beside = configuration, beside
-            self._check_self(configuration)
+            self._look_at_self(configuration)
             self._was_member |= node.id in configuration.ids
             members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
             known = self.strangers | self.addresses
@@ -258,16 +260,24 @@ class Members:
         configuration = self.node.shell.server.configuration
         return any(not m.incarnation and m.id in self.heard for m in configuration.members)
 
-    def _check_self(self, configuration: Configuration) -> None:
-        me = configuration.member(self.node.id)
-        mine = self.node.identity.incarnation
-        if me and me.incarnation and me.incarnation != mine:
-            self.node.shell.fail(
-                PeerRefused(
-                    f"the cluster knows {me.id!r} as incarnation {me.incarnation}, this data "
-                    f"directory is {mine}; {REMEDY}"
-                )
+    def _look_at_self(self, configuration: Configuration) -> None:
+        """Say once that the log names a predecessor of this server: it does not vote so long.
+
+        Its log has come so far, no farther, where it joined again under its old id.
+        """
+        me, mine = configuration.member(self.node.id), self.node.identity.incarnation
+        is_other = bool(me and me.incarnation and me.incarnation != mine)
+        if me and is_other and not self._is_other:
+            _log.info(
+                "{id} is incarnation {mine} of its data directory, and its log has come to where "
+                "incarnation {theirs} was the member: it does not vote until the log names it. "
+                "Where no leader takes it in, {remedy}.",
+                id=me.id,
+                mine=mine,
+                theirs=me.incarnation,
+                remedy=REJOIN,
             )
+        self._is_other = is_other
 
     def found(self, members: tuple[Member, ...]) -> None:
         """Let this empty node found a cluster of `members`.

@@ -131,7 +131,14 @@ class Shell:
 
     # Beginning and end.
 
-    def start(self, server_id: str, options: Options, rng: random.Random, found: Recovered) -> None:
+    def start(
+        self,
+        server_id: str,
+        options: Options,
+        rng: random.Random,
+        found: Recovered,
+        incarnation: str = "",
+    ) -> None:
         """Go on from what storage recovered; the replica holds the snapshot's state already."""
         snapshot = None
         if (meta := found.snapshot) is not None:
@@ -148,6 +155,7 @@ class Shell:
             found.runs,
             found.configurations,
             (self.replica.last_applied, self.replica.last_applied_term),
+            incarnation,
         )
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)

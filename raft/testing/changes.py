@@ -14,6 +14,7 @@ from raft.testing.swarm import Swarm
 from raft.testing.timeline import Timeline
 
 if TYPE_CHECKING:
+    from raft.core.configuration import Configuration
     from raft.testing.model_node import ModelNode
     from raft.testing.workload import Workload
 
@@ -73,8 +74,8 @@ class Changes:
     def _may_join(self, newcomer: ModelNode) -> bool:
         """Tell whether a server may be named as a member.
 
-        One that lost its directory may under its old id once the logs have forgotten that it
-        voted: a log that began before would make it believe, for a while, that it still does.
+        One that lost its directory may under its old id unless a log says that it voted before
+        its incarnation was known: it would believe, for a while, that it still does.
         """
         if not newcomer.lost_disks:
             return True
@@ -83,7 +84,9 @@ class Changes:
             for node in self.nodes.values()
             for configuration in node.disk.configurations()
         ]
-        return not newcomer.is_lost and not any(votes(each, newcomer.id) for each in known)
+        return not newcomer.is_lost and not any(
+            votes(each, newcomer.id) and not _is_pinned(each, newcomer.id) for each in known
+        )
 
     def _target(self, node: ModelNode) -> tuple[Member, ...]:
         """Return who is to be the cluster, from who is it in the eyes of `node`."""
@@ -110,3 +113,9 @@ class Changes:
             newcomer = rng.choice(strangers)
             members[newcomer] = Member(newcomer, voter=rng.random() < 0.8)
         return tuple(members.values())
+
+
+def _is_pinned(configuration: Configuration, id: str) -> bool:
+    """Tell whether `configuration` knows the incarnation of the server `id`."""
+    member = configuration.member(id)
+    return member is not None and bool(member.incarnation)

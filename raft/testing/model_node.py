@@ -166,6 +166,7 @@ class ModelNode:
             self.records.prev_term,
             self.records.runs(),
             self.records.configurations(),
+            incarnation=self.incarnation,
         )
         self.role, self.term = Role.FOLLOWER, disk.hard_state.current_term
         index = snapshot.index if snapshot else 0

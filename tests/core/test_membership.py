@@ -52,9 +52,11 @@ from tests.core.cluster import (
     elect,
     hear,
     leader,
+    newcomer,
     only,
     save,
     step,
+    time_out,
 )
 
 PATIENCE = 30.0
@@ -979,3 +981,42 @@ def test_a_restart_amid_a_change_takes_no_step_twice() -> None:
     assert settle(server) == []
     assert server.log.configuration_index == 4
     assert server.commit_index == server.log.last_index == 5
+
+
+def pinned_member(id: str, incarnation: str, voter: bool = True) -> Member:
+    return Member(id, incarnation, voter=voter)
+
+
+def test_who_joins_under_an_old_id_does_not_vote_by_its_predecessors_configuration() -> None:
+    """M7: catching up from the first entry, it once took itself for the only voter there was.
+
+    It stood for an election of which its own vote was the majority, and committed alone.
+    """
+    alone = Configuration((pinned_member("a", "old"),))
+    server = newcomer("a")
+    server.incarnation = "new"
+    hear(server, "b", append((0, 0), [1], term=3, commit=1, configurations=((1, alone),)))
+    save(server)
+    assert not server.is_voter
+    assert not server.may_campaign
+    for _ in range(5):
+        elapse(server, 3 * TIMEOUT)
+    assert (server.role, server.current_term) == (Role.FOLLOWER, 3)
+    # Nor by one that may yet be taken back, nor as one of the outgoing voters.
+    joint = Configuration((pinned_member("a", "old", False), Member("b")), frozenset("a"))
+    hear(server, "b", append((1, 1), [1], term=3, commit=1, configurations=((2, joint),)))
+    assert not server.may_campaign
+    both = Configuration((pinned_member("a", "new"), Member("b")))
+    hear(server, "b", append((2, 1), [3], term=3, commit=2, configurations=((3, both),)))
+    assert server.is_voter
+    time_out(server)
+    assert server.role is Role.PRE_CANDIDATE
+
+
+def test_a_voter_whose_incarnation_is_not_pinned_yet_may_campaign() -> None:
+    """M7: founders vote before anybody has heard their incarnations."""
+    server = build("a", [1], members=configuration())
+    server.incarnation = "new"
+    assert server.is_voter
+    time_out(server)
+    assert server.role is Role.PRE_CANDIDATE

@@ -129,6 +129,29 @@ async def test_what_an_id_called_itself_before_it_joined_is_not_pinned(nodes: No
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_wiped_founder_joins_again_under_its_id_entry_by_entry(nodes: Nodes) -> None:
+    """M7, M9: the log that it gets begins with itself as the only voter, by another incarnation.
+
+    It stopped there, and would have stopped there after each restart.
+    """
+    slow = Options(0.05, 0.3, max_append_entries=1, max_inflight_messages=1)
+    (first,) = await nodes.found("a", options=slow)
+    await first.add(nodes.member(nodes.start("b", options=slow)))
+    await first.add(nodes.member(nodes.start("c", options=slow)))
+    await first.transfer_leadership("b")
+    leader = await nodes.leader("bc")
+    await first.stopService()
+    await leader.remove("a")
+    again = nodes.start("a", directory="another", options=slow)
+    await leader.add(nodes.member(again))
+    assert again.failure is None
+    await applied_by(again, leader)
+    assert pinned(again, "a") == again.identity.incarnation != first.identity.incarnation
+    assert again.shell.server.is_voter
+    assert again.shell.server.configuration.voters == set("abc")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_learner_never_votes_until_it_is_promoted(nodes: Nodes) -> None:
     await nodes.found()
     leader = await nodes.leader()
