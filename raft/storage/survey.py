@@ -277,6 +277,11 @@ def _check_other(chosen: Survey, other: Survey) -> None:
             f"{other.path} and {chosen.path} are both of server {mine.server_id}: one is a copy; "
             "name each survivor once"
         )
+    if other.is_pending:
+        raise BadConfiguration(
+            f"{other.path}: a recovery was begun there, and {theirs.server_id} is a cluster by "
+            "itself from its next start on; start it, and let the others join"
+        )
     if other.reached > chosen.reached:
         raise BadConfiguration(
             f"{chosen.path} ends with entry {chosen.last_index} of term {chosen.last_term}, but "

@@ -274,6 +274,9 @@ def test_a_worse_survivor_is_refused(three: dict[str, str]) -> None:
     recovered = evolve(c, identity=evolve(c.identity, cluster_id="c+1"))
     with pytest.raises(BadConfiguration, match="recovered before"):
         plan(b, [recovered])
+    # Its next start would make it a cluster of the same servers beside the new one [RULES M7].
+    with pytest.raises(BadConfiguration, match="a recovery was begun there"):
+        plan(b, [evolve(c, is_pending=True)], force=True)
     removed = evolve(b, configuration=Configuration(MEMBERS.members[::2]))
     with pytest.raises(BadConfiguration, match="no member"):
         plan(removed)
