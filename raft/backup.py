@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 import struct
 from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Final
@@ -133,8 +134,7 @@ class BackupWriter:
             OSError: it cannot be made.
         """
         path = os.path.abspath(path)
-        if os.path.lexists(path):
-            raise BadConfiguration(f"{path} exists already: name another file, or remove that one")
+        _refuse_existing(path)
         temporary = f"{path}.{secrets.token_hex(4)}.partial"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         versioned = MAGIC + FORMAT_VERSION.to_bytes(4, "little")
@@ -153,26 +153,34 @@ class BackupWriter:
         for start in range(0, len(content), MOST_CHUNK_BYTES):
             piece = content[start : start + MOST_CHUNK_BYTES]
             self._checksum = crc32(piece, self._checksum)
-            self._file.write(CHUNK.pack(len(piece), self._checksum))
-            self._file.write(piece)
+            with _naming(self.path):
+                self._file.write(CHUNK.pack(len(piece), self._checksum))
+                self._file.write(piece)
             self._hash.update(piece)
             self._count += 1
             self.size_bytes += len(piece)
 
     def commit(self) -> None:
-        """Make the file durable under its name: sync, rename, sync the directory."""
+        """Make the file durable under its name: sync, rename, sync the directory.
+
+        Raises:
+            BadConfiguration: there is a file of that name by now.
+            OSError: it cannot be written.
+        """
         self.digest = self._hash.digest()
         footer = FOOTER.pack(0, self._checksum, self._count, self.size_bytes, self.digest)
-        self._file.write(footer + crc32(footer).to_bytes(4, "little"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.rename(self._temporary, self.path)
-        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with _naming(self.path):
+            self._file.write(footer + crc32(footer).to_bytes(4, "little"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            _refuse_existing(self.path)
+            os.rename(self._temporary, self.path)
+            directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def abort(self) -> None:
         """Remove what was written; nothing where it was committed."""
@@ -205,7 +213,7 @@ class BackupReader:
             BadBackup: it is no backup, damaged, or of a later format; names file and offset.
             OSError: it cannot be read.
         """
-        file = open(path, "rb")  # noqa: SIM115
+        file = _open_regular(path)
         try:
             head = file.read(HEADER.size)
             if len(head) < HEADER.size or head[:8] != MAGIC:
@@ -280,6 +288,29 @@ def verify(path: str) -> Backup:
         for _ in reader.chunks():
             pass
         return Backup(path, reader.meta, reader.size_bytes, reader.digest)
+
+
+def _refuse_existing(path: str) -> None:
+    if os.path.lexists(path):
+        raise BadConfiguration(f"{path} exists already: name another file, or remove that one")
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let an error of the disk say which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _open_regular(path: str) -> BinaryIO:
+    """Open a file for reading: what is none may never end, or give what it holds only once."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BadBackup(f"{path} is no regular file: copy the backup to one first")
+    return os.fdopen(fd, "rb")
 
 
 def _damaged(path: str, offset: int, what: str) -> BadBackup:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from raft import backup as room
 from raft.backup import BackupMeta, BackupReader, BackupWriter, decode_meta, encode_meta, verify
 from raft.cli import main
 from raft.client import RaftClient
 from raft.envelope import unwrap
-from raft.errors import BadBackup, BadCommand, BadConfiguration, NotFound, Timeout
+from raft.errors import BadBackup, BadCommand, BadConfiguration, NotFound, Overloaded, Timeout
 from raft.machines.kv import KeyValueStore
 from raft.node import backups
 from raft.node.backups import Backups
@@ -93,6 +97,39 @@ def test_no_file_is_written_over_and_none_is_left_half(tmp_path: Path) -> None:
     writer.abort()
     writer.abort()
     assert [each.name for each in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_name_that_was_taken_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    """Of two backups to one name, the second replaced the first in silence."""
+    writer = BackupWriter.open(str(tmp_path / "x"), encode_meta(META))
+    whole = written(tmp_path / "x", b"first").read_bytes()
+    with pytest.raises(BadConfiguration, match="exists already"):
+        writer.commit()
+    writer.abort()
+    assert (tmp_path / "x").read_bytes() == whole
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = BackupWriter.open(str(tmp_path / "x"), encode_meta(META))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/x'"):
+        writer.commit()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """Nobody wrote to the pipe: the command hung, and could not be interrupted."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(BadBackup, match="is no regular file"):
+            verify(str(path))
 
 
 def state_of(path: Path) -> KeyValueStore:
@@ -185,6 +222,23 @@ async def test_a_backup_that_nobody_reads_is_given_up(
 
 
 @ensureDeferred
+async def test_no_more_backups_are_begun_at_once_than_there_may_be(nodes: Nodes) -> None:
+    """They were counted only once they had begun, and each holds a file open for a minute."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", 1])
+    begun = [
+        Deferred.fromCoroutine(outcome(Deferred.fromCoroutine(node.backups.begin(3.0))))
+        for _ in range(backups.MOST_BACKUPS + 2)
+    ]
+    found = await gatherResults(begun)
+    assert len([each for each in found if isinstance(each, Overloaded)]) == 2
+    assert len(node.backups._open) == backups.MOST_BACKUPS
+    node.backups.close()
+    assert isinstance(await node.backups.begin(3.0), tuple)
+    await nodes.stop()
+
+
+@ensureDeferred
 async def test_without_a_majority_there_is_no_backup_and_no_file(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -211,3 +265,16 @@ def test_the_command_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main.run(("backup", "--verify", str(path))) == 1
     assert "offset 1" in capsys.readouterr().err
     assert main.run(("backup", "--verify", str(tmp_path / "none"))) == 1
+
+
+def test_what_a_file_says_of_itself_is_printed_whatever_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock far in the future ended the command with a traceback; a name moved the cursor."""
+    said = msgspec.structs.replace(META, machine="k\x1b[2Jv\n", taken_at=(1 << 63) - 1)
+    writer = BackupWriter.open(str(tmp_path / "x"), encode_meta(said))
+    writer.commit()
+    assert main.run(("backup", "--verify", str(tmp_path / "x"))) == 0
+    told = capsys.readouterr().out
+    assert "k?[2Jv?, version 1" in told
+    assert "taken 9223372036854775807 seconds after 1970" in told

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from raft.backup import Backup, verify
 from raft.cli.running import ENDPOINTS_VARIABLE, TIMEOUT_SECONDS, Cluster, reason, run
+from raft.cli.values import moment
 from raft.client import RaftClient
 from raft.errors import OutcomeUnknown, Timeout, WouldReplace
 
@@ -137,8 +137,10 @@ def told(found: Backup) -> str:
     """Say in one line what a backup is."""
     meta = found.meta
     machine = f"{meta.machine or 'a machine without a name'}, version {meta.machine_version}"
-    taken = datetime.fromtimestamp(meta.taken_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return (
+    said = (
         f"cluster {meta.cluster_id or 'without an id'} up to entry {meta.index} of term "
-        f"{meta.term}, {machine}, {found.size_bytes} bytes, taken {taken} from {meta.server_id}"
+        f"{meta.term}, {machine}, {found.size_bytes} bytes, taken {moment(meta.taken_at)} from "
+        f"{meta.server_id}"
     )
+    # Whoever wrote the file wrote these names: they must not command a terminal.
+    return "".join(each if each.isprintable() else "?" for each in said)

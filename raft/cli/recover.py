@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raft.cli.values import to_json
+from raft.cli.values import moment, to_json
 from raft.errors import BadConfiguration, RaftError
 from raft.storage.survey import Plan, Survey, look, plan, survey
 from raft.storage.survey import recover as carry_out
@@ -144,7 +143,7 @@ def remarks(found: Sequence[tuple[str, Survey | RaftError]]) -> list[str]:
         if each.is_pending:
             lines.append(f"{path}: a recovery was begun; the next start finishes it")
         for note in each.recoveries:
-            at = datetime.fromtimestamp(note.recovered_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            at = moment(note.recovered_at)
             members = ", ".join(sorted(note.previous_configuration.ids))
             lines.append(
                 f"{each.identity.server_id}: recovered {at} as cluster {note.cluster_id}, from "

@@ -1,9 +1,10 @@
-"""Plain values as JSON, which has neither bytes nor keys that are no text."""
+"""Values as they are printed: JSON has neither bytes nor keys that are no text."""
 
 from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -31,3 +32,11 @@ def _key(key: Any) -> str:
     if isinstance(key, bytes):
         return key.decode("utf-8", "backslashreplace")
     return key if isinstance(key, str) else json.dumps(_shaped(key), ensure_ascii=False)
+
+
+def moment(seconds: int) -> str:
+    """Return a wall clock's seconds since 1970 as people read them; a clock may say anything."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} seconds after 1970"

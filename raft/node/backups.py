@@ -76,6 +76,7 @@ class Backups:
 
     node: RaftService
     _open: dict[str, Source] = Factory(dict)
+    _beginning: int = 0
 
     async def begin(self, timeout_seconds: float) -> tuple[str, bytes]:
         """Begin a backup of the state at this moment or later; return its name and its meta.
@@ -85,10 +86,14 @@ class Backups:
         """
         node = self.node
         deadline = node.clock() + node.checked_seconds(timeout_seconds)
-        if len(self._open) >= MOST_BACKUPS:
+        if len(self._open) + self._beginning >= MOST_BACKUPS:
             raise Overloaded(f"{MOST_BACKUPS} backups are being taken already")
-        wanted = await self._confirmed_index(deadline)
-        meta, chunks = await self._snapshot(wanted)
+        self._beginning += 1
+        try:
+            wanted = await self._confirmed_index(deadline)
+            meta, chunks = await self._snapshot(wanted)
+        finally:
+            self._beginning -= 1
         name = secrets.token_hex(8)
         self._open[name] = source = Source(chunks, None)
         self._wait(name, source)
