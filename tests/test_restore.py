@@ -20,6 +20,7 @@ from raft.errors import (
     RestoreAbandoned,
     RestoreInProgress,
     SessionExpired,
+    StorageFull,
     Timeout,
     WouldReplace,
 )
@@ -118,7 +119,7 @@ async def test_a_new_cluster_takes_it_as_it_is_and_keeps_it_over_a_restart(
     await leader.write(["set", "behind", 2])
     # The machine never sees an earlier time than it has seen, and time goes on from there.
     times = [leader.entry(at)["time"] for at in (index - 1, index, index + 1)]
-    assert times[0] < 3600 <= times[1] < times[2]  # type: ignore[operator]
+    assert times[0] <= times[1] < 3600 < times[2]  # type: ignore[operator]
     await alike(*new.all.values())
     fixed = new.fixed(follower)
     await follower.stopService()
@@ -230,7 +231,7 @@ async def test_a_client_that_dies_midway_holds_up_snapshots_for_a_while_only(
 async def test_a_restoration_is_given_up_once_the_log_takes_that(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """N8: refused once (a full disk, an overload), it was under way for ever: no snapshots."""
+    """N8: refused once (an overload), it was under way for ever: no snapshots."""
     (node,) = await nodes.found("a")
     await node.write(["set", "k", "v"])
     await node.backup(str(tmp_path / "x"))
@@ -240,15 +241,81 @@ async def test_a_restoration_is_given_up_once_the_log_takes_that(
     own.begin(b"1" * 16, meta_bytes, True)
     monkeypatch.setattr(restorations, "IDLE_SECONDS", 0.01)
     await own.piece(b"1" * 16, 0, b"some", 3.0)
-    monkeypatch.setattr(type(node.storage), "full", True)
+    monkeypatch.setattr(type(node.shell), "_behind", lambda _: True)
     await until(lambda: node.shell.refused_count > refused + 1)
     assert node.replica.restorations.current is not None
     with pytest.raises(RestoreInProgress):
         own.begin(b"2" * 16, meta_bytes, True)
-    monkeypatch.setattr(type(node.storage), "full", False)
+    monkeypatch.setattr(type(node.shell), "_behind", lambda _: False)
     await until(lambda: node.replica.restorations.current is None)
     assert await node.take_snapshot() == node.replica.last_applied
     own.begin(b"2" * 16, meta_bytes, True)
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_restoration_that_has_filled_the_disk_is_given_up_on_the_full_disk(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4, N8: while it was under way no snapshot made room, and without room it did not end."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", "v"])
+    await node.backup(str(tmp_path / "x"))
+    with rescue.BackupReader.open(str(tmp_path / "x")) as reader:
+        meta_bytes = reader.meta_bytes
+    own = node.restorations
+    own.begin(b"1" * 16, meta_bytes, True)
+    await own.piece(b"1" * 16, 0, b"some", 3.0)
+    monkeypatch.setattr(type(node.storage), "full", True)
+    assert isinstance(await outcome(own.piece(b"1" * 16, 4, b"more", 3.0)), StorageFull)
+    last = node.shell.server.log.last_index
+    own.give_up()
+    await until(lambda: node.replica.restorations.current is None)
+    assert node.shell.server.log.last_index == last + 1
+    assert isinstance(await outcome(node.write(["set", "k", 1])), StorageFull)
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_backup_that_is_refused_at_its_end_does_not_move_the_time(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """S3: of a cluster that is older, it ended every session, and yet changed nothing else."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", "v"])
+    await node.backup(str(tmp_path / "first"))
+    an_hour_older(tmp_path / "first", tmp_path / "x")
+    with rescue.BackupReader.open(str(tmp_path / "x")) as reader:
+        meta_bytes, content = reader.meta_bytes, b"".join(reader.chunks())
+    numbering = Numbering(await node.open_session())
+    id = b"1" * 16
+    node.restorations.begin(id, meta_bytes, True)
+    await node.restorations.piece(id, 0, content, 3.0)
+    refused = await outcome(node.restorations.end(id, len(content), b"another".ljust(32), 3.0))
+    assert isinstance(refused, BadBackup)
+    await node.write(["set", "k", 2], session=numbering.next())
+    assert node.replica.last_time_us < 3_600_000_000
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_leader_after_a_backup_goes_on_from_its_time_whoever_restored_it(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """S3: the last entry is of the time before; who led next began there, and time stood still."""
+    await nodes.found()
+    leader = await nodes.leader()
+    await leader.write(["set", "k", "v"])
+    await leader.backup(str(tmp_path / "first"))
+    an_hour_older(tmp_path / "first", tmp_path / "x")
+    index = await leader.restore(str(tmp_path / "x"), replace=True)
+    for node in nodes.all.values():
+        await until(lambda node=node: node.replica.last_applied >= index)
+    await leader.transfer_leadership()
+    after = await nodes.leader()
+    assert after is not leader
+    written = await after.write_indexed(["set", "k", 2])
+    assert after.entry(written.index)["time"] > 3600  # type: ignore[operator]
     await nodes.stop()
 
 

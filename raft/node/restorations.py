@@ -120,8 +120,6 @@ class Restorations:
         if len(digest) != 32:
             raise BadCommand(f"a digest of {len(digest)} bytes; give the 32 of SHA-256")
         current = self._of(id)
-        # No entry behind this one may be of a time that the machine has seen already.
-        self.node.shell.scribe.advance_to(current.meta.time_us)
         step = End(id, size_bytes, digest, current.meta_bytes)
         try:
             outcome = await self._propose(current, step, timeout_seconds)
@@ -168,7 +166,9 @@ class Restorations:
             raise error_of(outcome)
         return outcome
 
-    def _append(self, step: Step, timeout_seconds: float) -> Deferred[Outcome]:
+    def _append(
+        self, step: Step, timeout_seconds: float, frees_log: bool = False
+    ) -> Deferred[Outcome]:
         applied: Deferred[Outcome] = Deferred()
 
         def answer(result: list[Outcome] | RaftError) -> None:
@@ -180,7 +180,8 @@ class Restorations:
                 applied.callback(result[0])
 
         deadline = self.node.clock() + timeout_seconds
-        self.node.shell.write(Batch([encode_step(step)], deadline, answer, Kind.RESTORE))
+        batch = Batch([encode_step(step)], deadline, answer, Kind.RESTORE, frees_log=frees_log)
+        self.node.shell.write(batch)
         return applied
 
     def _wait(self, current: Current) -> None:
@@ -200,7 +201,8 @@ class Restorations:
         # Nothing more of it is taken, and nothing of another one, before the log says so: till
         # then no server takes a snapshot.
         current.is_busy = True
-        self._append(GiveUp(current.id), GIVE_UP_SECONDS).addBoth(self._given_up, current)
+        given_up = self._append(GiveUp(current.id), GIVE_UP_SECONDS, frees_log=True)
+        given_up.addBoth(self._given_up, current)
 
     def _given_up(self, result: Outcome | Failure, current: Current) -> None:
         current.is_busy = False

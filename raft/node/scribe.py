@@ -73,9 +73,10 @@ class Scribe:
 
     def advance_to(self, time_us: int) -> None:
         """Let cluster time go on from `time_us` where it has not come so far yet."""
-        if self._led_since is not None and self.now_us() < time_us:
+        if self.now_us() < time_us:
             self.log_time_us = time_us
-            self._led_since = (time_us, self.clock())
+            if self._led_since is not None:
+                self._led_since = (time_us, self.clock())
 
     def stop_leading(self) -> None:
         """Cluster time stands still here until a leader's entries arrive."""

@@ -371,13 +371,11 @@ class Shell:
             queued = self._only_switch(queued)
         if not queued:
             return
-        refused: RaftError | None = None
         if self.storage.full:
-            refused = StorageFull()
+            self._refuse([batch for batch in queued if not batch.frees_log], StorageFull())
+            queued = [batch for batch in queued if batch.frees_log]
         elif self._behind():
-            refused = Overloaded("the machine is behind the log")
-        if refused is not None:
-            self._refuse(queued, refused)
+            self._refuse(queued, Overloaded("the machine is behind the log"))
             return
         for group in groups_of(queued):
             self._number += 1
@@ -568,6 +566,9 @@ class Shell:
             # The machine itself has stopped the node.
             return
         last_applied = replica.last_applied
+        # A backup that was restored may be of a later time; of entries behind it none is earlier.
+        if replica.last_time_us > self.scribe.log_time_us:
+            self.scribe.advance_to(replica.last_time_us)
         if self.writes.replaced:
             self.writes.settle_replaced(last_applied + 1, replica.last_applied_term, self._term_at)
         is_working = False

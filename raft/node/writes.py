@@ -46,6 +46,8 @@ class Batch:
     """Of its entries, as their records say; all of one kind."""
     place: Place | None = None
     """Its numbers, where its commands are those of a session."""
+    frees_log: bool = False
+    """The log can be compacted only behind it: it is appended on a full disk too [RULES D4]."""
     taken: bool = False
     """Its commands are fixed: the step that appends them has begun."""
     start: int = 0
