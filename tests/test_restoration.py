@@ -111,6 +111,18 @@ def test_the_end_replaces_the_state_whatever_stands_between_the_pieces() -> None
     assert log.replicas[0].last_applied == 7
 
 
+def test_a_snapshot_that_is_installed_ends_the_restoration_before_it() -> None:
+    """N8: whose end it swallowed; else no snapshot could be taken till the next term."""
+    log, source = Log(), Log()
+    meta, content = kv_backup(k=1)
+    for each in (log, source):
+        each.step(Piece(ID, 0, content))
+    source.step(end_of(meta, content))
+    log.replicas[0].restore(*source.replicas[0].snapshot())
+    assert log.replicas[0].restorations.current is None
+    log.replicas[0].snapshot()
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -209,6 +209,23 @@ def test_entries_that_the_snapshot_replaces_in_the_same_turn_are_not_verified() 
     assert answer(outputs).last_log_index == 5
 
 
+def test_a_log_that_conflicts_on_disk_is_not_kept_for_what_came_in_the_same_turn() -> None:
+    """N6, L3: the mark is saved before this turn's entries, over the old ones in their places.
+
+    Kept, a crash between the two would leave a log that contradicts its snapshot.
+    """
+    server = build("a", [1] * 9)
+    outputs = step(
+        server,
+        Received("b", append((3, 1), [2, 2, 2], term=3)),
+        Received("b", offer()),
+    )
+    assert outputs.restore == RestoreSnapshot(5, 2, WIDER, keep_log=False)
+    assert outputs.save is not None
+    assert (outputs.save.truncate_from, outputs.save.append) == (None, ())
+    assert server.log.last_index == 5
+
+
 def test_each_chunk_counts_as_hearing_the_leader() -> None:
     """N6: a transfer under way keeps the follower from campaigning."""
     server = build("a", [1])

@@ -293,6 +293,22 @@ def test_an_old_view_ends_without_touching_a_newer_one() -> None:
     assert query(restored(second), "get", "key-000001") == 1
 
 
+def test_a_view_behind_one_that_is_being_poured_back_loses_nothing() -> None:
+    """N2: what the first one's overlay still holds is part of the second one's state."""
+    store = filled(10)
+    first = store.snapshot()
+    for number in range(3 * overlaid.POUR_KEYS):
+        apply(store, "set", f"new-{number}", number)
+    while next(first):
+        pass
+    second = store.snapshot()
+    apply(store, "set", "new-0", "changed")
+    assert len(everything(restored(second))) == 10 + 3 * overlaid.POUR_KEYS
+    assert list(first) == []
+    assert query(store, "count") == 10 + 3 * overlaid.POUR_KEYS
+    assert query(store, "get", "new-0") == "changed"
+
+
 def test_a_restore_replaces_everything_while_a_snapshot_is_read() -> None:
     store = filled(5_000)
     chunks = store.snapshot()

@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 from raft.codec import PLAIN
 from raft.errors import CommandError, RaftError, StateMachineFailed, from_wire
 from raft.interfaces import IOnDiskStateMachine, Value
+from raft.machines import sqlite as sqlite_machine
 from raft.machines.sqlite import ROWS_LIMIT, SQLiteDatabase
 from raft.machines.sqlite_backup import Backup
 from raft.replica import Replica
@@ -283,6 +284,48 @@ def test_a_restart_goes_on_where_the_last_batch_ended(node: Node) -> None:
     assert node.send(session, 2, ["execute", "SELECT 'other'"]) == first
     assert node.rows("SELECT count(*) FROM t") == [[1]]
     assert node.replica.last_time_us == TIME_US
+
+
+def test_a_session_that_a_snapshot_brings_again_is_stored_again(node: Node, tmp_path: Path) -> None:
+    """S5: the notes of before go with the old file; a copy must not run after the next start."""
+    other = Node(tmp_path / "other")
+    for each in (node, other):
+        session = each.register()
+        each.send(session, 1, ["execute", TABLE])
+        result = each.send(session, 2, ["execute", "INSERT INTO t (x) VALUES (1)"])
+    other.send(session, 3, ["execute", "INSERT INTO t (x) VALUES (2)"])
+    node.replica.restore(*other.replica.snapshot())
+    other.replica.close()
+    node.restart()
+    assert node.send(session, 2, ["execute", "INSERT INTO t (x) VALUES (3)"]) == result
+    assert node.rows("SELECT x FROM t") == [[1], [2]]
+
+
+def test_a_restored_file_is_durable_before_it_has_its_name_and_the_old_one_goes(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N1: after a loss of power it is the old one or the new one, whole."""
+    other = Node(tmp_path / "other")
+    node.execute(TABLE)
+    other.execute(TABLE)
+    other.execute("INSERT INTO t (x) VALUES (7)")
+    synced: list[tuple[str, list[str]]] = []
+
+    def names() -> list[str]:
+        return sorted(path.name for path in node.directory.glob("database-??????????.*"))
+
+    monkeypatch.setattr(sqlite_machine, "_sync", lambda path: synced.append((path.name, names())))
+    node.replica.restore(*other.replica.snapshot())
+    other.replica.close()
+    old, new = "database-0000000001.sqlite", "database-0000000002"
+    (first, at_first), (second, at_second) = synced
+    assert (first, second) == (f"{new}.tmp", node.directory.name)
+    assert [name for name in at_first if "-wal" not in name and "-shm" not in name] == [
+        old,
+        f"{new}.tmp",
+    ]
+    assert {old, f"{new}.sqlite"} <= set(at_second)
+    assert node.rows("SELECT x FROM t") == [[7]]
 
 
 def test_a_batch_that_is_not_committed_is_lost_whole(node: Node) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from raft.codec import PLAIN
 from raft.core import messages as ms
+from raft.core import outputs as out
 from raft.errors import NodeStopped, NotFound, RaftError, StorageDamaged, StorageFull
 from raft.node.snapshot_sending import Reading
 from raft.node.snapshots import Threads
@@ -56,6 +58,7 @@ def compacted(machine: type[Journal] = Bulky) -> tuple[World, Wire, Node, Node]:
         node.machine = node.replica.machine = machine()
     leader = leader_of(wire)
     behind = others(wire, leader)[0]
+    world.run(1.0, lambda: behind.applied == leader.applied)
     wire.isolate(behind.id)
     for number in range(20):
         leader.write(["add", number])
@@ -105,6 +108,31 @@ def test_a_follower_far_behind_is_caught_up_while_writes_go_on() -> None:
     caught_up(world, behind, leader)
     assert [each.value[1] for each in told] == [f"meanwhile {n}" for n in range(100)]
     assert len(behind.machine.applied) == 121
+
+
+def test_who_leads_behind_an_installed_snapshot_goes_on_from_its_time_and_size() -> None:
+    """S3, N3: cluster time never falls, also where no entry is left that tells it."""
+    world, wire, leader, behind = compacted()
+    world.run(50.0)
+    leader.write(["add", "late"])
+    world.run(0.1)
+    taken = Outcome(leader.shell.snapshots.take())
+    world.run(0.1, lambda: taken.fired)
+    wire.heal()
+    caught_up(world, behind, leader)
+    assert behind.shell.snapshots.policy.size_bytes > Bulky.ballast
+    assert behind.shell.server.log.first_index > behind.shell.server.log.last_index
+    assert behind.shell.cache.end == behind.applied + 1
+    time_us = behind.replica.last_time_us
+    assert time_us > 50_000_000
+    leader.stop()
+    leads = leader_of(wire, [each.id for each in others(wire, leader)], 10.0)
+    if leads is not behind:
+        leads.shell.transfer(behind.id)
+        world.run(2.0, lambda: behind.leads)
+        assert leader_of(wire, [behind.id]) is behind
+    assert time_us <= behind.shell.scribe.log_time_us < time_us + 60_000_000
+    assert behind.replica.last_time_us >= time_us
 
 
 def test_what_is_installed_outlives_the_power_with_the_log_behind_it() -> None:
@@ -232,6 +260,10 @@ def test_an_answer_to_an_earlier_transfer_does_not_move_a_later_one() -> None:
                 leader.shell.server.current_term, 0, 1, False, offset_bytes=8 * MIB
             )
             world.callLater(0, leader.shell.receive, behind.id, old, b"", None)
+            # The numbers of messages begin anew in each term.
+            sequence = leader.shell.snapshots.sending._transfers[behind.id].sequence
+            old = evolve(old, term=old.term - 1, sequence=sequence)
+            world.callLater(0, leader.shell.receive, behind.id, old, b"", None)
         return False
 
     chunks.lose = lose
@@ -263,6 +295,21 @@ def test_a_transfer_ends_with_the_leadership() -> None:
     assert not leader.leads
     world.run(3.0)
     assert list(chunks.offsets[count:]) == []
+
+
+def test_a_transfer_ends_with_the_term_too() -> None:
+    """Lost and won again within one turn, the leadership is another one."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    chunks.lose = lambda count: True
+    wire.heal()
+    sending, term = leader.shell.snapshots.sending, leader.shell.server.current_term
+    world.run(1.0, lambda: sending.is_busy)
+    sending.role_changed(out.RoleChanged(out.Role.LEADER, term, leader.id))
+    assert sending.is_busy
+    sending.role_changed(out.RoleChanged(out.Role.LEADER, term + 1, leader.id))
+    assert not sending.is_busy
+    assert not behind.failures
 
 
 def offered(leader: Node, offset: int, piece: bytes, **changes: Any) -> tuple[Any, SnapshotChunk]:
@@ -454,8 +501,10 @@ def test_a_snapshot_from_the_leader_may_overtake_ones_own() -> None:
     for _ in range(5):
         threads.end()
         world.run(0.05)
-    assert told.fired
+    assert told.value == behind.shell.server.snapshot_index
     assert behind.shell.server.snapshot_index >= leader.shell.server.snapshot_index
+    # Its own is none that counts: the log has a later one.
+    assert behind.shell.snapshots.taken_count == 0
     assert not behind.failures
 
 

@@ -235,6 +235,25 @@ async def test_a_voter_that_the_leader_was_wrong_about_stops_and_does_not_diverg
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_switch_is_appended_while_the_members_change(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2: till then it is not known who they will be, and so not what all of them can."""
+    (leader,) = await founded(nodes, Ledger2())
+    await until(lambda: versions(nodes) == {2})
+    switching, log = leader.switching, leader.shell.server.log
+    assert switching._next() == 2
+    index, settled = log.configurations[-1]
+    old, coming = frozenset({leader.id}), (*settled.members, nodes.member(leader))
+    for change in ({"outgoing": old}, {"target": coming}):
+        log.configurations[-1] = (index, evolve(settled, **change))
+        assert switching._next() == 0
+        log.configurations[-1] = (index, settled)
+    monkeypatch.setattr("raft.core.membership.may_change", lambda server: False)
+    assert switching._next() == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_joins_while_a_switch_is_not_committed_must_be_able_to_it(nodes: Nodes) -> None:
     """The version that the log is about to switch to counts already; who votes is let in."""
     started = await founded(nodes, Ledger2(), Ledger1())

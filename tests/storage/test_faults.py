@@ -422,6 +422,20 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before():
     assert newest({**files, name: files[name] + b"x"}).snapshot.index == 12
 
 
+def test_a_snapshot_that_contradicts_the_log_gives_way_to_it():
+    """N7: of another term than the entry in the log, it is of another history."""
+    disk = ImaginedDisk()
+    under_test = Direct(disk)
+    under_test.save(*list(saves())[:-1])
+    writer = under_test.store.create_snapshot(evolve(META, term=2))
+    writer.commit()
+    under_test.store.mark_snapshot(40, 20, 1, True, 20)
+    under_test.wait(lambda: under_test.saved[-1] == 40)
+    under_test.stop()
+    found = newest(disk.contents())
+    assert (found.snapshot, found.first_index) == (None, 1)
+
+
 def test_the_first_snapshot_damaged_gives_way_to_the_whole_log():
     files = log_with_snapshots(20)
     name = next(name for name in files if name.startswith("snapshot"))
