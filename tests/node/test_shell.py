@@ -11,6 +11,8 @@ from raft.core import outputs as out
 from raft.errors import (
     NodeStopped,
     OutcomeUnknown,
+    Overloaded,
+    RaftError,
     StateMachineFailed,
     StorageDamaged,
     StorageFailed,
@@ -18,6 +20,7 @@ from raft.errors import (
     Superseded,
     Timeout,
 )
+from raft.node.shell import Shell
 from raft.storage.records import encode_commands
 from raft.transport.wire import SnapshotChunk
 from tests.node.world import Node, Outcome, cluster, leader_of, others
@@ -376,3 +379,111 @@ def test_what_waits_for_a_hung_disk_is_bounded() -> None:
     node.storage.complete()
     world.advance(0)
     assert 0 < len(node.port.sent) - sent <= 4_200
+
+
+def test_a_core_that_raises_stops_its_node_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, logged_errors: Any
+) -> None:
+    """sc-P10: better stopped than wrong; the others elect a leader and go on."""
+    world, wire, _nodes = cluster(3)
+    leader = leader_of(wire)
+    told = leader.write(["add", 1])
+    world.run(0.5, lambda: told.fired)
+
+    def fails(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    lost, asked = leader.write(["add", 2]), leader.read([])
+    with monkeypatch.context() as patched:
+        patched.setattr(type(leader.shell.server), "step", fails)
+        world.advance(0)
+        # Whoever had a turn meanwhile would have failed as well.
+        assert [node for node in wire.nodes.values() if node.failures] == [leader]
+    assert not leader.shell.running
+    assert all(isinstance(each.value, RaftError) for each in (lost, asked))
+    assert isinstance(leader.write(["add", 3]).value, NodeStopped)
+    rest = others(wire, leader)
+    next_one = leader_of(wire, [each.id for each in rest])
+    told = next_one.write(["add", 4])
+    world.run(0.5, lambda: told.fired)
+    assert told.value[1] == 4
+    assert not any(each.failures for each in rest)
+    assert logged_errors.flush(ZeroDivisionError)
+
+
+def test_a_command_that_calls_its_node_is_not_carried_out_within_itself() -> None:
+    """sc-SM8: what a machine writes or reads while it applies is the next turn's."""
+    world, _wire, nodes = cluster(1)
+    node = nodes["a"]
+    told: list[Outcome] = []
+    depth, deepest = [0], [0]
+
+    def again() -> None:
+        depth[0] += 1
+        deepest[0] = max(deepest[0], depth[0])
+        if len(told) < 20:
+            told.extend([node.write(["add", len(told)]), node.read([])])
+        depth[0] -= 1
+
+    node.machine.on_apply = again
+    node.write(["add", "first"])
+    world.run(1.0, lambda: len(told) == 20 and all(each.fired for each in told))
+    assert deepest == [1]
+    assert [each.value[1] for each in told[::2]] == list(range(0, 20, 2))
+    assert [command[1] for command in node.machine.applied] == ["first", *range(0, 20, 2)]
+
+
+def test_writes_are_refused_while_the_machine_is_far_behind_and_heartbeats_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """sc-O3: what is committed and not applied is bounded; the refusal is definite."""
+    world, wire, _nodes = cluster(3, unapplied_bytes=2_000)
+    leader = leader_of(wire)
+    term, slow, apply = leader.shell.server.current_term, [True], Shell.apply
+
+    def apply_nothing(shell: Shell) -> None:
+        """Give the leader's machine no time at all."""
+        if shell is not leader.shell or not slow[0]:
+            apply(shell)
+
+    monkeypatch.setattr(Shell, "apply", apply_nothing)
+    told = []
+    for number in range(60):
+        told.append(leader.write(["add", number, "x" * 100], 30.0))
+        world.run(0.02)
+    refused = [each for each in told if each.fired and isinstance(each.value, Overloaded)]
+    assert 20 < len(refused) < 60
+    assert leader.leads
+    assert leader.shell.server.current_term == term
+    slow[0] = False
+    world.run(2.0, lambda: all(each.fired for each in told))
+    applied = [each.value[1] for each in told if each not in refused]
+    assert [command[1] for command in leader.machine.applied] == applied
+    again = leader.write(["add", "again"])
+    world.run(0.5, lambda: again.fired)
+    assert again.value[1] == "again"
+
+
+def test_a_node_that_stops_at_an_entry_again_and_again_stops_nobody_else() -> None:
+    """sc-P14, sc-SM2: its disk or memory is its own; it goes on where it stood once it is well."""
+    world, wire, nodes = cluster(3)
+    leader = leader_of(wire)
+    ill = others(wire, leader)[0]
+
+    def fails() -> None:
+        raise MemoryError
+
+    ill.machine.on_apply = fails
+    told = leader.write(["add", 0])
+    world.run(0.5, lambda: told.fired and not ill.shell.running)
+    for number in range(1, 4):
+        ill = ill.restarted()
+        ill.machine.on_apply = fails
+        told = leader.write(["add", number])
+        world.run(1.0, lambda: told.fired and not ill.shell.running)  # noqa: B023
+        assert isinstance(ill.failures[0], StateMachineFailed)
+        assert leader.leads
+    ill = ill.restarted()
+    world.run(1.0, lambda: ill.applied == leader.applied)
+    assert ill.machine.applied == leader.machine.applied == [["add", n] for n in range(4)]
+    assert len(nodes) == 3
