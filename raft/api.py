@@ -29,11 +29,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, maybeDeferred
+from twisted.python.failure import Failure
 
 from raft.codec import PLAIN
 from raft.core.configuration import Member
-from raft.errors import BadCommand, BadConfiguration, NoSuchNode, RaftError
+from raft.errors import (
+    BadCommand,
+    BadConfiguration,
+    NoSuchNode,
+    NotAppended,
+    OutcomeUnknown,
+    RaftError,
+)
 from raft.interfaces import PLAIN_TERMS, ReadTerms, Value
 from raft.machines.kv import KeyValueStore
 from raft.node.ports import address_of
@@ -113,18 +121,25 @@ def write(
 
     `timeout` is in seconds. With `session` the command has that number, and may be written
     again with the same one, to any peer. Fails as `RaftService.write` does: a node that does not
-    lead answers `NotLeader` with the leader's id and address.
+    lead answers `NotLeader` with the leader's id and address. Cancelling undoes nothing once the
+    command is on its way.
     """
     if isinstance(peer, str):
         return _with_node(peer, lambda node: node.write(command, timeout, session=session))
-    return Deferred.fromCoroutine(
-        _batch_of_one(
-            peer,
-            timeout,
-            command,
-            lambda to, one, left: to.write_batch([one], left, session=session),
-        )
-    )
+    is_sent = False
+
+    def ask(to: ClientConnection, payload: bytes, left: Left) -> Deferred[Any]:
+        nonlocal is_sent
+        is_sent = True
+        return to.write_batch([payload], left, session=session)
+
+    def cancelled(failure: Failure) -> None:
+        failure.trap(CancelledError)
+        if is_sent:
+            raise OutcomeUnknown("cancelled after it was sent")
+        raise NotAppended("cancelled before it was sent")
+
+    return Deferred.fromCoroutine(_batch_of_one(peer, timeout, command, ask)).addErrback(cancelled)
 
 
 def open_session(peer: Peer, timeout: float = TIMEOUT_SECONDS) -> Deferred[OpenedSession]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import pytest_twisted
@@ -15,6 +16,7 @@ from raft import errors
 from raft.machines.echo import Echo
 from raft.node.ports import address_of
 from raft.service import RaftService
+from raft.transport.calls import ClientConnection
 from tests.node.running import LOOPBACK, Nodes, outcome, until
 
 pytestmark = pytest.mark.integration
@@ -88,6 +90,31 @@ async def test_a_command_of_a_session_takes_effect_once_here_and_over_the_wire(
         assert isinstance(await outcome(ended), errors.SessionExpired)
         assert isinstance(await outcome(raft.keep_sessions(peer, [b"short"])), errors.BadCommand)
     assert await raft.read(there, ["get", "k"]) == [1, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_write_has_a_stated_outcome_here_and_over_the_wire(
+    names: tuple[str, ...],
+) -> None:
+    """Over the wire it ended with CancelledError, which says nothing of the command."""
+    there = led_by(names)
+    for number, peer in enumerate((there[0], there)):
+        early = raft.write(peer, ["append", f"c{number}", 1])
+        early.cancel()
+        assert isinstance(await outcome(early), errors.NotAppended)
+        assert await raft.write(peer, ["append", f"c{number}", 2]) == 1
+    write_batch = ClientConnection.write_batch
+
+    def cancelling(*args: Any, **named: Any) -> Any:
+        from twisted.internet import reactor
+
+        # Before the node can answer.
+        reactor.callLater(0, late.cancel)  # type: ignore[attr-defined]
+        return write_batch(*args, **named)
+
+    with patch.object(ClientConnection, "write_batch", cancelling):
+        late = raft.write(there, ["append", "late", 1])
+        assert isinstance(await outcome(late), errors.OutcomeUnknown)
 
 
 @pytest_twisted.ensureDeferred
