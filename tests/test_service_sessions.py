@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 
 from raft.codec import PLAIN, Codec
 from raft.core.messages import AppendEntriesResult
@@ -21,13 +23,15 @@ from raft.errors import (
     CommandTooLarge,
     NotAppended,
     NotLeader,
+    OutcomeUnknown,
     Overloaded,
+    RaftError,
     SessionExpired,
     StaleSequence,
     Timeout,
 )
 from raft.node.ports import address_of
-from raft.numbering import Numbering, SessionCall
+from raft.numbering import Numbering, OpenedSession, SessionCall
 from raft.service import RaftService
 from raft.storage.records import SessionLimits
 from raft.transport.calls import ClientConnection, dial
@@ -404,3 +408,34 @@ async def test_the_recipe_for_embedders_writes_once_while_leaders_change(nodes: 
     leader = await nodes.leader()
     assert await leader.read(["get", "n"]) == list(range(40))
     assert numbering.low_mark == numbering.next_sequence == 41
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([NotAppended(), NotLeader()], NotLeader),
+        ([OutcomeUnknown(), NotLeader()], OutcomeUnknown),
+        ([Timeout(True), Timeout(False)], OutcomeUnknown),
+        ([Timeout(False), Timeout(False)], Timeout),
+        ([NotLeader(), SessionExpired()], SessionExpired),
+        ([OutcomeUnknown(), NotAppended(), SessionExpired()], OutcomeUnknown),
+    ],
+)
+def test_the_recipe_for_embedders_forgets_no_copy(
+    told: list[RaftError], expected: type[RaftError]
+) -> None:
+    """S7: its last copy's `NotLeader` was the answer, though an earlier one may be applied."""
+    clock = Clock()
+    answers = iter(told)
+
+    def write(*_: object, session: SessionCall) -> Deferred[Any]:
+        return fail(next(answers, told[-1]))
+
+    node = SimpleNamespace(clock=clock.seconds, reactor=clock, write=write)
+    numbering = Numbering(OpenedSession(bytes(16), 60.0, 10, 1000))
+    ended = Deferred.fromCoroutine(recipe()["write_once"](node, numbering, ["x"], 1.0))
+    clock.pump([0.1] * 12)
+    failure: Any = ended.result
+    ended.addErrback(lambda _: None)
+    assert type(failure.value) is expected
+    assert numbering.low_mark == 2

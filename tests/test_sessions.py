@@ -382,6 +382,17 @@ def test_more_results_than_are_kept_drop_the_lowest_and_never_execute_them_again
     assert len(cluster.machine.calls) == 6
 
 
+def test_a_low_mark_below_what_was_dropped_brings_no_number_back() -> None:
+    """S2: else a copy of a number whose result was dropped would be executed again."""
+    cluster = Cluster()
+    session = cluster.register()
+    for number in range(1, 9):
+        cluster.send(session, number, low_mark=1)
+    for number in (2, 3, 4):
+        assert is_error(cluster.send(session, number, low_mark=2), ResultDropped)
+    assert len(cluster.machine.calls) == 8
+
+
 def test_the_bytes_of_results_are_bounded() -> None:
     """S2."""
     cluster = Cluster()
@@ -448,6 +459,22 @@ def test_a_command_that_was_executed_in_a_session_that_ended_is_not_executed_aga
     assert cluster.close(session, session) == [True, False]
     assert is_error(cluster.send(session, 1), SessionExpired)
     assert cluster.machine.calls == ["x"]
+
+
+def test_each_command_renews_its_session_however_they_are_cut_into_slices() -> None:
+    """S3: else servers that apply the same entries in other slices would forget at others."""
+    cluster = Cluster()
+    session, other = cluster.register(), cluster.register(NONCE[::-1])
+    for number in range(1, 6):
+        cluster.time_us += 7
+        cluster.send(session, number)
+    cluster.send(other, 1)
+    at_once = Replica(Tally())
+    at_once.apply(b"".join(cluster.log))
+    assert state(at_once) == state(cluster.replica)
+    found = at_once.sessions.get(session)
+    assert found is not None
+    assert found.touched_us == 35
 
 
 def test_a_session_expires_by_the_clusters_time_alone() -> None:
