@@ -49,14 +49,24 @@ class GivenUp(Exception):
 def wrap(
     header: Header, chunks: Iterable[bytes], sections: Sequence[Iterable[bytes]] = ()
 ) -> Iterator[bytes]:
-    """Yield the header, the slices of `sections`, then the machine's chunks, cut where too long.
+    """Return the header, the slices of `sections`, then the machine's chunks, cut where too long.
 
     `sections` are those that the header lists, in its order; no slice of them is empty.
     After a `GivenUp` come empty chunks only, while the machine tidies up: where its chunks have
     a method `give_up`, that is called and they are exhausted. Closing does it all at once.
     """
+    wrapped = _wrapped(header, chunks, sections)
+    # A generator that was never entered would never close what the machine has opened.
+    next(wrapped)
+    return wrapped
+
+
+def _wrapped(
+    header: Header, chunks: Iterable[bytes], sections: Sequence[Iterable[bytes]]
+) -> Iterator[bytes]:
     content = msgspec.msgpack.encode(header)
     try:
+        yield b""
         yield _PREAMBLE.pack(_MAGIC, _VERSION, len(content)) + content
         for section in sections:
             for piece in section:

@@ -76,7 +76,10 @@ class IStateMachine(Interface):
         """Return the state of this moment, as chunks of bytes of at most 1 MiB.
 
         Must be cheap to call; chunks are taken later, a few at a time, while `apply`
-        goes on, and must not show what is applied meanwhile.
+        goes on, and must not show what is applied meanwhile. Where what is returned has a
+        method `close`, it is called in the end, also if no chunk was taken. Where it has
+        `give_up`, that is called first if nobody will take the rest, and then it is exhausted
+        as before: its chunks are thrown away, and each may do a part of the tidying.
         """
 
     def restore(chunks: Iterator[bytes]) -> None:

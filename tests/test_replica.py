@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration, Member
-from raft.envelope import Header, wrap
+from raft.envelope import GivenUp, Header, wrap
 from raft.errors import (
     BadCommand,
     BadConfiguration,
@@ -539,6 +539,29 @@ def test_a_snapshot_that_is_given_up_is_closed() -> None:
     next(chunks), next(chunks)
     chunks.close()  # type: ignore[attr-defined]
     assert closed == [True]
+
+
+def test_a_snapshot_that_is_never_begun_is_closed_too() -> None:
+    """sc-S13: where no file could be made the machine would wait for its reader for ever."""
+    closed: list[bool] = []
+
+    class Content:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"x"])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    class Closing(Notebook):
+        def snapshot(self) -> Iterable[bytes]:
+            return Content()
+
+    _, chunks = Replica(Closing()).snapshot()
+    chunks.close()  # type: ignore[attr-defined]
+    _, chunks = Replica(Closing()).snapshot()
+    with pytest.raises(StopIteration):
+        chunks.throw(GivenUp())  # type: ignore[attr-defined]
+    assert closed == [True, True]
 
 
 def test_a_snapshot_that_fails_leaves_the_node_well() -> None:
