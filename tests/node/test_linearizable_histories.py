@@ -114,6 +114,7 @@ def test_the_history_of_a_simulated_cluster_is_linearizable(seed: int) -> None:
     assert report.verdict is Verdict.OK, report.text
 
 
+@pytest.mark.slow
 def test_the_checker_sees_a_read_that_skips_the_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
     """D 6.4: with reads answered from whatever is applied, some seed is not linearizable."""
 

@@ -20,6 +20,8 @@ from raft.service import RaftService
 from tests.node.ledgers import Ledger1, Ledger2
 from tests.node.running import Nodes, until
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(heartbeat_seconds=0.03, election_timeout_seconds=0.15)
 STEPS = 12
 

@@ -14,6 +14,8 @@ import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)
 from raft.testing.simulator import first_failure
 from tests.simulation.planted import BUGS
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 300
 """All were found within the first hundred when this was written; a changed core shifts that."""
 

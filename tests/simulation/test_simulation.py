@@ -18,7 +18,7 @@ from raft.testing.swarm import FAULTS, LEASE_FAULTS, TIMEOUT_SECONDS, TRIGGERS, 
 from tests.simulation.planted import BUGS
 
 CHUNK = 25
-QUICK_CHUNKS = 2
+QUICK_CHUNKS = 1
 CHUNKS = 48
 
 
@@ -46,6 +46,7 @@ def reports() -> list[Report]:
     return [simulate(seed) for seed in range(40)]
 
 
+@pytest.mark.slow
 def test_the_worlds_are_lively(reports: list[Report]) -> None:
     """A run in which nothing happens proves nothing."""
     assert sum(report.commits for report in reports) > 2000
