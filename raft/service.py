@@ -596,3 +596,4 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self._directory.set_cluster_id(cluster_id)
         self.identity = evolve(self.identity, cluster_id=cluster_id)
         self.network.identity = self.listener.identity = self.identity
+        self.network.review(self.members.is_another)

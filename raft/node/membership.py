@@ -71,13 +71,9 @@ class Members:
     def judge(self, greeting: Greeting) -> str | None:
         """Return why a server is not let in, or None [RULES M7, M9]."""
         member = self.node.shell.server.configuration.member(greeting.server_id)
-        if member and member.incarnation and member.incarnation != greeting.incarnation:
-            return (
-                f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
-                f"not {greeting.incarnation}; {REMEDY}"
-            )
         reason = (
-            self._went_back(greeting)
+            self.is_another(greeting)
+            or self._went_back(greeting)
             or self.node.doubles.objection(greeting, REJOIN)
             or self.node.switching.objection(greeting)
         )
@@ -103,6 +99,16 @@ class Members:
             self.node.shell.post(ev.Excluded(greeting.excluded_index))
         self.node.shell.schedule()
         return None
+
+    def is_another(self, greeting: Greeting) -> str | None:
+        """Return why this is not the member of its name, if so [RULES M7]."""
+        member = self.node.shell.server.configuration.member(greeting.server_id)
+        if member is None or member.incarnation in ("", greeting.incarnation):
+            return None
+        return (
+            f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
+            f"not {greeting.incarnation}; {REMEDY}"
+        )
 
     def _went_back(self, greeting: Greeting) -> str | None:
         """Return why this cannot be the directory that was seen last, if so [RULES L5, M9]."""
@@ -187,6 +193,8 @@ class Members:
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
             self._note_lives()
+            # Who was let in before its name was pinned to another directory speaks for it no more.
+            node.network.review(self.is_another)
         is_out = self._was_member and node.id not in configuration.ids
         if is_out or server.excluded_index or self._is_told:
             self._tell_removal()

@@ -95,12 +95,14 @@ class Incoming(BoxConnection):
 
     Attributes:
         sender: the peer's id once it has greeted, else empty.
+        greeting: what it said of itself, once it was let in.
     """
 
     def __init__(self, desk: Desk, counters: Counters) -> None:
         """Wait for the greeting."""
         super().__init__(BoxParser(HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS), counters)
         self.sender = ""
+        self.greeting: Greeting | None = None
         self._desk = desk
         self._receive = desk.receive
         self._assembly = Assembly()
@@ -140,7 +142,7 @@ class Incoming(BoxConnection):
             self.finish(f"refused: {reason}")
             return
         self.is_greeted = True
-        self.sender = greeting.server_id
+        self.sender, self.greeting = greeting.server_id, greeting
         self.parser.limit_bytes = BOX_BYTES
         self.parser.limit_keys = BOX_KEYS
         excluded_index = self._desk.exclusion(greeting)

@@ -22,7 +22,7 @@ from raft.core.messages import Message
 from raft.errors import BadConfiguration
 from raft.transport.connection import Counters, Sweep, finish_all
 from raft.transport.endpoints import parse_dial, server_endpoint
-from raft.transport.greeting import Greeting, Identity
+from raft.transport.greeting import Greeting, Identity, objection
 from raft.transport.incoming import LARGEST_CHUNK_BYTES, Desk, Incoming
 from raft.transport.outgoing import Backoff, Link, Outgoing
 from raft.transport.wire import SnapshotChunk
@@ -338,6 +338,31 @@ class PeerNetwork:
         for connection in list(self._incoming):
             if connection.is_greeted and is_outsider(connection.sender):
                 connection.finish(reason)
+
+    def review(self, judge: Callable[[Greeting], str | None]) -> None:
+        """Close what stands with servers that would not be let in any more.
+
+        `judge` returns why, or None, as `accept` does. What else a greeting must be, and this
+        server's own identity may have made wrong, is asked as well.
+        """
+        for incoming in list(self._incoming):
+            if incoming.greeting is not None and incoming.is_open:
+                self._review(incoming, incoming.greeting, "", judge)
+        for link in list(self._links.values()):
+            if link.ready is not None and link.ready.answer is not None:
+                self._review(link.ready, link.ready.answer, link.peer, judge)
+
+    def _review(
+        self,
+        connection: Incoming | Outgoing,
+        greeting: Greeting,
+        expected: str,
+        judge: Callable[[Greeting], str | None],
+    ) -> None:
+        reason = objection(self.identity, greeting, "peer", expected) or judge(greeting)
+        if reason is not None:
+            self.counters.refused += 1
+            connection.abandon(reason)
 
     # -- Time and end ----------------------------------------------------------------------
 

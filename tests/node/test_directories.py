@@ -10,12 +10,14 @@ import pytest
 from attrs import evolve
 from pytest_twisted import ensureDeferred
 
+from raft.core.configuration import Member
 from raft.core.messages import RequestVoteResult
 from raft.core.outputs import Role
 from raft.errors import RaftError, StorageFailed, StorageFull
 from raft.lives import Lives
 from raft.node import doubles
 from raft.node.doubles import durable_term
+from raft.node.ports import address_of
 from raft.service import RaftService
 from raft.storage.files import RealFiles
 from raft.storage.starts import PEER_LIVES_NAME, read_peers
@@ -245,4 +247,35 @@ async def test_who_answers_is_looked_up_again_where_another_life_greets(
     assert leader.members.judge(again) is not None
     assert leader.network.is_connected(other.id), "it looks once in a while only"
     assert durable_term(leader.shell.server) == leader.shell.server.current_term
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_who_was_let_in_before_another_was_pinned_speaks_for_it_no_more(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """M7: its connection stood, and its requests for votes counted as those of the member.
+
+    The server `c` was removed while it could not be reached. It dials on, under the name that a
+    new server with a data directory of its own has meanwhile.
+    """
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    old = Nodes(tmp_path)
+    first = old.start("c", directory="old", peer_endpoint=LOOPBACK)
+    addresses = {node.id: address_of(node.peer_port) for node in (leader, other)}
+    first.network.set_peers(addresses)
+    for node in (leader, other):
+        await until(lambda node=node: node.members.heard.get("c") == first.identity.incarnation)
+        await until(lambda node=node: first.network.is_connected(node.id))
+    # The new one cannot be reached, or it would take the place of the other by dialling.
+    member = Member("c", "another", "tcp:127.0.0.1:1", voter=False)
+    await leader.set_configuration([member], 8.0)
+    for node in (leader, other):
+        await until(lambda node=node: node.shell.server.configuration.member("c") is not None)
+        await until(lambda node=node: not [c for c in node.network._incoming if c.sender == "c"])
+        await until(lambda node=node: not first.network.is_connected(node.id))
+    await leader.write(["set", "k", 1])
+    await first.stopService()
     await nodes.stop()

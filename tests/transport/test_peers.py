@@ -254,6 +254,26 @@ async def test_a_server_that_does_not_belong_is_refused_and_counted(
     assert not b.received
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_stands_is_closed_once_it_would_not_be_let_in_any_more(
+    nodes: Any, until: Any
+) -> None:
+    """M7: in both directions: who belonged to no cluster yet has come to belong to another one."""
+    a, b = await nodes("a", cluster_id=""), await nodes("b")
+    await a.reach(b)
+    await b.reach(a)
+    a.network.review(lambda _: None)
+    b.network.review(lambda greeting: "not you" if greeting.server_id == "c" else None)
+    assert a.network.is_connected("b")
+    assert not a.network.counters.refused + b.network.counters.refused
+    a.network.identity = evolve(a.network.identity, cluster_id="another")
+    a.network.review(lambda _: None)
+    assert a.network.counters.refused == 2
+    await until(lambda: not b.network.is_connected("a"))
+    await until(lambda: ("disconnected", "b") in a.events)
+    assert not a.network.is_connected("b")
+
+
 class Raw(protocol.Protocol):
     """A socket that says what the test says."""
 
