@@ -16,7 +16,7 @@ from raft.machines.sqlite import SQLiteDatabase
 from raft.node.restoring import STEPS_AT_ONCE, Restoring
 from raft.replica import Replica
 from tests.node.test_snapshots import caught_up, compacted
-from tests.node.world import Journal, Node, Outcome, Wire, World
+from tests.node.world import Journal, Node, Outcome, Wire, World, others
 
 STEPS = 100
 
@@ -45,9 +45,20 @@ class Gradual(Journal):
         return super().query(query)
 
 
-def installing() -> tuple[World, Wire, Node, Node]:
+class Held(Gradual):
+    """One whose restoration does not go on before the test says so."""
+
+    holds = True
+
+    def restoring(self, chunks: Iterator[bytes]) -> Iterator[None]:
+        while self.holds:
+            yield
+        yield from super().restoring(chunks)
+
+
+def installing(machine: type[Gradual] = Gradual) -> tuple[World, Wire, Node, Node]:
     """Return a leader and a follower that has begun to take its snapshot in."""
-    world, wire, leader, behind = compacted(Gradual)
+    world, wire, leader, behind = compacted(machine)
     # A turn takes time, so that the next one is not in the same advance of the clock.
     later = world.callLater
     world.callLater = lambda delay, *call, **named: later(  # type: ignore[method-assign]
@@ -83,6 +94,27 @@ def test_a_server_takes_part_while_a_snapshot_is_restored() -> None:
     assert leader.shell.server.current_term == term
     assert read.value >= 20
     assert behind.shell.server.snapshot_index == index
+
+
+def test_who_is_elected_in_the_middle_of_a_restore_answers_when_it_is_done() -> None:
+    """N6, R5: it has the log, so it may lead; nobody is answered from half a state."""
+    world, wire, leader, behind = installing(Held)
+    last = leader.shell.server.log.last_index
+    world.run(1.0, lambda: behind.shell.server.log.saved_index == last)
+    leader.shell.transfer(behind.id)
+    world.run(2.0, lambda: behind.leads)
+    told = [behind.write(["add", "x"]), behind.read(None), behind.read(None, consistency="local")]
+    refused = Outcome(behind.shell.snapshots.take())
+    world.run(0.5)
+    assert behind.leads
+    assert not any(each.fired for each in told)
+    assert isinstance(refused.value, Overloaded)
+    behind.machine.holds = False
+    world.run(2.0, lambda: all(each.fired for each in told))
+    assert told[0].value[1:] == ["x"]
+    assert min(told[1].value, told[2].value) >= 21
+    for other in others(wire, behind):
+        caught_up(world, other, behind)
 
 
 def test_a_power_loss_in_the_middle_of_a_restore_loses_nothing() -> None:
