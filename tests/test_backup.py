@@ -18,7 +18,15 @@ from raft.backup import BackupMeta, BackupReader, BackupWriter, decode_meta, enc
 from raft.cli import main
 from raft.client import RaftClient
 from raft.envelope import unwrap
-from raft.errors import BadBackup, BadCommand, BadConfiguration, NotFound, Overloaded, Timeout
+from raft.errors import (
+    BadBackup,
+    BadCommand,
+    BadConfiguration,
+    NotFound,
+    Overloaded,
+    StorageDamaged,
+    Timeout,
+)
 from raft.machines.kv import KeyValueStore
 from raft.node import backups
 from raft.node.backups import Backups
@@ -167,6 +175,26 @@ async def test_a_backup_from_any_node_holds_all_that_was_answered_before(
     meta = await leader.backup(str(tmp_path / "own"))
     assert meta.index >= saved.meta.index
     assert state_of(tmp_path / "own").query(["get", "k"]) == 2
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_damaged_snapshot_spoils_one_backup_and_not_the_next(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """sc-S8: where nobody wrote, each one was made of the same bad file."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", "v" * 500])
+    index = await node.take_snapshot()
+    (path,) = Path(node.settings.data_directory).glob("*.snap")
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert isinstance(await outcome(node.backup(str(tmp_path / "first"))), StorageDamaged)
+    assert not (tmp_path / "first").exists()
+    await until(lambda: node.replica.last_applied > index)
+    await node.backup(str(tmp_path / "second"))
+    assert state_of(tmp_path / "second").query(["get", "k"]) == "v" * 500
     await nodes.stop()
 
 

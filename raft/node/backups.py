@@ -17,7 +17,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
 from raft.backup import BackupMeta, BackupWriter, decode_meta, encode_meta
-from raft.errors import NotFound, Overloaded, RaftError
+from raft.errors import NotFound, Overloaded, RaftError, StorageDamaged
 from raft.interfaces import ReadTerms, SnapshotMeta
 from raft.node.answers import Outcome
 from raft.node.reads import ReadBatch
@@ -167,6 +167,10 @@ class Backups:
         try:
             piece: Any = await self.node.shell.snapshots.threads.call(source.next_piece)
             return bytes(piece)
+        except StorageDamaged:
+            # Whoever tries again gets another one.
+            self.node.shell.snapshots.take_anew()
+            raise
         finally:
             source.is_busy = False
             if source.is_dropped:
