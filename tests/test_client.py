@@ -132,6 +132,7 @@ def test_outstanding_bytes_are_bounded_and_freed_by_answers() -> None:
 
 
 def test_a_value_that_cannot_be_encoded_is_refused_at_once() -> None:
+    """sc-O4, sc-R14."""
     bench = leading(codec=Codec(limit_bytes=100))
     assert isinstance(Outcome(bench.client.write(object())).error, errors.BadCommand)
     too_large = Outcome(bench.client.write(b"x" * 200)).error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -827,3 +828,18 @@ def test_a_monotonic_client_asks_for_all_that_it_has_seen() -> None:
     bench.client.read("q")
     bench.turn()
     assert [each.terms.min_index for each in bench["n1"].asked[-2:]] == [30, 25]
+
+
+def test_clients_with_one_state_of_chance_open_different_sessions() -> None:
+    """sc-P15, sc-Q12, S1: a process may be forked, or its computer copied while it runs."""
+    opened = []
+    for _ in range(2):
+        random.seed(1)
+        bench = session_bench()
+        bench.client.write("a")
+        bench.turn()
+        (session,) = bench["n1"].sessions
+        opened.append(session.id)
+    # Of the same number, as they come from clusters that were copied as well.
+    assert opened[0][:8] == opened[1][:8]
+    assert opened[0] != opened[1]

@@ -148,6 +148,7 @@ def test_a_recursion_error_never_escapes() -> None:
 
 
 def test_size_is_refused_before_anything_is_decoded() -> None:
+    """sc-O4."""
     small = Codec(limit_bytes=100)
     assert len(small.encode("x" * 98)) == 100
     with pytest.raises(CommandTooLarge) as caught:

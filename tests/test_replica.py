@@ -705,3 +705,28 @@ def test_an_async_method_is_refused_at_the_start_and_not_at_the_first_command() 
 
     with pytest.raises(BadConfiguration, match=r"Patient has an async apply\(command, context\)"):
         Replica(Patient())
+
+
+def test_a_machine_that_changes_and_keeps_what_it_is_given_changes_nothing_else() -> None:
+    """sc-SM5: what a server sends, saves and applies again is bytes, which nobody can change."""
+
+    class Spoiler(Notebook):
+        kept: list[Value]
+
+        def apply(self, command: Value, context: Context) -> Value:
+            self.kept = [*getattr(self, "kept", []), command]
+            assert isinstance(command, list)
+            super().apply(list(command), context)
+            for each in self.kept:
+                each.append("spoilt")  # type: ignore[union-attr]
+            return command
+
+    records = commands(1, ["a"], ["b"], ["a"])
+    before = bytes(records)
+    told = []
+    for _ in range(2):
+        machine = Spoiler()
+        told.append(apply_all(Replica(machine), records, **everything()))
+        assert [call[3] for call in machine.calls] == [["a"], ["b"], ["a"]]
+    assert told[0] == told[1]
+    assert records == before

@@ -600,3 +600,34 @@ async def test_a_node_that_forwards_tells_the_index_of_a_write(nodes: Nodes) -> 
     assert leader.entry(results.last_index)["command"] == ["set", "k", 3]
     connection.close()
     await connection.lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_log_says_who_is_a_member_and_the_file_is_for_founding_only(
+    nodes: Nodes,
+) -> None:
+    """M8, sc-M14, sc-K5: first members that were removed do not come back by a restart."""
+    await nodes.found()
+    leader = await nodes.leader()
+    gone, stays = nodes.others(leader)
+    named = [nodes.member(node) for node in nodes.all.values()]
+    left = [member for member in named if member.id != gone.id]
+    await leader.set_configuration(left, 8.0, replace=True)
+    await gone.stopService()
+    del nodes.all[gone.id]
+    await until(lambda: len(stays.shell.server.configuration.members) == 2)
+    place, cluster_id = nodes.fixed(stays), stays.identity.cluster_id
+    for snapshot in (False, True):
+        if snapshot:
+            await stays.take_snapshot()
+        await stays.stopService()
+        stranger = evolve(named[0], id="z", peer_address="tcp:127.0.0.1:1")
+        files = (*named, stranger)
+        stays = nodes.start(stays.id, **place, first_members=files, cluster_id=cluster_id)
+        known = {member.id for member in stays.shell.server.configuration.members}
+        assert known == {leader.id, stays.id}
+        leader = await nodes.leader()
+        await leader.write(["set", "k", snapshot])
+        await until(lambda: stays.replica.last_applied == leader.replica.last_applied)  # noqa: B023
+        for node in (leader, stays):
+            assert node.shell.server.configuration.ids == known

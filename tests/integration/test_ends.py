@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import deferLater
 
 from raft.testing.processes import NodeProcess, ProcessCluster, twistd
 
@@ -99,3 +100,36 @@ async def test_a_leader_that_is_told_to_end_hands_over_first(shared: ProcessClus
     assert f"{successor} is leader" in shared.node(successor).log
     await shared.restart(leader)
     await shared.wait_until_equal()
+
+
+@pytest_twisted.ensureDeferred
+async def test_signals_that_come_twice_or_during_the_start_lose_nothing(
+    shared: ProcessCluster,
+) -> None:
+    """sc-P12: the next start finds what a kill would have left."""
+    from twisted.internet import reactor
+
+    await shared.wait_for_leader()
+    client = shared.client()
+    try:
+        await client.write(["set", "signals", "kept"], 10.0)
+        node = shared.node(next(iter(shared.nodes)))
+
+        async def ended() -> bool:
+            return not node.running
+
+        node.signal(signal.SIGTERM)
+        node.signal(signal.SIGTERM)
+        await shared.until(ended, 15.0, "it does not end at two signals")
+        for pause_seconds in (0.0, 0.2, 0.4):
+            before = len(node.log)
+            node.start()
+            await deferLater(reactor, pause_seconds)
+            node.signal(signal.SIGTERM)
+            await shared.until(ended, 15.0, "it does not end at a signal during its start")
+            assert "StorageDamaged" not in node.log[before:]
+        await shared.restart(node.id)
+        await shared.wait_until_equal()
+        assert await client.read(["get", "signals"], 10.0) == "kept"
+    finally:
+        await client.close()

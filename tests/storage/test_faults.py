@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import struct
 import threading
 import time
+import tracemalloc
 
 import pytest
 from attrs import evolve
@@ -23,6 +25,8 @@ from raft.storage.wal import WriteAheadLog
 
 SEGMENT_BYTES = 4096
 LAST_CALL = 90
+LENGTH_OFFSET = 12
+"""Where a frame says how long its body is."""
 
 
 def record(index, term, size=200):
@@ -120,12 +124,14 @@ def reopened(disk):
     return state
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize(
+    "code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get
+)
 @pytest.mark.parametrize(
     "call", ["pwrite", "fdatasync", "open", "allocate", "rename", "unlink", "sync_directory"]
 )
 def test_the_first_failed_call_ends_all_acknowledgements(call, code):
-    """D3, sc-F7: no report after a failure, one error, and a restart finds what was reported."""
+    """D3, sc-F7, sc-F23: no report after a failure, and a restart finds what was reported."""
     for failing in range(1, LAST_CALL, 3):
         disk = ImaginedDisk()
         made = []
@@ -269,6 +275,44 @@ def test_a_torn_last_frame_is_dropped_and_nothing_else():
         flipped[offset] ^= 0x10
         assert outcome({**files, name: bytes(flipped)}) is None
     under_test.stop()
+
+
+@pytest.mark.parametrize("length", [1 << 20, (1 << 31) - 1, (1 << 32) - 1])
+def test_a_damaged_length_claims_no_memory(length):
+    """SECURITY 17, sc-F24: however long a frame says that it is, no more than the file is read."""
+    files, expected = sealed_log()
+    largest, refused = max(map(len, files.values())), 0
+    tracemalloc.start()
+    try:
+        for name, content in files.items():
+            for offset, _ in frames_of(content)[0]:
+                damaged = bytearray(content)
+                struct.pack_into("<I", damaged, offset + LENGTH_OFFSET, length)
+                found = outcome({**files, name: bytes(damaged)})
+                # The last frame only says that the log was stopped cleanly.
+                assert found is None or found == expected, (name, offset)
+                refused += found is None
+        assert refused > 10
+        assert tracemalloc.get_traced_memory()[1] < 100 * largest
+    finally:
+        tracemalloc.stop()
+
+
+def test_directories_that_are_damaged_in_different_places_are_each_refused():
+    """sc-F28: none is repaired by itself, though the others have what it lacks."""
+    files, expected = sealed_log()
+    names = sorted(files)
+    for name in names[:2]:
+        (offset, end), *_ = frames_of(files[name])[0]
+        damaged = bytearray(files[name])
+        damaged[(offset + end) // 2] ^= 1
+        disk = ImaginedDisk.holding({**files, name: bytes(damaged)})
+        store = WriteAheadLog("/imagined", disk, SEGMENT_BYTES)
+        with pytest.raises(StorageDamaged, match=name):
+            store.recover()
+        assert disk.contents() == {**files, name: bytes(damaged)}
+        assert not [each for each in disk.operations if "sync" not in each.kind]
+    assert reopened(ImaginedDisk.holding(files)) == expected
 
 
 def test_a_missing_segment_is_refused():

@@ -188,7 +188,7 @@ def test_nothing_is_judged_after_stop() -> None:
 
 
 def test_a_box_that_announces_too_much_is_refused_before_it_arrives() -> None:
-    """SECURITY 13: the announced length counts, not only what came."""
+    """SECURITY 13, sc-O4: the announced length counts, not only what came."""
     parser = BoxParser(4096)
     with pytest.raises(BadBox, match="a box of 65542 bytes or more"):
         parser.feed(b"\0\3key\xff\xff", lambda box: None)
