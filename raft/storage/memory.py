@@ -125,12 +125,13 @@ class MemorySnapshotWriter:
 class MemoryStorage:
     """Storage that forgets everything with its process, but keeps the contract.
 
-    With `automatic` off, saves wait until `complete` is called.
+    With `automatic` off, saves wait until `complete` is called, and `queued` tells of each.
     """
 
     automatic: bool = True
     full: bool = False
     sync_count: int = 0
+    queued: Callable[[], object] | None = None
     _durable: _Durable = field(factory=_Durable)
     _waiting: list[Save | MarkSave] = field(factory=list)
     _call_from_thread: Callable[..., object] | None = None
@@ -277,6 +278,8 @@ class MemoryStorage:
         self._waiting.append(save)
         if self.automatic:
             self.complete()
+        elif self.queued is not None:
+            self.queued()
 
     def _on_saved(self, ticket: int) -> None:
         if not self._ended and self._saved is not None:

@@ -1,1 +1,36 @@
-"""Tools for tests, ours and applications': a simulator of cores with its monitors."""
+"""Tools for tests, ours and applications'.
+
+For applications, and imported when they are first used:
+
+- `SimCluster`: a whole cluster in one object and in simulated time, for a machine of your own;
+- `check_determinism`: the same commands on several instances and in several processes;
+- `MachineFault`: what both raise.
+
+The other modules are the simulator of cores with its monitors, and what checks histories.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raft.testing.machine_fault import MachineFault
+    from raft.testing.sim_cluster import SimCluster
+
+__all__ = ["MachineFault", "SimCluster"]
+
+_ROOM_OF = {
+    "MachineFault": "raft.testing.machine_fault",
+    "SimCluster": "raft.testing.sim_cluster",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'raft.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
