@@ -374,6 +374,24 @@ def test_nothing_is_sent_past_a_number_that_may_be_missing() -> None:
     assert late.value == "C"
 
 
+def test_nothing_is_sent_again_past_a_number_that_may_be_missing() -> None:
+    """S9: a leader would let it wait for nothing, and refuse it."""
+    bench = session_bench()
+    for command, timeout in (("a", 8.0), ("b", 1.0), ("c", 8.0)):
+        bench.client.write(command, timeout).addErrback(lambda _: None)
+        bench.turn()
+    nobody_leads(bench)
+    for connection in list(bench["n1"].connections):
+        connection.break_off()
+    bench.turn(1.5)
+    move(bench, "n2")
+    bench.turn(0.5)
+    assert sent(bench["n2"]) == [(["a"], 1, 1)]
+    box(bench["n2"]).answer("A")
+    bench.turn()
+    assert sent(bench["n2"])[1:] == [(["c"], 3, 3)]
+
+
 def test_what_is_cancelled_before_it_has_a_number_never_gets_one() -> None:
     bench = session_bench()
     writes = [Outcome(bench.client.write(each)) for each in "abc"]

@@ -61,8 +61,9 @@ def parts_of(payloads: list[bytes]) -> Iterator[list[bytes]]:
 class Gathering:
     """Puts the outcomes of parts, and of what was refused before, into one answer.
 
-    Where every part failed as a whole, with nothing refused before, the first error is the
-    answer: a redirect, above all. Otherwise each command has an outcome of its own.
+    Where every part failed as a whole and alike, with nothing refused before, that error is the
+    answer: a redirect, above all. Otherwise each command has an outcome of its own: one part
+    may be refused for certain, and another one be in the log.
     """
 
     answer: Answered
@@ -86,8 +87,10 @@ class Gathering:
         ordered = [self.results[number] for number in range(len(self.sizes))]
         errors = [result for result in ordered if isinstance(result, RaftError)]
         if len(errors) == len(ordered) and not self.refused:
-            self.answer(errors[0])
-            return
+            first = outcome_of(errors[0])
+            if all(outcome_of(error) == first for error in errors[1:]):
+                self.answer(errors[0])
+                return
         found: list[Outcome] = []
         for size, result in zip(self.sizes, ordered, strict=True):
             found += [outcome_of(result)] * size if isinstance(result, RaftError) else result

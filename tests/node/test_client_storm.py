@@ -14,9 +14,12 @@ import pytest
 from attrs import Factory, define
 
 from raft.client import RaftClient, SavedSession
-from raft.errors import NotApplied, OutcomeUnknown, Timeout
+from raft.codec import PLAIN
+from raft.errors import NotAppended, NotApplied, OutcomeUnknown, Overloaded, Timeout
 from raft.node import forwarding
+from raft.numbering import SessionCall
 from raft.storage.records import SessionLimits
+from raft.transport.arguments import unpack_results
 from tests.node.pipes import Network, address_of
 from tests.node.world import Node, Outcome, Wire, World, cluster, leader_of
 
@@ -256,3 +259,58 @@ def test_the_storm_is_one(monkeypatch: Any) -> None:
     assert seen["applied"] > 300
     assert seen["not"] > 5
     assert seen["OutcomeUnknown"] + seen["Timeout"] > 20
+
+
+def test_behind_a_part_that_found_no_room_no_part_of_the_box_goes() -> None:
+    """S9: it would only wait for its turn, and hold the answer up."""
+    world, wire, _ = cluster(3, queued_bytes=1_500_000)
+    leader = leader_of(wire)
+    network = Network(world, random.Random(1))
+    network.serve(leader, LIMITS, False)
+    desk = network.served[leader.id].desk
+    opened = Outcome(desk.open_session(bytes(8), 3.0))
+    world.run(1.0, lambda: opened.fired)
+    leader.write(["add", "x" * 600_000])
+    commands = [PLAIN.encode(["add", "y" * size]) for size in (1_000_000, 500_000)]
+    answers: list[Any] = []
+    desk.write_batch(commands, 3.0, answers.append, session=SessionCall(opened.value.id, 1, 1))
+    (packed,) = answers
+    assert [type(each) for each in unpack_results(packed)] == [Overloaded, NotAppended]
+    assert leader.shell.sequences.lines == {}
+
+
+def test_what_was_passed_on_over_a_link_that_breaks_is_unknown(monkeypatch: Any) -> None:
+    """S7: the leader may have it. Before it was passed on it is definitely not applied."""
+    world, wire, _ = cluster(3)
+    leader = leader_of(wire)
+    network = Network(world, random.Random(1))
+    monkeypatch.setattr(forwarding, "dial", lambda _, *given: network.dial(*given))
+    for node in wire.nodes.values():
+        network.serve(node, LIMITS, True)
+    follower = next(each for each in network.served.values() if each.id != leader.id)
+    world.run(1.0, lambda: follower.forwards)
+    opened = Outcome(follower.open_session(3.0))
+    world.run(1.0, lambda: opened.fired)
+    (pipe,) = network.pipes
+    answers: list[Any] = []
+
+    def pass_on(number: int) -> None:
+        call = SessionCall(opened.value.id, number, number)
+        follower.desk.write_batch(
+            [PLAIN.encode(["add", number])], 3.0, answers.append, session=call
+        )
+
+    pipe.stall(True)
+    pass_on(1)
+    world.run(0.1)
+    pipe.break_off()
+    assert [type(each) for each in answers] == [NotAppended]
+    pass_on(2)
+    world.run(0.1)
+    assert len(answers) == 2
+    for other in wire.nodes.values():
+        other.storage.automatic = False
+    pass_on(3)
+    world.run(0.2)
+    network.pipes[-1].break_off()
+    assert [type(each) for each in answers[2:]] == [OutcomeUnknown]

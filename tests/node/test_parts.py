@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.codec import Codec
-from raft.errors import CommandTooLarge, NotLeader, Overloaded
+from raft.errors import CommandTooLarge, NotLeader, OutcomeUnknown, Overloaded
 from raft.node import parts
 from raft.node.desk import places_of
 from raft.node.parts import Gathering, checked, outcome_of, parts_of
@@ -55,6 +55,12 @@ def test_outcomes_keep_their_places_whatever_part_is_answered_first() -> None:
 def test_a_redirect_of_all_parts_is_the_answer_of_the_whole() -> None:
     error = NotLeader("b", "tcp:h:1")
     assert gather({}, [error, NotLeader("b", "tcp:h:1")], [1, 2]) is error
+
+
+def test_parts_that_failed_otherwise_keep_their_own_errors() -> None:
+    """What may be in the log was called definitely not applied, with the error of another part."""
+    found = gather({}, [Overloaded(), OutcomeUnknown()], [1, 2])
+    assert [code for code, _ in found] == ["OVERLOADED", "OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN"]
 
 
 def test_a_part_that_failed_alone_fails_each_of_its_commands() -> None:
