@@ -15,14 +15,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from raft.testing.determinism import check_determinism
     from raft.testing.machine_fault import MachineFault
     from raft.testing.sim_cluster import SimCluster
 
-__all__ = ["MachineFault", "SimCluster"]
+__all__ = ["MachineFault", "SimCluster", "check_determinism"]
 
 _ROOM_OF = {
     "MachineFault": "raft.testing.machine_fault",
     "SimCluster": "raft.testing.sim_cluster",
+    "check_determinism": "raft.testing.determinism",
 }
 
 

@@ -325,9 +325,9 @@ class SimCluster(Generic[M]):
         if IOnDiskStateMachine.providedBy(machine):
             kind = type(machine).__qualname__
             raise BadConfiguration(f"{kind} keeps its state on a real disk; simulate one in memory")
-        # Each start of each node has another idea of the date.
-        skew = self.chance.uniform(-DAY_SECONDS, DAY_SECONDS)
-        clock = WallClock(lambda: EPOCH + skew + self.seconds, machine)
+        # Each start of each node has another idea of the date, and of how long a second is.
+        skew, rate = self.chance.uniform(-DAY_SECONDS, DAY_SECONDS), self.chance.uniform(0.5, 2)
+        clock = WallClock(lambda: EPOCH + skew + self.seconds * rate, machine)
         return Watched(machine, name, self._ledger, clock)
 
     def _running(self, node: str) -> SimNode:
