@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from raft.errors import CommandError, RaftError
     from raft.interfaces import (
         Context,
+        IGradualStateMachine,
         IOnDiskStateMachine,
+        IPreparingStateMachine,
         IStateMachine,
         IVersionedStateMachine,
         Value,
@@ -47,7 +49,9 @@ __all__ = [
     "CommandError",
     "Configuration",
     "Context",
+    "IGradualStateMachine",
     "IOnDiskStateMachine",
+    "IPreparingStateMachine",
     "IStateMachine",
     "IVersionedStateMachine",
     "Member",
@@ -79,7 +83,8 @@ _ROOMS = {
     "raft.core.configuration": ("Configuration", "Member"),
     "raft.errors": ("CommandError", "RaftError"),
     "raft.interfaces": (
-        *("Context", "IOnDiskStateMachine", "IStateMachine", "IVersionedStateMachine", "Value"),
+        *("Context", "IGradualStateMachine", "IOnDiskStateMachine", "IPreparingStateMachine"),
+        *("IStateMachine", "IVersionedStateMachine", "Value"),
     ),
     "raft.node.settings": ("NodeSettings",),
     "raft.numbering": ("Numbering", "OpenedSession", "SessionCall"),
