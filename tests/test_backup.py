@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from pytest_twisted import ensureDeferred
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from raft import backup as room
 from raft.backup import BackupMeta, BackupReader, BackupWriter, decode_meta, encode_meta, verify
@@ -246,6 +246,28 @@ async def test_a_backup_that_nobody_reads_is_given_up(
     await until(lambda: not node.backups._open)
     monkeypatch.setattr(backups, "MOST_BACKUPS", 0)
     assert "0 backups" in str(await outcome(node.backup("x")))
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_snapshot_of_a_moment_before_is_no_backup(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N1: the one that was being taken already may lack what was answered before the call."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", 1])
+    before = await node.take_snapshot()
+    await node.write(["set", "k", 2])
+    take, asked = node.take_snapshot, []
+
+    def joined() -> Deferred[int]:
+        asked.append(1)
+        return succeed(before) if len(asked) == 1 else take()
+
+    monkeypatch.setattr(node, "take_snapshot", joined)
+    _, meta_bytes = await node.backups.begin(3.0)
+    assert decode_meta(meta_bytes).index > before
+    assert len(asked) == 2
     await nodes.stop()
 
 

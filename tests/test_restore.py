@@ -254,6 +254,31 @@ async def test_a_restoration_is_given_up_once_the_log_takes_that(
 
 
 @ensureDeferred
+async def test_pieces_are_taken_one_at_a_time_and_in_one_term(nodes: Nodes, tmp_path: Path) -> None:
+    """N8: what cannot count is not even appended: each piece costs every log its bytes."""
+    (node,) = await nodes.found("a")
+    await node.write(["set", "k", "v"])
+    await node.backup(str(tmp_path / "x"))
+    with rescue.BackupReader.open(str(tmp_path / "x")) as reader:
+        meta_bytes = reader.meta_bytes
+    own, log = node.restorations, node.shell.server.log
+    own.begin(b"1" * 16, meta_bytes, True)
+    last = log.last_index
+    both = [Deferred.fromCoroutine(own.piece(b"1" * 16, at, b"some", 3.0)) for at in (0, 4)]
+    first, second = [await outcome(each) for each in both]
+    assert first is None
+    assert isinstance(second, RestoreInProgress)
+    assert log.last_index == last + 1
+    # It has led before, and has not seen that its restoration ended with that term.
+    assert own._current is not None
+    own._current.term -= 1
+    error = await outcome(own.piece(b"1" * 16, 4, b"more", 3.0))
+    assert isinstance(error, RestoreAbandoned)
+    assert log.last_index == last + 1
+    await nodes.stop()
+
+
+@ensureDeferred
 async def test_a_restoration_that_has_filled_the_disk_is_given_up_on_the_full_disk(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from attrs import evolve
 from pytest_twisted import ensureDeferred
 
 from raft.core.configuration import Member
-from raft.core.messages import RequestVoteResult
+from raft.core.messages import PreVote, PreVoteResult, RequestVoteResult
 from raft.core.outputs import Role
 from raft.errors import RaftError, StorageFailed, StorageFull
 from raft.lives import Lives
@@ -278,4 +278,63 @@ async def test_who_was_let_in_before_another_was_pinned_speaks_for_it_no_more(
         await until(lambda node=node: not first.network.is_connected(node.id))
     await leader.write(["set", "k", 1])
     await first.stopService()
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_greeting_from_before_a_server_was_a_member_is_noted_once_it_is(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """M9: its connection stands, and it need not greet again."""
+    (node,) = await nodes.found("a")
+    lives = Lives(3, ("third",))
+    stranger = Greeting(1, node.identity.cluster_id, "x", "i", lives=lives)
+    assert node.members.judge(stranger) is None
+    await node.set_configuration([Member("x", "i", "tcp:127.0.0.1:1", voter=False)], 8.0)
+    assert read_peers(RealFiles(), str(tmp_path / "a")) == {"x": ("i", lives)}
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_terms_that_were_shown_are_those_of_one_directory_and_durable(nodes: Nodes) -> None:
+    """E1, M7: a server with a new directory begins low, and a pre-vote asks for what is not."""
+    (node,) = await nodes.found("a")
+    seen = node.doubles
+    old = Greeting(1, node.identity.cluster_id, "x", "old", term=7)
+    seen.let_in(old)
+    assert "term 7" in str(seen.objection(evolve(old, term=6), ""))
+    new = evolve(old, incarnation="new", term=1)
+    assert seen.objection(new, "") is None
+    seen.let_in(new)
+    assert seen.objection(new, "") is None
+    seen.heard("x", PreVote(9, 5, 1))
+    seen.heard("x", PreVoteResult(9, vote_granted=True))
+    assert seen.objection(new, "") is None
+    seen.heard("x", RequestVoteResult(9, vote_granted=True))
+    assert "term 9" in str(seen.objection(new, ""))
+    server = node.shell.server
+    assert durable_term(server) == server.current_term
+    saved, server.hard_state_ticket = server.hard_state_ticket, server.saved_ticket + 1
+    assert durable_term(server) == 0
+    server.hard_state_ticket = saved
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_only_who_is_in_touch_with_a_leader_tells_a_server_that_it_is_out(
+    nodes: Nodes,
+) -> None:
+    """M6: who lags may not know yet that it was let in."""
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    await leader.write(["set", "k", 1])
+    await until(lambda: other.replica.last_applied == leader.replica.last_applied)
+    stranger = Greeting(1, leader.identity.cluster_id, "x", "i")
+    assert leader.members.exclusion(stranger) > 0
+    assert other.members.exclusion(stranger) > 0
+    assert leader.members.exclusion(answer_of(other)) == 0
+    nodes.isolate(leader.id)
+    await until(lambda: other.shell.server.role is Role.PRE_CANDIDATE)
+    assert other.members.exclusion(stranger) == 0
     await nodes.stop()

@@ -236,3 +236,20 @@ def test_setting_the_cluster_is_whole_or_not_at_all(path):
             assert after.cluster_id == "c1"
         ids.add(after.cluster_id)
     assert ids == {"", "c1"}
+
+
+def test_an_identity_that_was_read_is_durable(path):
+    """M9: a name may be seen that is not on the disk; others pin what they are told."""
+    disk = ImaginedDisk()
+
+    def fault(call, _):
+        if call == "sync_directory":
+            raise OSError(5, "failed")
+
+    disk.fault = fault
+    with pytest.raises(StorageFailed):
+        opened(path, "a", files=disk)
+    disk.fault = None
+    identity = opened(path, "a", files=disk).identity
+    for _, files in disk.crash_states(len(disk.operations)):
+        assert opened(path, "a", files=ImaginedDisk.holding(files)).identity == identity

@@ -244,6 +244,49 @@ def test_what_is_left_to_be_done_is_checked() -> None:
     survivor.begin(disk, DIRECTORY, Pending(1, made.term, 5, b"", made.records))
     with pytest.raises(InvariantViolated):
         survivor.finish(disk, DIRECTORY)
+    # As many entries as there should be, and not those: of another term.
+    survivor.begin(disk, DIRECTORY, Pending(1, made.term, 4, b"", made.records))
+    with pytest.raises(InvariantViolated):
+        survivor.finish(disk, DIRECTORY)
+
+
+def failing_once(disk: ImaginedDisk, name: str) -> None:
+    """Let the next call of that name fail; the program goes on to see what it did."""
+
+    def fault(call: str, _: int) -> None:
+        if call == name:
+            disk.fault = None
+            raise OSError(errno.EIO, "failed")
+
+    disk.fault = fault
+
+
+def test_what_was_begun_is_durable_before_anything_is_finished(disk: ImaginedDisk) -> None:
+    """D1: a name may be seen that is not on the disk; the log must not change before it is."""
+    made, before = intended(disk), state(disk)
+    failing_once(disk, "sync_directory")
+    with pytest.raises(OSError, match="failed"):
+        room.carry_out(made, DIRECTORY, before.identity, disk)
+    assert survivor.is_pending(disk, DIRECTORY)
+    begun = len(disk.operations)
+    survivor.finish(disk, DIRECTORY)
+    for _, files in disk.crash_states(begun):
+        restarted = ImaginedDisk.holding(files)
+        if survivor.finish(restarted, DIRECTORY) or state(restarted) != before:
+            check_new(restarted, made)
+
+
+def test_what_is_finished_does_not_come_back_once_the_log_goes_on(disk: ImaginedDisk) -> None:
+    """D1: left to be done a second time, behind later entries, it would fit nowhere."""
+    made = intended(disk)
+    room.carry_out(made, DIRECTORY, identity_on(disk), disk)
+    finished = len(disk.operations)
+    writer = Recovery(disk, DIRECTORY, SEGMENT_BYTES, 1).run()
+    records = encode(8, made.term, 9, Kind.COMMAND, b"later")
+    writer.write([(1, None, None, 8, 9, records)])
+    writer.close()
+    for _, files in disk.crash_states(finished):
+        assert not survivor.finish(ImaginedDisk.holding(files), DIRECTORY)
 
 
 @pytest.fixture

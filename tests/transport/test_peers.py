@@ -572,6 +572,26 @@ async def test_records_past_the_limit_are_refused_by_name(nodes: Any, until: Any
         a.network.send("b", append(1), bytes(1001))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ("c", "c+1", "this server's cluster c was recovered as c+1 without it"),
+        ("c+1", "c", "its cluster c was recovered as c+1 without it"),
+        ("c+1", "c+2", "cluster c was recovered as c+1 and as c+2"),
+        ("c+1", "d+1", "it belongs to cluster d+1, this server to c+1"),
+        ("c+1", "c+1", None),
+        ("c+1", "", None),
+    ],
+)
+def test_members_from_before_a_recovery_are_refused_in_both_directions(
+    ours: str, theirs: str, said: str | None
+) -> None:
+    """M7, M9: they had votes and entries that the recovered cluster knows nothing of."""
+    greeting = Greeting(1, theirs, "b", "i-b")
+    found = objection(evolve(IDENTITY, cluster_id=ours), greeting, "peer")
+    assert found is None if said is None else str(found).startswith(said)
+
+
 def test_an_answer_may_name_any_index_that_a_log_can_have() -> None:
     """M6: who was removed after very many entries is told, too."""
     index = (1 << 63) - 1
