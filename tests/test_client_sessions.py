@@ -6,10 +6,12 @@ import random
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from raft import errors
 from raft.client import RaftClient, SavedSession
 from raft.client.meanings import Meaning, meaning
+from raft.transport.arguments import pack_plain
 from tests.client_bench import Asked, Bench, Node, Outcome
 
 MOVED = errors.NotLeader("n2", "tcp:127.0.0.1:7002")
@@ -558,6 +560,30 @@ def test_an_idle_client_whose_session_is_gone_opens_another_with_its_next_write(
     bench.client.write("b")
     bench.turn()
     assert sent(bench["n1"])[1:] == [(["b"], 1, 1)]
+    assert len(bench["n1"].sessions) == 2
+
+
+def test_what_is_told_late_of_an_older_session_does_not_end_the_present_one() -> None:
+    bench = session_bench()
+    bench.client.write("a")
+    bench.turn()
+    box(bench["n1"]).answer("A")
+    (connection,) = bench["n1"].connections
+    kept: Deferred[Any] = Deferred()
+    call, connection.call = connection.call, lambda *_, **__: kept  # type: ignore[method-assign]
+    for _ in range(11):
+        bench.clock.advance(110)
+    connection.call = call  # type: ignore[method-assign]
+    bench.client.write("b")
+    bench.turn()
+    box(bench["n1"]).answer(errors.SessionExpired())
+    bench.turn()
+    box(bench["n1"]).answer("B")
+    kept.callback({"present": pack_plain([False])})
+    bench.turn()
+    bench.client.write("c")
+    bench.turn()
+    assert sent(bench["n1"])[2:] == [(["b"], 1, 1), (["c"], 2, 2)]
     assert len(bench["n1"].sessions) == 2
 
 
