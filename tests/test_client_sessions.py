@@ -464,7 +464,7 @@ def test_a_command_that_finds_its_session_gone_at_its_first_try_goes_into_a_new_
 
 
 def test_a_command_that_finds_its_session_gone_at_a_retry_is_unknown() -> None:
-    """S2: an earlier copy may have been applied before the session ended."""
+    """S2, sc-Q3: an earlier copy may have been applied before the session ended."""
     bench = session_bench()
     first = Outcome(bench.client.write("a"))
     bench.turn()

@@ -114,7 +114,7 @@ def test_no_lease_after_a_timeout_now_even_if_it_came_to_nothing() -> None:
 
 
 def test_a_restarted_voter_votes_for_nobody_while_leases_may_last() -> None:
-    """R9: it forgot whom it heard; it refuses for its own minimum election timeout."""
+    """R9: it forgot whom it heard; it refuses for its own minimum election timeout (sc-D4)."""
     server = build("a", clock_drift_bound=BOUND)
     assert not answer(hear(server, "b", PreVote(2, 9, 9))).vote_granted
     assert not answer(hear(server, "b", RequestVote(2, 9, 9))).vote_granted

@@ -210,7 +210,7 @@ def test_entries_that_the_snapshot_replaces_in_the_same_turn_are_not_verified() 
 
 
 def test_a_log_that_conflicts_on_disk_is_not_kept_for_what_came_in_the_same_turn() -> None:
-    """N6, L3: the mark is saved before this turn's entries, over the old ones in their places.
+    """N6: the mark is saved before this turn's entries, over the old ones in their places (L3).
 
     Kept, a crash between the two would leave a log that contradicts its snapshot.
     """

@@ -79,7 +79,7 @@ async def test_a_wiped_node_is_refused_and_joins_again(
 async def test_nodes_whose_directories_were_exchanged_do_not_start(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """M7: whose directory it is stands in it; each says so in one line, and ends with 1."""
+    """M7, sc-F25: whose directory it is stands in it; each says so in one line, and ends with 1."""
     load = Load.on(cluster, connect)
     await load.progress()
     one, two = (cluster.node(id) for id in await followers(cluster))

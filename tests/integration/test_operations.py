@@ -26,7 +26,10 @@ FEW = 6
 async def test_a_rolling_restart_is_hardly_noticed(
     cluster: ProcessCluster, connect: Connect
 ) -> None:
-    """M10: SIGTERM hands the leadership over first, and each node comes back to where it was."""
+    """M10: SIGTERM hands the leadership over first, and each node comes back to where it was.
+
+    sc-P11.
+    """
     load = Load.on(cluster, connect, 3)
     await load.progress()
     for id in list(cluster.nodes):
@@ -84,7 +87,10 @@ async def test_without_a_majority_every_call_is_refused_and_nothing_is_lost(
 async def test_all_addresses_change_at_once_under_load(
     make_cluster: Callable[..., ProcessCluster], connect: Connect
 ) -> None:
-    """M7: addresses are data: one step of the configuration, and no restart of the cluster."""
+    """M7: addresses are data: one step of the configuration, and no restart of the cluster.
+
+    sc-M13.
+    """
     cluster = make_cluster(settings={"allow_plaintext": True})
     for node in cluster.nodes.values():
         # At all of the machine's addresses: the old and the new one.

@@ -45,7 +45,7 @@ async def midway(cluster: ProcessCluster, client: RaftClient, leader: str) -> No
 async def test_a_restoration_whose_leader_is_killed_is_whole_or_not_at_all(
     cluster: ProcessCluster, connect: Callable[..., RaftClient], tmp_path: Path
 ) -> None:
-    """N8: on all servers alike, also on the one that was killed and comes back."""
+    """N8, sc-P1: on all servers alike, also on the one that was killed and comes back."""
     client = connect(cluster)
     path = tmp_path / "x"
     await filled(client, path)

@@ -230,7 +230,10 @@ async def test_a_copied_directory_is_refused_while_the_first_one_answers(
 async def test_who_answers_is_looked_up_again_where_another_life_greets(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A computer that lost its power closes no connection: its next process is another life."""
+    """A computer that lost its power closes no connection: its next process is another life.
+
+    sc-N7.
+    """
     await nodes.found("ab")
     leader = await nodes.leader()
     (other,) = nodes.others(leader)

@@ -106,7 +106,7 @@ def run(seed: int) -> tuple[list[Any], int]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_history_of_a_simulated_cluster_is_linearizable(seed: int) -> None:
-    """I18: whatever leaders are killed, one order explains all that clients saw."""
+    """I18, sc-Q10: whatever leaders are killed, one order explains all that clients saw."""
     history, kills = run(seed)
     assert kills >= 1
     assert sum(operation.ok is True for operation in history) > 40

@@ -34,7 +34,7 @@ def chunks() -> list[object]:
 def test_every_property_holds_in_every_world(first: int) -> None:
     """I1 to I20 after each step; L1 to L4, and L6, once the world is healed.
 
-    sc-R15, sc-N3, sc-N5, sc-N6.
+    sc-R15, sc-N3, sc-N5, sc-N6, sc-R13.
     """
     for seed in range(first, first + CHUNK):
         simulate(seed)

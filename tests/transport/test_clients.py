@@ -405,7 +405,7 @@ async def test_a_client_in_front_of_its_answers_is_not_read_from(place: Any, unt
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_never_reads_is_cut_at_its_queue(place: Any, until: Any) -> None:
-    """SECURITY 16: bounded memory for answers nobody takes; others go on."""
+    """SECURITY 16, sc-N8: bounded memory for answers nobody takes; others go on."""
     here = await place(ClientLimits(queue_bytes=1 << 20))
     client = await here.dial()
     raw = await here.connect(Raw())
@@ -429,7 +429,7 @@ async def test_a_client_that_never_reads_is_cut_at_its_queue(place: Any, until: 
 
 @pytest_twisted.ensureDeferred
 async def test_connections_are_bounded_and_silent_ones_go_first(place: Any, until: Any) -> None:
-    """SECURITY 12: a silent connection never keeps a talking one out."""
+    """SECURITY 12, sc-N19: a silent connection never keeps a talking one out."""
     here = await place(ClientLimits(connections=2))
     talking = await here.dial()
     silent = await here.connect(Raw())

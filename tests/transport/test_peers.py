@@ -144,7 +144,7 @@ async def test_it_connects_again_after_the_listener_restarts(nodes: Any, until: 
 
 @pytest_twisted.ensureDeferred
 async def test_set_peers_adds_drops_and_follows_a_changed_address(nodes: Any, until: Any) -> None:
-    """sc-N17: an address is mere data, dialled anew when it changes."""
+    """sc-N17, sc-M13: an address is mere data, dialled anew when it changes."""
     a, b, c = await nodes("a"), await nodes("b"), await nodes("c")
     moved = await nodes("b")
     a.network.set_peers({"a": a.address, "b": b.address, "c": c.address})

@@ -1,0 +1,70 @@
+"""A node without a file descriptor left: it serves on, and accepts again when there are some."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Callable
+
+import pytest
+import pytest_twisted
+
+from raft.client import RaftClient
+from raft.testing.processes import NodeProcess, ProcessCluster
+
+pytestmark = [pytest.mark.integration, pytest.mark.deadline(60)]
+
+DESCRIPTORS = 48
+CONNECTIONS = 80
+WRITES = 60
+
+
+def limited() -> None:
+    """Let the process that calls open few files; connections are files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+
+
+def flood(node: NodeProcess) -> list[socket.socket]:
+    """Open more connections to a node than it can have; they say nothing."""
+    opened = []
+    for _ in range(CONNECTIONS):
+        each = socket.socket()
+        each.setblocking(False)
+        each.connect_ex((node.place.host, int(node.address.rpartition(":")[2])))
+        opened.append(each)
+    return opened
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_leader_without_file_descriptors_writes_on_and_accepts_again(
+    make_cluster: Callable[..., ProcessCluster], connect: Callable[..., RaftClient]
+) -> None:
+    """sc-P8: what is open stays open, its log among it, and no caller has to look elsewhere."""
+    cluster = make_cluster()
+    for node in cluster.nodes.values():
+        node.start(limited)
+    await cluster.start()
+    leader = await cluster.wait_for_leader()
+    client = connect(cluster)
+    await client.write(["set", "before", 1], 10.0)
+    opened = flood(cluster.node(leader))
+    try:
+
+        async def out_of_descriptors() -> bool:
+            return "EMFILE recovery" in cluster.node(leader).log
+
+        for number in range(WRITES):
+            await client.write(["set", f"key {number}", 1], 20.0)
+        await cluster.until(out_of_descriptors, 10.0, "nothing is said of the descriptors")
+    finally:
+        for each in opened:
+            each.close()
+    fresh = connect(cluster)
+    await fresh.write(["set", "after", 1], 20.0)
+    assert await fresh.read(["count"], 10.0) == WRITES + 2
+    await cluster.wait_until_equal()
+    assert await cluster.wait_for_leader() == leader
+    for id, status in (await cluster.statuses()).items():
+        assert status is not None, cluster.node(id).log
+        assert status["failure"] == ""
+        assert "Traceback" not in cluster.node(id).log
