@@ -162,12 +162,16 @@ class SimCluster(Generic[M]):
         self._called += 1
         self._run_until(lambda: self.leader and len(set(self.applied().values())) == 1, timeout)
 
-    def crash(self, node: str) -> None:
-        """Cut the power of a node: what was not synced is lost, callers hear nothing certain."""
+    def crash(self, node: str | None) -> None:
+        """Cut the power of a node: what was not synced is lost.
+
+        Raises:
+            BadConfiguration: it does not run; None, as `leader` may be, never does.
+        """
         self._called += 1
         running = self._running(node)
         running.stop()
-        self._disks[node] = running.storage.crash()
+        self._disks[running.id] = running.storage.crash()
 
     def restart(self, node: str) -> None:
         """Start a node that is down, or one that stopped by itself, from its disk.
@@ -227,12 +231,12 @@ class SimCluster(Generic[M]):
             raise BadConfiguration(f"rate is {rate}; give a probability, from 0 to 1")
         self.wire.drop = lambda *_: self.chance.random() < rate
 
-    def slow_disk(self, node: str, seconds: float) -> None:
+    def slow_disk(self, node: str | None, seconds: float) -> None:
         """Let each sync of a node take up to `seconds`, until it is started again."""
         self._called += 1
         self._running(node).disk_seconds = seconds
 
-    def snapshot(self, node: str) -> int:
+    def snapshot(self, node: str | None) -> int:
         """Let a node take a snapshot; return the index of the last entry in it.
 
         Raises:
@@ -330,8 +334,9 @@ class SimCluster(Generic[M]):
         clock = WallClock(lambda: EPOCH + skew + self.seconds * rate, machine)
         return Watched(machine, name, self._ledger, clock)
 
-    def _running(self, node: str) -> SimNode:
-        if node not in self.wire.nodes:
+    def _running(self, node: str | None) -> SimNode:
+        # None is what `leader` is while there is none.
+        if node is None or node not in self.wire.nodes:
             raise BadConfiguration(f"no node {node!r} runs; there are {', '.join(self.up)}")
         return self.wire.nodes[node]
 
