@@ -363,8 +363,9 @@ class RaftService(Service, Administration, Rescue, SessionCare):
 
         It has then been saved by a majority and applied here. Writes are appended in the
         order of the calls. Cancelling before the end of this reactor turn is definite:
-        nothing is appended. Later the outcome is unknown, and cancelling undoes nothing; in
-        a session the number of what was cancelled counts as answered.
+        nothing is appended. Later, or where this node passes it on, the outcome is unknown,
+        and cancelling undoes nothing; in a session the number of what was cancelled counts as
+        answered.
 
         Args:
             command: what the machine understands.
