@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from raft.storage.records import SessionLimits
 from raft.transport.clients import ClientLimits
 
 FAILED_EXIT_CODE = 1
+OPEN_FILES = 16_384
+"""How many files and connections a node's process asks for: more than all its bounds allow."""
 
 _log = Logger()
 
@@ -176,6 +179,7 @@ def makeService(options: Options) -> IService:
     except BadConfiguration as error:
         refuse(str(error))
     use_monotonic_time(reactor)
+    allow_open_files()
     return cast(IService, node)
 
 
@@ -188,6 +192,20 @@ def use_monotonic_time(reactor: Any) -> None:
     """
     if not IReactorTime(reactor).getDelayedCalls():
         reactor.seconds = time.monotonic
+
+
+def allow_open_files() -> None:
+    """Raise this process's own limit of open files, as far as its hard limit lets it.
+
+    The usual 1,024 is less than the connections a node accepts, so that clients alone could take
+    them all; a log that finds none for its next segment stops its node. Elsewhere than on Linux
+    a reactor may not be able to watch more, and the limit stays.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = OPEN_FILES if hard == unlimited else min(hard, OPEN_FILES)
+    if sys.platform == "linux" and soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def settle_heap() -> None:

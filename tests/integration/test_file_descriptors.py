@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -16,12 +17,19 @@ pytestmark = [pytest.mark.integration, pytest.mark.deadline(60)]
 
 DESCRIPTORS = 48
 CONNECTIONS = 80
+SEGMENT_BYTES = 64 * 1024
+VALUE = "x" * 4096
 WRITES = 60
 
 
 def limited() -> None:
     """Let the process that calls open few files; connections are files."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+
+
+def limited_softly() -> None:
+    """Let the process that calls open few files, unless it asks for more."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, 4 * DESCRIPTORS))
 
 
 def flood(node: NodeProcess) -> list[socket.socket]:
@@ -39,7 +47,7 @@ def flood(node: NodeProcess) -> list[socket.socket]:
 async def test_a_leader_without_file_descriptors_writes_on_and_accepts_again(
     make_cluster: Callable[..., ProcessCluster], connect: Callable[..., RaftClient]
 ) -> None:
-    """sc-P8: what is open stays open, its log among it, and no caller has to look elsewhere."""
+    """sc-P8: at its hard limit what is open stays open, its log among it."""
     cluster = make_cluster()
     for node in cluster.nodes.values():
         node.start(limited)
@@ -68,3 +76,29 @@ async def test_a_leader_without_file_descriptors_writes_on_and_accepts_again(
         assert status is not None, cluster.node(id).log
         assert status["failure"] == ""
         assert "Traceback" not in cluster.node(id).log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux does a node raise its limit")
+@pytest_twisted.ensureDeferred
+async def test_connections_do_not_take_the_descriptors_that_a_log_needs(
+    make_cluster: Callable[..., ProcessCluster], connect: Callable[..., RaftClient]
+) -> None:
+    """sc-P8, SECURITY 12: a node asks for all that it may have, and new segments are opened."""
+    cluster = make_cluster(settings={"segment_bytes": SEGMENT_BYTES})
+    for node in cluster.nodes.values():
+        node.start(limited_softly)
+    await cluster.start()
+    leader = await cluster.wait_for_leader()
+    client = connect(cluster)
+    opened = flood(cluster.node(leader))
+    try:
+        for number in range(WRITES):
+            await client.write(["set", f"key {number}", VALUE], 20.0)
+        segments = list(cluster.node(leader).data_directory.glob("log-*"))
+        assert len(segments) > 2
+        assert await cluster.wait_for_leader() == leader
+        assert "EMFILE" not in cluster.node(leader).log
+    finally:
+        for each in opened:
+            each.close()
+    await cluster.wait_until_equal()
