@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import pytest_twisted
 from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 
@@ -166,6 +167,37 @@ def samples(answer: Answer) -> dict[tuple[str, str], float]:
         for family in text_string_to_metric_families(answer.body.decode())
         for sample in family.samples
     }
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Return how many functions are called in one call of `function`."""
+    counted = 0
+
+    def count(_frame: object, event: str, _: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+async def test_a_status_costs_the_same_however_large_log_and_state_are(node: RaftService) -> None:
+    """sc-O9: it may be asked for at any time, so it walks over nothing that grows."""
+
+    def status() -> object:
+        return http.as_json(node.status())
+
+    status()
+    before = calls_of(status)
+    assert before > 100
+    for start in range(0, 3000, 500):
+        await gatherResults([node.write(["set", f"k{n}", n]) for n in range(start, start + 500)])
+    # Whatever a turn had left to be told by now is a few calls.
+    assert abs(calls_of(status) - before) < before / 5
 
 
 async def test_metrics_are_what_prometheus_reads(node: RaftService) -> None:

@@ -298,6 +298,20 @@ def test_a_damaged_length_claims_no_memory(length):
         tracemalloc.stop()
 
 
+def test_a_segment_has_its_whole_size_on_the_disk_before_it_has_its_name():
+    """sc-F13: nothing that is acknowledged waits for a file's new size to be synced."""
+    disk = ImaginedDisk()
+    under_test = Direct(disk)
+    for save in saves():
+        under_test.save(save)
+        under_test.tidied()
+    under_test.stop()
+    sizes = set()
+    for _, files in disk.crash_states():
+        sizes |= {len(content) for name, content in files.items() if name.endswith(".wal")}
+    assert sizes == {SEGMENT_BYTES}
+
+
 def test_directories_that_are_damaged_in_different_places_are_each_refused():
     """sc-F28: none is repaired by itself, though the others have what it lacks."""
     files, expected = sealed_log()
