@@ -180,6 +180,25 @@ class SnapshotsWhatComesLater(Jobs):
         yield from super().snapshot()
 
 
+class RestoresLess(Jobs):
+    """Bug: what is restored lacks the jobs, of which no result tells."""
+
+    def apply(self, command: Any, context: Context) -> Value:
+        super().apply(["assign", context.index] if self.workers else ["join", "ann"], context)
+        return None
+
+    def restore(self, chunks: Iterator[bytes]) -> None:
+        super().restore(chunks)
+        self.jobs = {}
+
+
+class LivesInAZone(Jobs):
+    """Bug: the hour of day is another one where the computer stands elsewhere."""
+
+    def clock(self, context: Context) -> float:
+        return time.localtime(context.time).tm_hour
+
+
 class RefusesItsOwn(Jobs):
     """Bug: what it wrote it cannot read."""
 

@@ -45,6 +45,8 @@ FOUND = [
     (planted.RunsOutOfFiles, 0, {"stopped"}),
     (planted.TakesTheFirstOfASet, 2, {"result"}),
     (planted.HashesStrings, 2, {"result"}),
+    (planted.LivesInAZone, 2, {"state"}),
+    (planted.RestoresLess, 0, {"state"}),
     (planted.LooksAtTheDate, 2, {"result", "state"}),
 ]
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from raft.testing.world import NeverHappened
 from tests import planted_machines as planted
 from tests.planted_machines import Jobs, commands, queries
 
+ROOT = Path(__file__).parents[1]
 SEEDS = range(20)
 
 
@@ -168,6 +170,30 @@ def test_the_same_seed_does_the_same_again_and_another_one_does_not() -> None:
     assert story(11) != story(12)
 
 
+STORY = """
+from raft.testing import SimCluster
+from tests.planted_machines import Jobs, commands, queries
+
+for seed in range(3):
+    with SimCluster(Jobs, seed=seed, nodes=3 + seed) as cluster:
+        print(sorted(cluster.storm(150, commands, queries).items()), cluster.seconds)
+        print(cluster.leader, cluster.applied(), [m.jobs for m in cluster.machines().values()])
+"""
+
+
+def test_a_seed_does_the_same_in_every_process() -> None:
+    """I23: a report is replayed elsewhere, where strings have other hashes."""
+    stories = set()
+    for hashes in "12":
+        environment = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hashes}
+        done = subprocess.run(
+            [sys.executable, "-c", STORY], env=environment, capture_output=True, check=True
+        )
+        stories.add(done.stdout)
+    assert len(stories) == 1
+    assert stories.pop().count(b"\n") == 6
+
+
 def test_nothing_is_left_behind_and_the_clock_is_as_it_was() -> None:
     real = time.time, time.monotonic, time.localtime
     cluster = SimCluster(Jobs, seed=1)
@@ -261,6 +287,24 @@ def test_the_line_in_a_report_finds_the_same_again() -> None:
     assert (again.value.index, again.value.command) == (fault.index, fault.command)
 
 
+def test_the_line_in_a_report_names_what_was_chosen() -> None:
+    cluster = SimCluster(
+        planted.ChangesThenChecks, seed=2, nodes=5, snapshot_entries=9, state=by_bytes
+    )
+    with pytest.raises(MachineFault) as found:
+        cluster.storm(300, commands)
+    line = str(found.value).splitlines()[-1].strip()
+    assert line == (
+        "SimCluster(ChangesThenChecks, seed=2, nodes=5, snapshot_entries=9, state=by_bytes)"
+        ".storm(300, commands)"
+    )
+    cluster.close()
+
+
+def by_bytes(machine: Jobs) -> object:
+    return b"".join(machine.snapshot())
+
+
 def test_a_fault_is_raised_at_the_end_of_a_block_too() -> None:
     cluster = SimCluster(planted.ChangesThenChecks, seed=1)
 
@@ -275,6 +319,17 @@ def test_a_fault_is_raised_at_the_end_of_a_block_too() -> None:
     with pytest.raises(MachineFault, match="the same calls on SimCluster"):
         block()
     assert cluster.up == ()
+
+
+def test_what_is_lost_between_a_snapshot_and_its_restore_is_found_without_a_crash() -> None:
+    """N1: only the replica beside the cluster has restored anything here."""
+    cluster = SimCluster(planted.RestoresLess, snapshot_entries=0)
+    for _ in range(60):
+        cluster.write([])
+    with pytest.raises(MachineFault, match="a machine restored from a snapshot") as found:
+        cluster.check()
+    assert found.value.kind == "snapshot"
+    cluster.close()
 
 
 def test_a_machine_that_was_tampered_with_is_found_by_its_state() -> None:

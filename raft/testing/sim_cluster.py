@@ -39,6 +39,7 @@ DELAY_SECONDS: Final = (0.0005, 0.004)
 """How long a message takes, at least and at most."""
 WAIT_SECONDS: Final = 10.0
 """How much simulated time a call may take, unless told otherwise."""
+NODES: Final = 3
 SNAPSHOT_ENTRIES: Final = 50
 """After how many entries a node takes a snapshot by itself, unless told otherwise."""
 
@@ -58,7 +59,7 @@ class SimCluster(Generic[M]):
         machine_factory: Callable[[], M],
         *,
         seed: int = 0,
-        nodes: int = 3,
+        nodes: int = NODES,
         codec: Codec = PLAIN,
         state: Callable[[M], object] | None = None,
         snapshot_entries: int = SNAPSHOT_ENTRIES,
@@ -353,8 +354,17 @@ class SimCluster(Generic[M]):
             )
 
     def _name(self) -> str:
-        more = f", nodes={len(self.ids)}" if len(self.ids) != 3 else ""
-        return f"SimCluster({_named(self.machine_factory)}, seed={self.seed}{more})"
+        """Return the call that makes such a cluster."""
+        more = [f"seed={self.seed}"]
+        if len(self.ids) != NODES:
+            more.append(f"nodes={len(self.ids)}")
+        if self._bounds.snapshot_entries != SNAPSHOT_ENTRIES:
+            more.append(f"snapshot_entries={self._bounds.snapshot_entries}")
+        if self.codec is not PLAIN:
+            more.append("codec=...")
+        if (read := self._auditor.states.read) is not None:
+            more.append(f"state={_named(read)}")
+        return f"SimCluster({', '.join([_named(self.machine_factory), *more])})"
 
 
 def _named(made: object) -> str:
