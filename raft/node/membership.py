@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ _NOBODY: frozenset[str] = frozenset()
 MOST_HEARD = 1024
 """How many servers are remembered that are no members."""
 NAME_BYTES = 255
+DETOUR_SECONDS = 1.0
+"""A leader that is heard and cannot be dialled is dialled elsewhere after so long."""
 
 REJOIN = "remove the member and let it join again with an empty directory"
 REMEDY = f"its data directory was wiped, swapped or copied: {REJOIN}"
@@ -46,6 +49,11 @@ class Members:
     """Server id -> cluster id, for a node that belongs to no cluster yet."""
     addresses: dict[str, str] = Factory(dict)
     """Server id -> peer address of the members that are, and of who was one and still counts."""
+    said: dict[str, str] = Factory(dict)
+    """Server id -> where it said that it is dialled."""
+    _detour: dict[str, str] = Factory(dict)
+    """Where a leader is dialled that did not answer at its address."""
+    _unreached_since: float = math.inf
     _followed: Configuration | None = None
     _beside: frozenset[str] = frozenset()
     """Who is no member and still spoken with."""
@@ -90,6 +98,8 @@ class Members:
                 return "the disk of the server that was dialled has failed"
         self.clusters[greeting.server_id] = greeting.cluster_id
         self._unpinned = self._has_unpinned()
+        if greeting.address:
+            self.said[greeting.server_id] = greeting.address
         if greeting.address and member is None:
             # Whoever founds or grows a cluster speaks first; the answer needs a way back. It
             # may have joined after the configuration that this node has come to.
@@ -101,9 +111,16 @@ class Members:
         return None
 
     def is_another(self, greeting: Greeting) -> str | None:
-        """Return why this is not the member of its name, if so [RULES M7]."""
-        member = self.node.shell.server.configuration.member(greeting.server_id)
+        """Return why this is not the member of its name, if so [RULES M7].
+
+        Who does not vote has come to a part of the log, maybe, where the leader that sends it was
+        another. It can wait: it asks nobody for a vote, and nobody's acknowledgement counts for it.
+        """
+        server = self.node.shell.server
+        member = server.configuration.member(greeting.server_id)
         if member is None or member.incarnation in ("", greeting.incarnation):
+            return None
+        if not server.is_voter:
             return None
         return (
             f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
@@ -189,12 +206,13 @@ class Members:
             known = self.strangers | self.addresses
             members |= {peer: known[peer] for peer in beside if peer in known}
             self.addresses = members
-            node.network.set_peers(_dialable(members or self.strangers))
+            self._dial()
             self.heard[node.id] = node.identity.incarnation
             self._unpinned = self._has_unpinned()
             self._note_lives()
             # Who was let in before its name was pinned to another directory speaks for it no more.
             node.network.review(self.is_another)
+        self._reach_leader(server)
         is_out = self._was_member and node.id not in configuration.ids
         if is_out or server.excluded_index or self._is_told:
             self._tell_removal()
@@ -204,6 +222,29 @@ class Members:
         leader = server.leader_id
         if leader and not node.identity.cluster_id and self.clusters.get(leader):
             node.take_cluster_id(self.clusters[leader])
+
+    def _dial(self) -> None:
+        addresses = self.addresses or self.strangers
+        detour = {id: address for id, address in self._detour.items() if id in addresses}
+        self.node.network.set_peers(_dialable(addresses | detour))
+
+    def _reach_leader(self, server: Server) -> None:
+        """Dial a leader that does not answer where it says that it is, in turns [RULES M7].
+
+        It may have moved behind where this server's log has come to, and the log comes no
+        farther while the leader has no answers. A server that was moved by a change alone says
+        where it was before.
+        """
+        node, leader = self.node, server.leader_id
+        if leader is None or leader == node.id or node.network.is_connected(leader):
+            self._unreached_since = math.inf
+            return
+        now, said = node.clock(), self.said.get(leader, "")
+        self._unreached_since = min(self._unreached_since, now)
+        if now - self._unreached_since >= DETOUR_SECONDS and said:
+            self._unreached_since = now
+            self._detour = {} if leader in self._detour else {leader: said}
+            self._dial()
 
     @property
     def is_removed(self) -> bool:

@@ -13,6 +13,7 @@ from pytest_twisted import ensureDeferred
 from raft.core.configuration import Member
 from raft.core.messages import PreVote, PreVoteResult, RequestVoteResult
 from raft.core.outputs import Role
+from raft.core.server import Options
 from raft.errors import RaftError, StorageFailed, StorageFull
 from raft.lives import Lives
 from raft.node import doubles
@@ -23,6 +24,8 @@ from raft.storage.files import RealFiles
 from raft.storage.starts import PEER_LIVES_NAME, read_peers
 from raft.transport.greeting import Greeting
 from tests.node.running import LOOPBACK, Nodes, until
+
+SMALL = Options(heartbeat_seconds=0.05, election_timeout_seconds=0.3, max_append_bytes=1000)
 
 
 @pytest.fixture
@@ -340,4 +343,34 @@ async def test_only_who_is_in_touch_with_a_leader_tells_a_server_that_it_is_out(
     nodes.isolate(leader.id)
     await until(lambda: other.shell.server.role is Role.PRE_CANDIDATE)
     assert other.members.exclusion(stranger) == 0
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_who_replays_the_log_goes_on_with_a_leader_that_had_another_directory_then(
+    nodes: Nodes,
+) -> None:
+    """M7: the newcomer's log names the predecessor of the leader that sends it, for a while.
+
+    It dialled the address of that one, or refused the leader: who never got an answer.
+    """
+    await nodes.found("abc", options=SMALL)
+    leader = await nodes.leader()
+    again = nodes.others(leader)[0]
+    await until(lambda: all(m.incarnation for m in leader.shell.server.configuration.members))
+    await leader.remove(again.id)
+    await stop_one(nodes, again.id)
+    # Between the configurations that name the one and the other there is much to be sent.
+    for number in range(20):
+        await leader.write(["set", f"k{number}", "v" * 500])
+    second = nodes.start(again.id, directory="second", options=SMALL)
+    await leader.set_configuration([nodes.member(second)], 8.0)
+    await until(lambda: all(m.incarnation for m in leader.shell.server.configuration.members))
+    for number in range(20):
+        await leader.write(["set", f"l{number}", "v" * 500])
+    await leader.transfer_leadership(second.id)
+    await until(lambda: second.shell.server.role is Role.LEADER)
+    newcomer = nodes.start("d", options=SMALL)
+    await second.set_configuration([nodes.member(newcomer)], 8.0)
+    assert newcomer.replica.last_applied > 40
     await nodes.stop()
