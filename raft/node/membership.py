@@ -235,15 +235,19 @@ class Members:
         farther while the leader has no answers. A server that was moved by a change alone says
         where it was before.
         """
-        node, leader = self.node, server.leader_id
-        if leader is None or leader == node.id or node.network.is_connected(leader):
+        node, now = self.node, self.node.clock()
+        is_connected = node.network.is_connected
+        # One that leads no more must not be left where it does not answer either.
+        astray = next((id for id in self._detour if not is_connected(id)), None)
+        wanted = astray or server.leader_id
+        if wanted is None or wanted == node.id or is_connected(wanted):
             self._unreached_since = math.inf
             return
-        now, said = node.clock(), self.said.get(leader, "")
         self._unreached_since = min(self._unreached_since, now)
+        said = self.said.get(wanted, "")
         if now - self._unreached_since >= DETOUR_SECONDS and said:
             self._unreached_since = now
-            self._detour = {} if leader in self._detour else {leader: said}
+            self._detour = {} if astray else {wanted: said}
             self._dial()
 
     @property

@@ -16,7 +16,7 @@ from raft.core.outputs import Role
 from raft.core.server import Options
 from raft.errors import RaftError, StorageFailed, StorageFull
 from raft.lives import Lives
-from raft.node import doubles
+from raft.node import doubles, membership
 from raft.node.doubles import durable_term
 from raft.node.ports import address_of
 from raft.service import RaftService
@@ -25,7 +25,12 @@ from raft.storage.starts import PEER_LIVES_NAME, read_peers
 from raft.transport.greeting import Greeting
 from tests.node.running import LOOPBACK, Nodes, until
 
-SMALL = Options(heartbeat_seconds=0.05, election_timeout_seconds=0.3, max_append_bytes=1000)
+SMALL = Options(
+    heartbeat_seconds=0.05,
+    election_timeout_seconds=0.3,
+    max_append_entries=1,
+    max_inflight_messages=1,
+)
 
 
 @pytest.fixture
@@ -373,4 +378,32 @@ async def test_who_replays_the_log_goes_on_with_a_leader_that_had_another_direct
     newcomer = nodes.start("d", options=SMALL)
     await second.set_configuration([nodes.member(newcomer)], 8.0)
     assert newcomer.replica.last_applied > 40
+    await nodes.stop()
+
+
+@ensureDeferred
+async def test_a_leader_that_cannot_be_reached_is_dialled_at_both_addresses_in_turns(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M7: one that was moved by a change alone says, until its restart, where it was before."""
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    await until(lambda: other.network.is_connected(leader.id))
+    members, server = other.members, other.shell.server
+    right, dialled = members.addresses[leader.id], []
+    monkeypatch.setattr(other.network, "is_connected", lambda _: False)
+    monkeypatch.setattr(other.network, "set_peers", lambda found: dialled.append(found[leader.id]))
+    monkeypatch.setattr(membership, "DETOUR_SECONDS", 0.0)
+    members.said[leader.id] = "tcp:127.0.0.1:1"
+    del dialled[:]
+    for _ in range(3):
+        members._reach_leader(server)
+    assert dialled == ["tcp:127.0.0.1:1", right, "tcp:127.0.0.1:1"]
+    # It leads no more, and is dialled where the log says again.
+    monkeypatch.setattr(type(server), "leader_id", None)
+    for _ in range(2):
+        members._reach_leader(server)
+    assert dialled[3:] == [right]
+    monkeypatch.undo()
     await nodes.stop()
