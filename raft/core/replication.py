@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from raft.core import elections, reads, snapshots
+from raft.core import elections, membership, reads, snapshots
 from raft.core.events import Propose
 from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
 from raft.core.outputs import Accepted, Proposed, Quarantined, Refusal, Rejected, Replicated
@@ -213,6 +213,8 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
         return
     if not result.sequence:
         # It refused a message of an earlier term: no more than a sign of life.
+        return
+    if not result.last_log_index and membership.forget_departing(server, sender):
         return
     went_back = result.last_log_index < progress.match_index
     if result.sequence > progress.match_sequence and (

@@ -1020,3 +1020,25 @@ def test_a_voter_whose_incarnation_is_not_pinned_yet_may_campaign() -> None:
     assert server.is_voter
     time_out(server)
     assert server.role is Role.PRE_CANDIDATE
+
+
+def test_who_was_removed_and_is_empty_gets_no_log() -> None:
+    """M7: sent the old log, it believed a configuration from before anybody was pinned.
+
+    Others who had lost their logs elected it beside the cluster (seed 200492).
+    """
+    server = ready()
+    change(server, "ab")
+    sequence = server.state.sequence
+    assert "c" in server.state.departing
+    empty = AppendEntriesResult(2, False, server.log.last_index, sequence, 0)
+    outputs = hear(server, "c", empty)
+    assert "c" not in server.state.progress
+    assert not only(outputs, AppendEntries, "c")
+    elapse(server, HEARTBEAT)
+    assert not only(elapse(server, HEARTBEAT), AppendEntries, "c")
+    # One that still has a log is told that it is out.
+    change(other := ready(), "ab")
+    behind = AppendEntriesResult(2, False, other.log.last_index, other.state.sequence, 2, 2, 2)
+    hear(other, "c", behind)
+    assert "c" in other.state.progress
