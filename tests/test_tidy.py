@@ -48,7 +48,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.restoration": (*("raft.backup", "raft.errors", "raft.outcomes", "raft.storage.records"),),
     "raft.machines": ("raft.machines", "raft.interfaces", "raft.errors", "raft.codec"),
     "raft.replica": (
-        *("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
+        *("raft.replica", "raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
         *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
         *("raft.storage.records", "raft.versions", "raft.backup", "raft.restoration"),
     ),

@@ -1,0 +1,313 @@
+"""Applying: the loop from the records of committed entries to the machine and to results.
+
+This is one of the two loops that run for every single write on every server, so it is
+written for speed where that changes nothing else: one pass over the bytes, one context
+that is used again for each command, no object for an entry but the command itself, and
+no result encoded for which nobody waits. Checksums were verified when the bytes came in.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+from zlib import crc32
+
+from attrs import frozen
+
+from raft.errors import BadCommand, InvariantViolated, NodeFailed, SessionExpired
+from raft.outcomes import NOTHING, Result
+from raft.replica.backups import Backups
+from raft.storage.records import (
+    HEADER_BYTES,
+    SESSION_HEADER_BYTES,
+    BadRecord,
+    Kind,
+    decode_configuration,
+    decode_recovery,
+    decode_version,
+)
+
+_CHECK_EVERY: Final = 64
+_KIND_AT: Final = HEADER_BYTES - 1
+# A record's header after its checksum, which was verified long before.
+_unpack_header = struct.Struct("<4xIQQQB").unpack_from
+# A session command's header, its first two fields as one: a session's id.
+_unpack_session = struct.Struct(f"<{HEADER_BYTES}x16sQQ").unpack_from
+_NOBODY: Final = (b"", 0, 0)
+_COMMAND_KINDS: Final = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
+_SESSION_KINDS: Final = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
+
+
+@frozen
+class Applied:
+    """How far a call of `Replica.apply` came.
+
+    Attributes:
+        last_applied: the index of the last entry that is applied.
+        offset: how many bytes of the records given are done with; hand over the rest again.
+        first_result: the index to which `results[0]` belongs.
+        results: one outcome for each entry applied that was wanted, by index, without gaps.
+    """
+
+    last_applied: int
+    offset: int
+    first_result: int
+    results: list[Result]
+
+
+class Applying(Backups):
+    """A replica that goes on from entry to entry."""
+
+    _slice_first = 0
+    """The first entry of the call of `apply` that is under way."""
+    _slice_ends = False
+    """Whether that call is over behind the entry just applied."""
+
+    def apply(
+        self,
+        records: bytes,
+        offset: int = 0,
+        want_from: int = 0,
+        want_end: int = 0,
+        deadline: float | None = None,
+    ) -> Applied:
+        """Apply the entries in `records` from byte `offset` on, as many as fit in a slice.
+
+        The first one must be entry `last_applied + 1`. Results are encoded for indexes in
+        [want_from, want_end) only; entries that are no commands have the result None.
+        Stops at `deadline` (by the clock given at construction; a slice from the call on
+        by default), but never before the first entry. The clock is read after 1, 2, 4, ... and
+        then every 64 entries.
+
+        Raises:
+            InvariantViolated: the records are not what must follow, or of an unknown
+                kind, which is never skipped: this node stops.
+            StateMachineFailed: the machine failed on this node. The entry did not count,
+                yet the machine may have changed: this node stops.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if deadline is None:
+            deadline = self._clock() + self._slice_seconds
+        begun, end, step = offset, len(records), 1
+        results: list[Result] = []
+        self._slice_first, self._slice_ends = self.last_applied + 1, False
+        first_result = max(self.last_applied + 1, want_from)
+        notes = self._notes if offset < end else None
+        try:
+            if notes is not None:
+                notes.begin()
+            while offset < end:
+                following = self.last_applied + 1
+                stop = following + step
+                wanted = want_from <= following < want_end
+                border = want_end if wanted else want_from
+                if following < border < stop:
+                    stop = border
+                offset = self._apply_run(records, offset, stop, results if wanted else None)
+                step = min(step * 2, _CHECK_EVERY)
+                if self._slice_ends or (offset < end and self._clock() >= deadline):
+                    break
+            self._records_crc = crc32(memoryview(records)[begun:offset], self._records_crc)
+            if notes is not None:
+                self._commit(notes)
+        except NodeFailed as failure:
+            self._failure = failure
+            raise
+        if self.sessions.evicted_count > self.sessions.warned_count:
+            self.sessions.warn(self._clock())
+        return Applied(self.last_applied, offset, first_result, results)
+
+    def _apply_run(
+        self, records: bytes, offset: int, stop: int, results: list[Result] | None
+    ) -> int:
+        """Apply entries below index `stop`; return the offset after the last one."""
+        end = len(records)
+        try:
+            while offset < end and self.last_applied + 1 < stop:
+                kind = records[offset + _KIND_AT]
+                if self.versions.is_behind and kind in _COMMAND_KINDS:
+                    self.versions.refuse_command(self.last_applied + 1)
+                if kind == 1:
+                    offset = self._apply_commands(records, offset, stop, results)
+                elif kind == 4:
+                    offset = self._apply_session_commands(records, offset, stop, results)
+                elif kind == Kind.RESTORE:
+                    # All that is there may be replaced: it shares a batch with nothing else.
+                    self._slice_ends = True
+                    if self.last_applied + 1 > self._slice_first:
+                        break
+                    return self._apply_other(records, offset, results)
+                else:
+                    offset = self._apply_other(records, offset, results)
+        except (struct.error, IndexError) as error:
+            following = self.last_applied + 1
+            raise InvariantViolated(f"truncated record where {following} must follow") from error
+        return offset
+
+    def _apply_commands(
+        self, records: bytes, offset: int, stop: int, results: list[Result] | None
+    ) -> int:
+        """Apply commands below index `stop` until an entry of another kind.
+
+        The hot path: nothing in here may cost what can be paid once for a call.
+        """
+        unpack, decode, apply = _unpack_header, self.codec.decode_trusted, self.machine.apply
+        context, last_time_us, end = self._context, self.last_time_us, len(records)
+        outcomes = self._outcomes
+        following, applied_term = self.last_applied + 1, self.last_applied_term
+        try:
+            while offset < end and following < stop:
+                length, index, term, time_us, kind = unpack(records, offset)
+                if kind != 1:
+                    break
+                payload_at = offset + HEADER_BYTES
+                after = payload_at + length
+                if index != following or after > end:
+                    raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
+                if time_us > last_time_us:
+                    last_time_us = time_us
+                context.index = index
+                context.term = term
+                context.time_us = last_time_us
+                try:
+                    result = apply(decode(records[payload_at:after]), context)
+                except BaseException as error:
+                    outcome = outcomes.failed(error, index, records[payload_at:after])
+                    if results is not None:
+                        results.append(outcome)
+                else:
+                    if results is not None:
+                        results.append(NOTHING if result is None else outcomes.encoded(result))
+                offset, following, applied_term = after, index + 1, term
+        finally:
+            self._advance(following, applied_term, last_time_us)
+        return offset
+
+    def _apply_session_commands(
+        self, records: bytes, offset: int, stop: int, results: list[Result] | None
+    ) -> int:
+        """Apply commands of sessions below index `stop` until an entry of another kind.
+
+        A hot path too, made for many commands of one session, with one time, after each other.
+        """
+        sessions, outcomes, execute = self.sessions, self._outcomes, self._execute
+        last_time_us, end = self.last_time_us, len(records)
+        following, applied_term = self.last_applied + 1, self.last_applied_term
+        limits = sessions.limits
+        session, session_id, touched_us = None, b"", -1
+        try:
+            while offset < end and following < stop:
+                length, index, term, time_us, kind = _unpack_header(records, offset)
+                if kind != 4:
+                    break
+                command_at = offset + HEADER_BYTES + SESSION_HEADER_BYTES
+                after = offset + HEADER_BYTES + length
+                if index != following or after > end:
+                    raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
+                if time_us > last_time_us:
+                    last_time_us = time_us
+                named, sequence, low_mark = (
+                    _unpack_session(records, offset) if command_at <= after else _NOBODY
+                )
+                if named != session_id or last_time_us != touched_us:
+                    session_id, touched_us = named, last_time_us
+                    session = sessions.touch(named, last_time_us)
+                    kept = session.results if session is not None else {}
+                if session is None:
+                    outcome = outcomes.refused(SessionExpired(), index)
+                else:
+                    if low_mark > session.low_mark:
+                        session.raise_low_mark(low_mark)
+                    found = kept.get(sequence)
+                    if found is not None:
+                        outcome = found
+                    elif sequence < session.kept_from:
+                        outcome = outcomes.refused(session.refusal(sequence), index)
+                    else:
+                        outcome = execute(index, term, last_time_us, records[command_at:after])
+                        kept[sequence] = outcome
+                        session.size_bytes += len(outcome[1])
+                        if len(kept) > limits.results or (
+                            session.size_bytes > limits.results_bytes
+                        ):
+                            session.keep_within(limits)
+                if results is not None:
+                    results.append(outcome)
+                offset, following, applied_term = after, index + 1, term
+        finally:
+            self._advance(following, applied_term, last_time_us)
+        return offset
+
+    def _execute(self, index: int, term: int, time_us: int, payload: bytes) -> Result:
+        """Let the machine apply a session's command; return the outcome, which is kept."""
+        context, outcomes = self._context, self._outcomes
+        context.index = index
+        context.term = term
+        context.time_us = time_us
+        try:
+            result = self.machine.apply(self.codec.decode_trusted(payload), context)
+        except BaseException as error:
+            return outcomes.failed(error, index, payload)
+        if result is None:
+            return NOTHING
+        outcome = outcomes.encoded(result)
+        # Results are kept on every server, so that every server must have the same.
+        outcomes.crc = crc32(outcome[1], outcomes.crc)
+        return outcome
+
+    def _advance(self, following: int, term: int, time_us: int) -> None:
+        """Entries below `following` are applied, the last one of `term` at `time_us`."""
+        if following > self.last_applied + 1:
+            self.last_applied = following - 1
+            self.last_applied_term = term
+            self.last_time_us = time_us
+
+    def _apply_other(self, records: bytes, offset: int, results: list[Result] | None) -> int:
+        """Apply an entry that is no command; stop at what this release cannot read."""
+        length, index, term, time_us, kind = _unpack_header(records, offset)
+        payload_at = offset + HEADER_BYTES
+        offset, following = payload_at + length, self.last_applied + 1
+        if index != following or offset > len(records):
+            raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
+        payload, now_us = records[payload_at:offset], max(time_us, self.last_time_us)
+        outcome = NOTHING
+        if kind == Kind.NO_OP:
+            # A leader begins its term with a number nobody could guess: what random values
+            # are drawn from, the same on every server.
+            self._context.seed = payload or self._context.seed
+            self.restorations.current = None
+        elif kind == Kind.CONFIGURATION:
+            try:
+                self.configuration = decode_configuration(payload)
+            except BadRecord as error:
+                raise InvariantViolated(f"entry {index}: {error}") from error
+            self.configuration_index = index
+        elif kind == Kind.VERSION:
+            try:
+                self.versions.switch(decode_version(payload), index)
+            except BadRecord as error:
+                raise InvariantViolated(f"entry {index}: {error}") from error
+        elif kind == Kind.RECOVERY:
+            try:
+                self.recovery = decode_recovery(payload)
+            except BadRecord as error:
+                raise InvariantViolated(f"entry {index}: {error}") from error
+        elif kind == Kind.RESTORE:
+            outcome = self.restorations.apply(index, payload, self._take_backup)
+            now_us = max(now_us, self.last_time_us)
+        elif kind in _SESSION_KINDS:
+            try:
+                outcome = "", self.sessions.apply(kind, index, now_us, payload)
+            except BadRecord:
+                # It is the same on every server, and so is what becomes of it.
+                outcome = self._outcomes.refused(BadCommand("the entry names no sessions"), index)
+        else:
+            raise InvariantViolated(
+                f"entry {index} is of kind {kind}, which this release does not know; it is never"
+                " skipped: run the release that the rest of the cluster runs"
+            )
+        if results is not None:
+            results.append(outcome)
+        self._advance(index + 1, term, now_us)
+        return offset
