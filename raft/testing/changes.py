@@ -99,6 +99,9 @@ class Changes:
             # What cannot come back must leave first: it counts for majorities.
             return tuple(each for each in members.values() if self.nodes[each.id] not in gone)
         kind = rng.choice(KINDS)
+        if kind == "anything" and not useful:
+            # Everybody lost a directory: there is nobody whom a change could name.
+            return ()
         if kind == "anything":
             chosen = rng.sample(useful, rng.randint(1, len(useful)))
             return tuple(Member(id, voter=rng.random() < 0.75) for id in chosen)

@@ -89,6 +89,8 @@ class Ghost:
     """In which term each of them was first seen committed."""
     configurations: list[tuple[int, Configuration]] = Factory(list)
     """The committed configurations, with their indexes."""
+    sequences_at_loss: dict[tuple[str, int, str], int] = Factory(dict)
+    """(incarnation of a leader, its term, a peer) to the last message before the peer's loss."""
     abandoned: int = 0
     leased: int = 0
     digests: dict[int, int] = Factory(dict)

@@ -169,7 +169,7 @@ class Monitors(LogMonitors):
             and server.role is Role.LEADER
             and message.term == server.current_term
         ):
-            self._matched(node, sender, message.term)
+            self._matched(node, sender, message)
         return 0
 
     def _verify(self, node: ModelNode, message: AppendEntries) -> int:
@@ -195,11 +195,28 @@ class Monitors(LogMonitors):
         compacted = follower.is_lost and index < leader.records.first
         return not is_member or leader.refuses(follower) or compacted
 
-    def _matched(self, leader: ModelNode, peer: str, term: int) -> None:
+    def lost(self, node: ModelNode) -> None:
+        """Note which answers to the present leaders can only be of the directory just lost.
+
+        Nothing reaches the server before it begins anew, so whoever is empty answers none of
+        the messages that were sent until now; such answers may wait at the leader already.
+        """
+        for leader in self.nodes.values():
+            if leader.up and isinstance(leader.server.state, Leader):
+                key = (leader.incarnation, leader.server.current_term, node.id)
+                self.sequences_at_loss[key] = leader.server.state.sequence
+
+    def _matched(
+        self, leader: ModelNode, peer: str, answer: AppendEntriesResult | InstallSnapshotResult
+    ) -> None:
         """I10: a match index stands for entries that are durable there, and the same."""
-        index = leader.server.match_index(peer)
+        term, index = answer.term, leader.server.match_index(peer)
         follower = self.nodes[peer]
-        known = follower.disk.hard_state.current_term
+        disk = follower.disk
+        if answer.sequence <= self.sequences_at_loss.get((leader.incarnation, term, peer), 0):
+            # What an answer says is true of the disk that was there when it was sent.
+            disk = follower.lost_disks[-1]
+        known = disk.hard_state.current_term
         if follower.up:
             known = max(known, follower.server.current_term)
         # A later leader may have replaced what this one will never commit.
@@ -208,9 +225,7 @@ class Monitors(LogMonitors):
         own = leader.records.term_at(index)
         if own is None and index > leader.commit_index:
             self.violated("I10", f"{leader.id} matches {peer} to {index}, beyond its own log")
-        if follower.disk.last_index < index or (
-            own is not None and not follower.disk.holds(index, own)
-        ):
+        if disk.last_index < index or (own is not None and not disk.holds(index, own)):
             self.violated("I10", f"{leader.id} matches {peer} to {index}, not durable there")
 
     def _commit(self, node: ModelNode, commit: int, verified: int) -> None:

@@ -78,3 +78,4 @@ class Wipes:
             node.crash()
         node.lose_directory(new_incarnation=kind == "wipe")
         self.network.forget(node.id)
+        self.monitors.lost(node)

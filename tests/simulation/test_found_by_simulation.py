@@ -17,7 +17,6 @@ from raft.core.messages import (
 )
 from raft.core.outputs import HardState, Outputs, Quarantined
 from raft.core.server import Options, Server
-from raft.testing.simulator import simulate
 
 THREE = Configuration((Member("n1"), Member("n2"), Member("n3")))
 OPTIONS = Options(pre_vote=False, max_inflight_messages=1)
@@ -144,8 +143,3 @@ def test_a_probe_whose_place_was_compacted_turns_into_a_snapshot() -> None:
         outputs = step(leader, *answers, at=10.025 + turn * 0.03)
         started += [start.peer for start in outputs.start_snapshots]
     assert "n2" in started
-
-
-def test_who_was_removed_and_wiped_may_still_answer() -> None:
-    """L5, M6: a leader goes on sending to who leaves; nobody counts on it (seed 100358)."""
-    simulate(100358)
