@@ -100,12 +100,13 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
 TOPS: dict[str, tuple[str, ...]] = {
     "raft.tap": ("raft.tap", "raft.cli", "raft.bench"),
     # A cluster of processes is made of the files that `raft init` writes.
-    "raft.cli": ("raft.cli", "raft.testing.processes"),
+    "raft.cli": ("raft.cli", "raft.testing.processes", "raft.chaos.cluster"),
     # The demo and the benchmark run such a cluster; `raft check` is the checker's own command.
     "raft.testing": (
         *("raft.testing", "raft.cli.demo", "raft.cli.bench", "raft.bench"),
-        "raft.cli.check",
+        *("raft.cli.check", "raft.chaos", "raft.cli.chaos"),
     ),
+    "raft.chaos": ("raft.chaos", "raft.cli.chaos"),
     "raft.bench": ("raft.bench", "raft.cli.bench"),
 }
 
