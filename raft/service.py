@@ -45,6 +45,7 @@ from raft.node.handover import hand_over
 from raft.node.membership import Members
 from raft.node.observers import Observer, Observers
 from raft.node.ports import address_of, at_once
+from raft.node.pulse import Pulse
 from raft.node.reads import ReadBatch
 from raft.node.refusals import refusal
 from raft.node.rescue import Rescue
@@ -52,6 +53,7 @@ from raft.node.restorations import Restorations
 from raft.node.sessions import SessionCare, SessionEntries
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
+from raft.node.starting import tell_start
 from raft.node.status import status_of
 from raft.node.switching import Switching
 from raft.node.waiters import Waiters, following
@@ -130,6 +132,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.failure: BaseException | None = None
         self.ended: Deferred[BaseException | None] = Deferred()
         self.forwarder = Forwarder(reactor, clock)
+        self.pulse = Pulse(self)
         self.started_at = 0.0
         self._make_storage = make_storage
         self._directory: DataDirectory | None = None
@@ -173,15 +176,11 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         super().startService()  # type: ignore[no-untyped-call]
 
     def _start(self, directory: DataDirectory) -> None:
-        settings = self.settings
+        settings, begun = self.settings, self.clock()
         # In this order: the start syncs the directory, and so what is read here is durable.
         noted = directory.peer_lives()
         self.identity = self._identity(directory)
-        self.storage = self._make_storage(settings, self.identity.incarnation)
-        recovered = self.storage.recover()
-        self.replica.open()
-        if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
-            self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
+        recovered = self._recover()
         rng = random.Random(secrets.randbits(128))
         self.members = Members.of(self, noted)
         self.doubles = Doubles(self)
@@ -220,7 +219,17 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.started_at = self.clock()
         self.shell.start(settings.id, settings.options, rng, recovered, self.identity.incarnation)
         self.members.follow()
+        tell_start(self, recovered, self.started_at - begun)
         self._bootstrap(recovered)
+        self.pulse.start()
+
+    def _recover(self) -> Recovered:
+        self.storage = self._make_storage(self.settings, self.identity.incarnation)
+        recovered = self.storage.recover()
+        self.replica.open()
+        if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
+            self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
+        return recovered
 
     def _receive(
         self, sender: str, message: Message, records: bytes, chunk: SnapshotChunk | None
@@ -268,6 +277,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
 
     def _abandon(self) -> None:
         """Undo a start that failed."""
+        self.pulse.stop()
         if self._started:
             self.shell.stop()
         for name in ("network", "listener"):
@@ -313,6 +323,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         return following(self._closing)
 
     async def _close_all(self) -> None:
+        self.pulse.stop()
         self.shell.stop()
         self.backups.close()
         self.restorations.close()

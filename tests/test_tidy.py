@@ -30,6 +30,7 @@ PURE_STANDARD_LIBRARY = frozenset(
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.errors": (),
     "raft.lives": (),
+    "raft.places": (),
     "raft.core": ("raft.core", "raft.errors"),
     "raft.interfaces": ("raft.core", "raft.errors", "raft.numbering"),
     "raft.numbering": ("raft.errors",),
@@ -67,7 +68,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
-        *("raft.restoration", "raft.lives"),
+        *("raft.restoration", "raft.lives", "raft.places"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),

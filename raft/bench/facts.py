@@ -11,9 +11,10 @@ from pathlib import Path
 
 from attrs import frozen
 
+from raft.places import filesystem
+
 SYNCS = 100
 SYNC_BYTES = 4096
-MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -80,21 +81,6 @@ def sync_seconds(directory: Path) -> float:
         os.close(descriptor)
         path.unlink()
     return statistics.median(taken)
-
-
-def filesystem(directory: Path) -> str:
-    """Return the type of the filesystem that `directory` is on, or "unknown"."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    found, longest = "unknown", -1
-    place = directory.resolve()
-    for line in lines:
-        mount, kind = line.split()[1:3]
-        if place.is_relative_to(mount) and len(mount) >= longest:
-            found, longest = kind, len(mount)
-    return found
 
 
 def _cpu_model() -> str:

@@ -18,6 +18,7 @@ from raft.bench import facts
 from raft.bench.cluster import Plan, Row, Stand, failed
 from raft.bench.workloads import WORKLOADS, Workload, chosen
 from raft.errors import RaftError
+from raft.places import MEMORY_FILESYSTEMS
 
 EPILOG = "\b\n" + "\n".join(f"{each.name:4} {each.text}" for each in WORKLOADS)
 
@@ -158,7 +159,7 @@ class Report:
 def durability(machine: dict[str, object]) -> str:
     """Return what a sync means where this was measured."""
     kind = machine["filesystem"]
-    if kind in facts.MEMORY_FILESYSTEMS:
+    if kind in MEMORY_FILESYSTEMS:
         return (
             f"The logs were on {kind}, which is memory: nothing here says anything about a disk. "
             "Choose one with --directory."

@@ -67,6 +67,9 @@ async def show(client: RaftClient, endpoints: Sequence[str], as_json: bool) -> i
         for row in rows:
             if row.leads and (said := _switch_text(row.status or {})):
                 console.print(Text(said))
+        for row in rows:
+            if reason_given := (row.status or {}).get("leaderless_reason"):
+                console.print(Text(f"{row.id} knows no leader: {reason_given}."))
     return 0 if any(row.leads for row in rows) else NO_LEADER
 
 

@@ -108,7 +108,6 @@ class Shell:
     _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
     """(storage's ticket, the core's ticket or 0, what to call), in order."""
     _storage_ticket: int = 0
-    _saved_ticket: int = 0
     _apply_end: int = 1
     _begun: tuple[int, int, bytes, int] = NOTHING_BEGUN
     """(next index, end, records, its offset) of committed records that are partly applied."""
@@ -128,6 +127,11 @@ class Shell:
         self.sequences = Sequences(self.writes, self._applied_end, self.clock)
         self._sending, self.log_age = Sending(self), LogAge(self)
         self.restoring = Restoring(self.replica, self.clock)
+
+    @property
+    def oldest_save(self) -> int:
+        """The storage's ticket of the oldest save under way, or 0."""
+        return self._saves[0][0] if self._saves else 0
 
     # Beginning and end.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raft.core.configuration import Configuration
 from raft.core.roles import Leader
+from raft.node.leaderless import leaderless_reason
 
 if TYPE_CHECKING:
     from raft.service import RaftService
@@ -19,7 +20,10 @@ def status_of(node: RaftService) -> dict[str, object]:
     their progress; `target` names those that are to be while a change is under way. Of the
     machine, `machine_version` is in force, `machine_versions` are the oldest and the newest that a
     server can, and `switch_waits_for` names the members that cannot the newest, or are not
-    connected. `recovered` tells of the last `raft recover`, or is None. Times are in
+    connected. `recovered` tells of the last `raft recover`, or is None. `leaderless_reason` says
+    why no leader is known, or is empty. Of what took longer than half an election timeout the
+    counts and the longest are told: `stall` (the process stood still), `slow_save` (a save of
+    the disk) and `silence` (a connected member did not answer this leader). Times are in
     seconds, sizes in bytes.
     """
     if not node.serves:
@@ -33,6 +37,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "voted_for": server.voted_for or "",
         "leader": node.leader() or "",
         "leader_address": node.leader_address() or "",
+        "leaderless_reason": leaderless_reason(node),
         "commit_index": server.commit_index,
         "last_applied": node.replica.last_applied,
         "last_index": log.last_index,
@@ -57,6 +62,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "entry_count": shell.entry_count,
         "sync_count": node.storage.sync_count,
         **_client_counts(node),
+        **_of_pulse(node),
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
         "failure": _failure(node),
@@ -106,6 +112,18 @@ def _of_snapshots(node: RaftService) -> dict[str, object]:
         "restoring": shell.restoring.is_active,
         "snapshot_sent_bytes": shell.snapshots.sending.sent_bytes,
         "snapshots_sending": len(shell.snapshots.sending.indexes),
+    }
+
+
+def _of_pulse(node: RaftService) -> dict[str, object]:
+    pulse = node.pulse
+    return {
+        "stall_count": pulse.stalls.count,
+        "stall_longest_seconds": round(pulse.stalls.longest_seconds, 3),
+        "slow_save_count": pulse.saves.count,
+        "slow_save_longest_seconds": round(pulse.saves.longest_seconds, 3),
+        "silence_count": pulse.silences.count,
+        "silence_longest_seconds": round(pulse.silences.longest_seconds, 3),
     }
 
 

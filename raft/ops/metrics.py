@@ -42,6 +42,9 @@ GAUGES = (
     ("cache_bytes", "cache_bytes", "The size of records kept in memory."),
     ("sessions", "session_count", "How many sessions of clients there are."),
     ("client_connections", "client_count", "How many clients are connected."),
+    ("stall_longest_seconds", "stall_longest_seconds", "The longest time it stood still."),
+    ("slow_save_longest_seconds", "slow_save_longest_seconds", "The longest slow save, at least."),
+    ("silence_longest_seconds", "silence_longest_seconds", "The longest silence of a member."),
     ("storage_full", "storage_full", "1 while the disk has no room for new entries."),
 )
 COUNTERS = (
@@ -55,6 +58,9 @@ COUNTERS = (
     ("sessions_expired", "session_expired_count", "Sessions that were not used for too long."),
     ("sessions_refused", "session_refused_count", "Sessions that could not be opened."),
     ("copies_joined", "copies_joined_count", "Boxes of a session that joined an earlier copy."),
+    ("stalls", "stall_count", "Times that the process stood still for half a timeout."),
+    ("slow_saves", "slow_save_count", "Looks at a save that took half an election timeout."),
+    ("silences", "silence_count", "Looks at a connected member that did not answer its leader."),
     ("proposals_refused", "refused_count", "Commands refused before they reached the log."),
 )
 """What is told of each: its name here, its name in `status()`, its line of help."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.node.running import Nodes, until
 
 pytestmark = pytest.mark.integration
 
+STATE_MEGABYTES = 64
 INSERT = "INSERT INTO t (x) VALUES (raft_uuid())"
 
 
@@ -205,3 +207,34 @@ async def test_a_database_that_was_lost_comes_back_from_snapshot_and_log(nodes: 
     assert rows(again) == before
     await until(lambda: again.replica.last_applied > applied)
     assert again.replica.digest != digest
+
+
+@pytest.mark.slow
+@pytest_twisted.ensureDeferred
+async def test_a_state_that_is_larger_than_what_may_be_held_goes_to_a_new_node(
+    nodes: Nodes,
+) -> None:
+    """N5, sc-S12: neither side holds more than its windows, however large the database is."""
+    bounds = Bounds(snapshot_entries=0, trailing_bytes=0, trailing_entries=0, cache_bytes=1 << 20)
+    node = nodes.start("a", database(nodes, "a"), bounds=bounds)
+    await node.set_configuration([nodes.member(node)], 8.0)
+    await nodes.leader()
+    await node.write(["execute", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"])
+    for _ in range(STATE_MEGABYTES):
+        await node.write(["execute", "INSERT INTO t (x) VALUES (zeroblob(1000000))"])
+    newcomer = nodes.start("b", database(nodes, "b"), bounds=bounds)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await node.shell.snapshots.take()
+        await node.add_learner(nodes.member(newcomer), 30.0)
+        await until(lambda: newcomer.replica.last_applied >= STATE_MEGABYTES, 30.0)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert newcomer.replica.machine.query(["query", "SELECT count(*) FROM t"]) == {
+        "columns": ["count(*)"],
+        "rows": [[STATE_MEGABYTES]],
+    }
+    # Both nodes live in this process: pieces on their way, and what they are made of and into.
+    assert peak < 12_000_000
