@@ -125,9 +125,11 @@ class Changes:
         answer = answered[0]
         if isinstance(answer, out.Accepted):
             return answer
+        # Incarnations were pinned in the same turn, or this node was elected anew meanwhile.
         overtaken = shell.server.log.configuration_index != index
-        if overtaken and self._may_begin() in (True, False):
-            # Incarnations were pinned in the same turn; nobody else's change is under way.
+        early = answer.reason is out.Refusal.CHANGE_IN_PROGRESS
+        if (overtaken or early) and self._may_begin() in (True, False):
+            # Nobody else's change is under way.
             return None
         raise refusal(shell.server, answer.reason)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import gatherResults
@@ -25,6 +26,7 @@ from raft.errors import (
     OutcomeUnknown,
     Timeout,
 )
+from raft.node.shell import Shell
 from raft.service import RaftService
 from tests.node.running import Nodes, outcome, until
 
@@ -164,6 +166,30 @@ async def test_a_learner_never_votes_until_it_is_promoted(nodes: Nodes) -> None:
     assert voters(leader) == set("abcd")
     error = await outcome(leader.add_learner(nodes.member(d)))
     assert isinstance(error, BadConfiguration)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_that_meets_an_election_of_its_leader_is_asked_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M2: between the look and the step the leader was elected anew, and has no own entry yet.
+
+    The caller was told that another change was under way, and there was none.
+    """
+    await nodes.found()
+    leader = await nodes.leader()
+    d = nodes.start("d")
+    change, asked = Shell.change, []
+
+    def too_early(shell: Shell, *wanted: Any) -> list[out.Accepted | out.Rejected]:
+        asked.append(wanted)
+        if len(asked) == 1:
+            return [out.Rejected(0, out.Refusal.CHANGE_IN_PROGRESS)]
+        return change(shell, *wanted)
+
+    monkeypatch.setattr(Shell, "change", too_early)
+    await leader.add_learner(nodes.member(d))
+    assert len(asked) > 1
 
 
 @pytest_twisted.ensureDeferred
