@@ -7,7 +7,8 @@ effects [RULES S5]: as *notes*, opaque keys and values, of which each transactio
 
 Notes, version 1: under `0` how far the replica is (a MessagePack array, with the version first);
 under `s` and a session's id the session without its results; under `r`, the id and a sequence
-number (8 bytes, big-endian) one result. Version 2 is written once the machine's version was raised:
+number (8 bytes, big-endian) one result; under `k`, once there is one, the entries that were
+skipped (`raft.skips`). Version 2 is written once the machine's version was raised:
 the version in force then stands at the end of the array. Version 3 is written while a backup is
 being restored: what is under way (id, index of the first piece, bytes) stands behind that.
 Version 4 is written once the cluster was recovered: what the log said of it stands behind all.
@@ -25,6 +26,7 @@ from raft.errors import RaftError, StateMachineFailed
 from raft.interfaces import IOnDiskStateMachine
 from raft.outcomes import where
 from raft.sessions import Session, Sessions
+from raft.skips import Skips
 from raft.storage.records import (
     SESSION_ID_BYTES,
     BadRecord,
@@ -35,6 +37,7 @@ from raft.storage.records import (
 )
 
 PROGRESS_KEY: Final = b"0"
+SKIPS_KEY: Final = b"k"
 _SESSION: Final = b"s"
 _RESULT: Final = b"r"
 _VERSION: Final = 1
@@ -90,10 +93,13 @@ class Notes:
 
     machine: IOnDiskStateMachine
     sessions: Sessions
+    skips: Skips
     ended: list[bytes] = field(factory=list, init=False)
     """The ids of sessions that ended since the last commit."""
     _stored: dict[bytes, set[int]] = field(factory=dict, init=False)
     """The numbers whose results are stored, by session."""
+    _skipped: frozenset[int] = field(default=frozenset(), init=False)
+    """The skipped entries that are stored."""
     _order: int = field(default=0, init=False)
     """The newest use of a session that is stored."""
 
@@ -106,6 +112,8 @@ class Notes:
         try:
             notes = dict(self.machine.open())
             content = notes.pop(PROGRESS_KEY, None)
+            self.skips.restore([notes.pop(SKIPS_KEY, b"")], "the machine's own state")
+            self._skipped = frozenset(self.skips.done)
             if content is None:
                 return None
             progress = _decode_progress(content)
@@ -161,6 +169,7 @@ class Notes:
         The sessions that are restored are used anew, so that the next commit notes them all.
         """
         self._stored.clear()
+        self._skipped = frozenset()
 
     def commit(self, progress: Progress) -> None:
         """End the batch: its effects and its notes become durable together, or not at all."""
@@ -173,11 +182,14 @@ class Notes:
         self.ended.clear()
         for session in self.sessions.used_since(self._order):
             self._note(session, notes)
+        skipped = frozenset(self.skips.done)
+        if skipped != self._skipped:
+            notes[SKIPS_KEY] = self.skips.encode()
         try:
             self.machine.commit(progress.last_applied, notes)
         except Exception as error:
             raise _failed("written", error) from error
-        self._order = self.sessions.newest_order
+        self._order, self._skipped = self.sessions.newest_order, skipped
 
     def _note(self, session: Session, notes: dict[bytes, bytes | None]) -> None:
         notes[_SESSION + session.id] = _encode(

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
@@ -207,6 +207,7 @@ class Recovered:
     `snapshot` is the newest good one, or None. The log holds entries from `first_index`
     on: `first_index` is at most one above the snapshot's index. `prev_term` is the term of
     the entry before the first (0 for none). `configurations` are those in the log, by index.
+    `skips` are the entries of the log that skip others: by their index, which one they name.
     `snapshot_bytes` is the size of the snapshot's machine bytes, about.
     """
 
@@ -218,6 +219,7 @@ class Recovered:
     configurations: tuple[tuple[int, Configuration], ...] = ()
     last_time_us: int = 0
     snapshot_bytes: int = 0
+    skips: Mapping[int, int] = field(factory=dict)
 
 
 class ISnapshotWriter(Interface):

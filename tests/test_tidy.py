@@ -52,13 +52,15 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.replica", "raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
         *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
         *("raft.storage.records", "raft.versions", "raft.backup", "raft.restoration"),
+        "raft.skips",
     ),
     "raft.versions": (
         *("raft.interfaces", "raft.errors", "raft.outcomes", "raft.storage.records"),
     ),
+    "raft.skips": ("raft.errors", "raft.outcomes", "raft.storage.records"),
     "raft.durable": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.outcomes", "raft.sessions"),
-        "raft.storage.records",
+        *("raft.skips", "raft.storage.records"),
     ),
     "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records"),
     "raft.outcomes": ("raft.interfaces", "raft.errors", "raft.codec"),

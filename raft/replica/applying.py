@@ -35,6 +35,7 @@ _unpack_header = struct.Struct("<4xIQQQB").unpack_from
 _unpack_session = struct.Struct(f"<{HEADER_BYTES}x16sQQ").unpack_from
 _NOBODY: Final = (b"", 0, 0)
 _COMMAND_KINDS: Final = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
+_FACT_KINDS: Final = frozenset({Kind.CONFIGURATION, Kind.VERSION, Kind.RECOVERY})
 _SESSION_KINDS: Final = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
 
 
@@ -100,11 +101,17 @@ class Applying(Backups):
             while offset < end:
                 following = self.last_applied + 1
                 stop = following + step
+                if following < self.skips.next < stop:
+                    stop = self.skips.next
                 wanted = want_from <= following < want_end
                 border = want_end if wanted else want_from
                 if following < border < stop:
                     stop = border
-                offset = self._apply_run(records, offset, stop, results if wanted else None)
+                taken = results if wanted else None
+                if following == self.skips.next:
+                    offset = self._pass_by(records, offset, taken)
+                else:
+                    offset = self._apply_run(records, offset, stop, taken)
                 step = min(step * 2, _CHECK_EVERY)
                 if self._slice_ends or (offset < end and self._clock() >= deadline):
                     break
@@ -191,10 +198,10 @@ class Applying(Backups):
 
         A hot path too, made for many commands of one session, with one time, after each other.
         """
-        sessions, outcomes, execute = self.sessions, self._outcomes, self._execute
+        sessions, outcomes, limits = self.sessions, self._outcomes, self.sessions.limits
         last_time_us, end = self.last_time_us, len(records)
         following, applied_term = self.last_applied + 1, self.last_applied_term
-        limits = sessions.limits
+        execute = self._refuse_skipped if following == self.skips.next else self._execute
         session, session_id, touched_us = None, b"", -1
         try:
             while offset < end and following < stop:
@@ -256,6 +263,28 @@ class Applying(Backups):
         outcomes.crc = crc32(outcome[1], outcomes.crc)
         return outcome
 
+    def _pass_by(self, records: bytes, offset: int, results: list[Result] | None) -> int:
+        """Go past an entry that the log says is not to be executed; return the offset behind it.
+
+        In a session its number is used up, and every copy of it is answered like that.
+        """
+        index, kind = self.last_applied + 1, records[offset + _KIND_AT]
+        if kind == Kind.SESSION_COMMAND:
+            offset = self._apply_session_commands(records, offset, index + 1, results)
+        elif kind == Kind.COMMAND:
+            offset = self._apply_other(records, offset, results)
+        else:
+            # What is no command is not skipped: the same on every server, whoever asked for it.
+            offset = self._apply_run(records, offset, index + 1, results)
+        if self.last_applied == index:
+            self.skips.pass_by(index)
+        return offset
+
+    def _refuse_skipped(
+        self, index: int, term: int = 0, time_us: int = 0, payload: bytes = b""
+    ) -> Result:
+        return self.skips.refused(self._outcomes, index)
+
     def _advance(self, following: int, term: int, time_us: int) -> None:
         """Entries below `following` are applied, the last one of `term` at `time_us`."""
         if following > self.last_applied + 1:
@@ -272,27 +301,18 @@ class Applying(Backups):
             raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
         payload, now_us = records[payload_at:offset], max(time_us, self.last_time_us)
         outcome = NOTHING
-        if kind == Kind.NO_OP:
+        if kind == Kind.COMMAND:
+            # It would be in the hot path, were it to be executed.
+            outcome = self._refuse_skipped(index)
+        elif kind == Kind.NO_OP:
             # A leader begins its term with a number nobody could guess: what random values
             # are drawn from, the same on every server.
             self._context.seed = payload or self._context.seed
             self.restorations.current = None
-        elif kind == Kind.CONFIGURATION:
-            try:
-                self.configuration = decode_configuration(payload)
-            except BadRecord as error:
-                raise InvariantViolated(f"entry {index}: {error}") from error
-            self.configuration_index = index
-        elif kind == Kind.VERSION:
-            try:
-                self.versions.switch(decode_version(payload), index)
-            except BadRecord as error:
-                raise InvariantViolated(f"entry {index}: {error}") from error
-        elif kind == Kind.RECOVERY:
-            try:
-                self.recovery = decode_recovery(payload)
-            except BadRecord as error:
-                raise InvariantViolated(f"entry {index}: {error}") from error
+        elif kind in _FACT_KINDS:
+            self._learn(kind, index, payload)
+        elif kind == Kind.SKIP:
+            outcome = self.skips.apply(self._outcomes, index, payload)
         elif kind == Kind.RESTORE:
             outcome = self.restorations.apply(index, payload, self._take_backup)
             now_us = max(now_us, self.last_time_us)
@@ -311,3 +331,16 @@ class Applying(Backups):
             results.append(outcome)
         self._advance(index + 1, term, now_us)
         return offset
+
+    def _learn(self, kind: int, index: int, payload: bytes) -> None:
+        """Take in what an entry says of the cluster: it was checked before it was appended."""
+        try:
+            if kind == Kind.CONFIGURATION:
+                self.configuration = decode_configuration(payload)
+                self.configuration_index = index
+            elif kind == Kind.VERSION:
+                self.versions.switch(decode_version(payload), index)
+            else:
+                self.recovery = decode_recovery(payload)
+        except BadRecord as error:
+            raise InvariantViolated(f"entry {index}: {error}") from error

@@ -11,13 +11,16 @@ from raft.errors import InvariantViolated, NotFound, RaftError, StateMachineFail
 from raft.interfaces import IGradualStateMachine, SnapshotMeta
 from raft.outcomes import where
 from raft.replica.state import State
+from raft.skips import SECTION as _SKIPS_SECTION
 from raft.storage.records import BadRecord, decode_recovery, encode_recovery
 from raft.versions import SECTION as _VERSION_SECTION
 
 # The sections of a snapshot that this release writes, with their versions.
 _SESSIONS_SECTION: Final = ("sessions", 1)
 _RECOVERY_SECTION: Final = ("recovery", 1)
-_KNOWN_SECTIONS: Final = frozenset({_SESSIONS_SECTION, _VERSION_SECTION, _RECOVERY_SECTION})
+_KNOWN_SECTIONS: Final = frozenset(
+    {_SESSIONS_SECTION, _VERSION_SECTION, _RECOVERY_SECTION, _SKIPS_SECTION}
+)
 
 
 class Snapshots(State):
@@ -61,6 +64,9 @@ class Snapshots(State):
         if self.recovery is not None:
             header.sections.append(_RECOVERY_SECTION)
             sections.append(iter([encode_recovery(self.recovery)]))
+        if self.skips.done:
+            header.sections.append(_SKIPS_SECTION)
+            sections.append(self.skips.section())
         return meta, wrap(header, chunks, sections)
 
     def restore(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
@@ -93,6 +99,7 @@ class Snapshots(State):
         content = yield from self._taking_in(meta, chunks, f"the snapshot up to {meta.index}")
         self.restorations.current = None
         self.last_applied = meta.index
+        self.skips.go_on_behind(meta.index)
         self.last_applied_term = meta.term
         self.last_time_us = meta.time_us
         self.configuration = meta.configuration
@@ -138,6 +145,9 @@ class Snapshots(State):
             _SESSIONS_SECTION: _pass_over if machine_only else self.sessions.restore,
             _VERSION_SECTION: lambda slices: self.versions.restore(slices, what),
             _RECOVERY_SECTION: _pass_over if machine_only else self._restore_recovery,
+            _SKIPS_SECTION: (
+                _pass_over if machine_only else lambda slices: self.skips.restore(slices, what)
+            ),
         }
         for section in content.header.sections:
             restores.pop(section)(content.section())

@@ -16,6 +16,7 @@ from raft.machine import CommandContext, verified_machine
 from raft.outcomes import Outcomes
 from raft.restoration import Restoration, Restorations
 from raft.sessions import Sessions
+from raft.skips import Skips
 from raft.storage.records import RecoveryNote
 from raft.versions import Versions
 
@@ -29,6 +30,7 @@ class State:
     Attributes:
         machine: the application's.
         versions: which behaviour of it is in force; to be read only.
+        skips: entries that are not executed; tell it which ones to expect.
         restorations: of backups; give it the log to read.
         sessions: the clients', as of the last entry applied; to be read only.
         last_applied: Figure 2's; 0 before the first entry.
@@ -75,8 +77,11 @@ class State:
         self._context = CommandContext(seed)
         self._outcomes = Outcomes(codec, bool(getattr(machine, "stop_on_error", False)))
         self.sessions = Sessions(self._session_ended)
+        self.skips = Skips()
         self._notes = (
-            Notes(machine, self.sessions) if IOnDiskStateMachine.providedBy(machine) else None
+            Notes(machine, self.sessions, self.skips)
+            if IOnDiskStateMachine.providedBy(machine)
+            else None
         )
         self._machine_name = str(getattr(machine, "machine_name", ""))
         self._machine_version = int(getattr(machine, "machine_version", 0))

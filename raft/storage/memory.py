@@ -18,7 +18,14 @@ from raft.core.messages import Run
 from raft.core.outputs import HardState
 from raft.errors import InvariantViolated, RaftError
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
-from raft.storage.records import HEADER, HEADER_BYTES, RUN_BYTES, Kind, decode_configuration
+from raft.storage.records import (
+    HEADER,
+    HEADER_BYTES,
+    RUN_BYTES,
+    Kind,
+    decode_configuration,
+    note_skip,
+)
 from raft.storage.writer import MarkSave, Save
 
 
@@ -155,7 +162,7 @@ class MemoryStorage:
         for index in [index for index in snapshots if index > durable.mark]:
             del snapshots[index]
         snapshot, chunks = snapshots[durable.mark] if durable.mark else (None, ())
-        runs, configurations, time_us = _summary(durable)
+        runs, configurations, skips, time_us = _summary(durable)
         return Recovered(
             durable.hard_state,
             snapshot,
@@ -165,6 +172,7 @@ class MemoryStorage:
             configurations,
             max(time_us, snapshot.time_us if snapshot else 0),
             sum(map(len, chunks)),
+            skips,
         )
 
     def start(
@@ -306,9 +314,10 @@ def _split(records: bytes) -> Iterator[bytes]:
 
 def _summary(
     durable: _Durable,
-) -> tuple[tuple[Run, ...], tuple[tuple[int, Configuration], ...], int]:
+) -> tuple[tuple[Run, ...], tuple[tuple[int, Configuration], ...], dict[int, int], int]:
     runs: list[Run] = []
     configurations: list[tuple[int, Configuration]] = []
+    skips: dict[int, int] = {}
     run_term = run_bytes = time_us = 0
     for record in durable.records:
         _, _, index, term, time_us, kind = _header(record)
@@ -319,6 +328,8 @@ def _summary(
         run_bytes += len(record)
         if kind == Kind.CONFIGURATION:
             configurations.append((index, decode_configuration(record[HEADER_BYTES:])))
+        elif kind == Kind.SKIP:
+            note_skip(skips, index, record[HEADER_BYTES:])
     if run_bytes:
         runs.append(Run(durable.end, run_term, run_bytes))
-    return tuple(runs), tuple(configurations), time_us
+    return tuple(runs), tuple(configurations), skips, time_us

@@ -16,11 +16,13 @@ Kinds from 128 on are local to one server's log and never travel. The kinds from
 those of sessions; docs/reference/sessions.md tells what they mean. Kind 7 raises the version of
 the machine; docs/howto/upgrade.md tells when. Kind 8 carries a backup that is being restored;
 `raft.restoration` tells how. Kind 9
-says that a survivor goes on alone; docs/howto/rescue.md tells when.
+says that a survivor goes on alone; docs/howto/rescue.md tells when. Kind 10 says that an entry
+before it is not executed; docs/howto/skip.md tells when.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
@@ -54,6 +56,7 @@ class Kind(IntEnum):
     VERSION = 7
     RESTORE = 8
     RECOVERY = 9
+    SKIP = 10
     HARD_STATE = 128
     TRUNCATE = 129
     SNAPSHOT = 130
@@ -145,11 +148,14 @@ def _verified_end(records: bytes, offset: int, end: int) -> int:
     return stop
 
 
-def summarise(records: bytes, arrival: int = 0, start: int = 0) -> Entries:
+def summarise(
+    records: bytes, arrival: int = 0, start: int = 0, skips: dict[int, int] | None = None
+) -> Entries:
     """Verify `records` and return what the protocol must know of them.
 
     They must be consecutive entries of kinds that travel, in terms that never fall.
-    `start` is returned as the start where there are none.
+    `start` is returned as the start where there are none. Where there is `skips`, the entries
+    that skip others are added to it: by their index, which one they name.
     """
     offset, end = 0, len(records)
     runs: list[Run] = []
@@ -169,6 +175,8 @@ def summarise(records: bytes, arrival: int = 0, start: int = 0) -> Entries:
                 )
             elif kind not in _TRAVELLING:
                 raise BadRecord(offset, f"kind {kind} does not travel")
+            elif kind == 10 and skips is not None:
+                note_skip(skips, index, records[offset + HEADER_BYTES : stop])
         if term != run_term or run_bytes >= RUN_BYTES:
             if term < run_term:
                 raise BadRecord(offset, f"term {term} after {run_term}")
@@ -245,6 +253,11 @@ _version_decoder: msgspec.msgpack.Decoder[tuple[int]] = msgspec.msgpack.Decoder(
 )
 
 
+_skip_decoder: msgspec.msgpack.Decoder[tuple[int]] = msgspec.msgpack.Decoder(
+    tuple[Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]]
+)
+
+
 def encode_registration(nonce: bytes, limits: SessionLimits | None = None) -> bytes:
     """Return the payload of a REGISTER; `nonce` is 8 bytes that nobody else would draw."""
     return msgspec.msgpack.encode((nonce,) if limits is None else (nonce, limits))
@@ -282,6 +295,28 @@ def decode_version(payload: bytes) -> int:
         return _version_decoder.decode(payload)[0]
     except msgspec.MsgspecError as error:
         raise BadRecord(0, f"no version: {error}") from error
+
+
+def encode_skip(index: int) -> bytes:
+    """Return the payload of a SKIP: a MessagePack array of the one index."""
+    return msgspec.msgpack.encode([index])
+
+
+def decode_skip(payload: bytes) -> int:
+    """Return the index of the entry that is not executed; raise `BadRecord` where there is none."""
+    try:
+        return _skip_decoder.decode(payload)[0]
+    except msgspec.MsgspecError as error:
+        raise BadRecord(0, f"no index: {error}") from error
+
+
+def note_skip(skips: dict[int, int], index: int, payload: bytes) -> None:
+    """Note in `skips` which entry the SKIP at `index` names; nothing where it means nothing."""
+    with contextlib.suppress(BadRecord):
+        # What it names must stand before it. Where it comes to be applied it is refused, as on
+        # every server; till then it is an entry like others.
+        if (named := decode_skip(payload)) < index:
+            skips[index] = named
 
 
 class RecoveryNote(msgspec.Struct, array_like=True, frozen=True):

@@ -35,6 +35,7 @@ from raft.storage.records import (
     Record,
     decode,
     decode_configuration,
+    note_skip,
 )
 from raft.storage.segments import HEADER_BLOCK_BYTES, Segment
 from raft.storage.writer import LogWriter
@@ -54,6 +55,7 @@ class Entries:
     sizes: array[int] = field(factory=lambda: array("I"))
     times: array[int] = field(factory=lambda: array("Q"))
     configurations: list[tuple[int, Configuration]] = field(factory=list)
+    skips: dict[int, int] = field(factory=dict)
 
     def keep(self, count: int, end: int) -> None:
         """Keep the first `count` entries, which end before index `end`."""
@@ -61,6 +63,8 @@ class Entries:
             del column[max(count, 0) :]
         while self.configurations and self.configurations[-1][0] >= end:
             self.configurations.pop()
+        if self.skips:
+            self.skips = {at: named for at, named in self.skips.items() if at < end}
 
     def runs(self, first: int) -> tuple[Run, ...]:
         """Return the runs of terms, cut at `RUN_BYTES` like those that arrive by wire."""
@@ -315,6 +319,8 @@ class Recovery:
             if kind == 2:
                 payload = content[position + HEADER_BYTES : stop]
                 self.entries.configurations.append((index, decode_configuration(payload)))
+            elif kind == 10:
+                note_skip(self.entries.skips, index, content[position + HEADER_BYTES : stop])
             terms.append(term)
             sizes.append(stop - position)
             times.append(time_us)

@@ -127,6 +127,7 @@ class WriteAheadLog:
             tuple(entries.configurations),
             max(entries.times[-1] if entries.times else 0, snapshot.time_us if snapshot else 0),
             self._snapshots.size_bytes(snapshot.index) if snapshot else 0,
+            entries.skips,
         )
 
     def start(

@@ -10,7 +10,7 @@ from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
 from raft.errors import InvariantViolated
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
-from raft.storage.records import Kind, encode, encode_configuration
+from raft.storage.records import Kind, encode, encode_configuration, encode_skip
 
 CONFIGURATION = Configuration((Member("a", "1f", "tcp:a", "tcp:b"), Member("b", voter=False)))
 
@@ -76,6 +76,18 @@ def test_configurations_in_the_log_are_recovered(store):
     assert store.reopen().recovered.configurations == ((1, CONFIGURATION), (3, CONFIGURATION))
     store.save(truncate_from=3)
     assert store.reopen().recovered.configurations == ((1, CONFIGURATION),)
+
+
+def test_entries_that_skip_others_are_recovered(store):
+    """sc-P14: a server knows of them before it comes to the entries that they name."""
+    store.vote(1)
+    store.append(1, 3)
+    store.save(start=4, records=encode(4, 1, 5, Kind.SKIP, encode_skip(2)))
+    store.append(5, 1)
+    store.save(start=6, records=encode(6, 1, 5, Kind.SKIP, encode_skip(3)))
+    assert store.reopen().recovered.skips == {4: 2, 6: 3}
+    store.save(truncate_from=6)
+    assert store.reopen().recovered.skips == {4: 2}
 
 
 def test_a_truncation_replaces_what_follows(store):
