@@ -110,6 +110,12 @@ class RestoreAbandoned(NotApplied):
     code = "RESTORE_ABANDONED"
 
 
+class MachineHeld(NotApplied):
+    """This node was started to hold its machine: it votes and replicates, and applies nothing."""
+
+    code = "MACHINE_HELD"
+
+
 class NotAppended(NotApplied):
     """The command was refused before it reached the log."""
 

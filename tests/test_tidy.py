@@ -70,7 +70,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
-        *("raft.restoration", "raft.lives", "raft.places"),
+        *("raft.restoration", "raft.lives", "raft.outcomes", "raft.skips", "raft.places"),
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),

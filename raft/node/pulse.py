@@ -114,7 +114,7 @@ class Pulse:
 
     def _save_seconds(self, now: float) -> float:
         """Return how long the oldest save that is known to be under way has been so."""
-        oldest = self.node.shell.oldest_save
+        oldest = self.node.shell.saving.oldest
         if oldest != self._awaited[0]:
             self._awaited = (oldest, now)
         return now - self._awaited[1] if oldest else 0.0

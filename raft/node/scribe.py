@@ -13,12 +13,14 @@ from attrs import Factory, define, evolve
 from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.node.records import offset_of
+from raft.node.skips import LogSkips
 from raft.storage.records import (
     BadRecord,
     Kind,
     encode,
     encode_commands,
     encode_configuration,
+    note_skip,
     summarise,
 )
 
@@ -30,16 +32,18 @@ class Scribe:
     Attributes:
         seed: makes what a leader's no-op carries, 16 random bytes.
         log_time_us: the cluster's time as of the last entry that was written here.
+        skips: the entries of the log that skip others.
     """
 
     clock: Callable[[], float]
     seed: Callable[[], bytes]
     log_time_us: int = 0
+    skips: LogSkips = Factory(LogSkips)
     _led_since: tuple[int, float] | None = None
     """(cluster time in microseconds, monotonic seconds) when this server began to lead."""
     _number: int = 0
-    _arrivals: dict[int, tuple[int, int, bytes]] = Factory(dict)
-    """Number -> (start, end, records) of entries that arrived in this turn."""
+    _arrivals: dict[int, tuple[int, int, bytes, dict[int, int]]] = Factory(dict)
+    """Number -> (start, end, records, which of them skip which) that arrived in this turn."""
 
     def arrived(self, message: ms.AppendEntries, records: bytes) -> ms.AppendEntries:
         """Return `message` with what the core must know of `records`.
@@ -49,12 +53,13 @@ class Scribe:
         """
         start = message.prev_log_index + 1
         self._number += 1
-        entries = summarise(records, self._number, start)
+        skips: dict[int, int] = {}
+        entries = summarise(records, self._number, start, skips)
         if entries.start != start:
             raise BadRecord(0, f"entries from {entries.start} where {start} must follow")
         if entries.runs and entries.runs[-1].term > message.term:
             raise BadRecord(0, f"entries of term {entries.runs[-1].term} from term {message.term}")
-        self._arrivals[self._number] = (start, entries.end, records)
+        self._arrivals[self._number] = (start, entries.end, records, skips)
         return evolve(message, entries=entries)
 
     def forget_arrivals(self) -> None:
@@ -88,12 +93,17 @@ class Scribe:
         `payloads` are its commands, all of one `kind`, where it is Proposed.
         """
         if isinstance(entry, out.Replicated):
-            first, end, records = self._arrivals[entry.arrival]
+            first, end, records, skips = self._arrivals[entry.arrival]
+            if skips:
+                self.skips.found(skips, entry.start, entry.end)
             begin = offset_of(records, first, entry.start) if entry.start > first else 0
             stop = offset_of(records, first, entry.end) if entry.end < end else len(records)
             return records[begin:stop]
         time_us = self.now_us()
         if isinstance(entry, out.Proposed):
+            if kind == Kind.SKIP:
+                for index, payload in enumerate(payloads, entry.start):
+                    note_skip(self.skips.named, index, payload)
             return encode_commands(
                 entry.start, entry.term, time_us, payloads[: entry.end - entry.start], kind
             )

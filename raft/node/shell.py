@@ -7,16 +7,12 @@ Whoever waits for an answer, and every observer, is called when all of that is d
 Everything runs in the reactor's thread; the core is never entered from within itself,
 because whatever comes in is queued for the next turn. What fails in here fails the
 node: a server that cannot go on in order must not go on at all.
-
-It is one room of little more than 500 lines, so that a turn can be read from its events to its
-answers.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +26,7 @@ from raft.core import outputs as out
 from raft.core.configuration import Member
 from raft.core.server import Options, Server
 from raft.errors import (
-    InvariantViolated,
+    MachineHeld,
     NodeStopped,
     NotAppended,
     OutcomeUnknown,
@@ -41,6 +37,7 @@ from raft.errors import (
 from raft.interfaces import IStorage, Recovered
 from raft.node.alarm import LATE_SECONDS, Alarm
 from raft.node.answers import Answers
+from raft.node.applying import Applying
 from raft.node.bounds import Bounds
 from raft.node.currency import Currency
 from raft.node.log_age import LogAge
@@ -48,6 +45,7 @@ from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
 from raft.node.refusals import refusal
 from raft.node.restoring import Restoring
+from raft.node.saving import Saving
 from raft.node.scribe import Scribe
 from raft.node.sending import Network, Sending
 from raft.node.sequences import Sequences
@@ -59,12 +57,6 @@ from raft.storage.records import BadRecord, Kind, decode
 from raft.transport.wire import SnapshotChunk
 
 _log = Logger()
-
-APPLY_SECONDS = 0.005
-"""How long one turn may apply entries: a million of them must not look like a dead leader."""
-
-APPLY_BYTES = 256 * 1024
-NOTHING_BEGUN = (0, 0, b"", 0)
 
 
 @define(eq=False)
@@ -92,8 +84,6 @@ class Shell:
     reads: Reads = field(init=False)
     currency: Currency = Factory(Currency)
     running: bool = False
-    save_count: int = 0
-    entry_count: int = 0
     bad_record_count: int = 0
     refused_count: int = 0
     """Commands that were refused before they reached the log."""
@@ -105,12 +95,6 @@ class Shell:
     """The last change of the configuration that was given up here."""
     _events: list[ev.Event] = Factory(list)
     _number: int = 0
-    _saves: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
-    """(storage's ticket, the core's ticket or 0, what to call), in order."""
-    _storage_ticket: int = 0
-    _apply_end: int = 1
-    _begun: tuple[int, int, bytes, int] = NOTHING_BEGUN
-    """(next index, end, records, its offset) of committed records that are partly applied."""
     _turn_call: Any = None
     cache: RecordCache = field(init=False)
     log_age: LogAge = field(init=False)
@@ -118,6 +102,8 @@ class Shell:
     scribe: Scribe = field(init=False)
     sequences: Sequences = field(init=False)
     snapshots: Snapshots = field(init=False)
+    applying: Applying = field(init=False)
+    saving: Saving = field(init=False)
     _sending: Sending = field(init=False)
     _alarm: Alarm = field(init=False)
 
@@ -126,12 +112,8 @@ class Shell:
         self.writes, self.reads = Writes(self.answers), Reads(self.answers)
         self.sequences = Sequences(self.writes, self._applied_end, self.clock)
         self._sending, self.log_age = Sending(self), LogAge(self)
+        self.applying, self.saving = Applying(self), Saving(self)
         self.restoring = Restoring(self.replica, self.clock)
-
-    @property
-    def oldest_save(self) -> int:
-        """The storage's ticket of the oldest save under way, or 0."""
-        return self._saves[0][0] if self._saves else 0
 
     # Beginning and end.
 
@@ -164,13 +146,14 @@ class Shell:
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)
         self.replica.restorations.read = self.cache.slice
-        self._apply_end = self.server.apply_end
+        self.applying.end = self.server.apply_end
         time_us = max(found.last_time_us, meta.time_us if meta else 0)
         self.scribe = Scribe(self.clock, partial(secrets.token_bytes, 16), time_us)
+        self.scribe.skips.named.update(found.skips)
         self._alarm = Alarm(self.reactor, self.clock, self._ring)
         self.snapshots = Snapshots(self, SnapshotPolicy(self.bounds, found.snapshot_bytes))
         self.running = True
-        self.storage.start(self.reactor.callFromThread, self._storage_saved, self.fail)
+        self.storage.start(self.reactor.callFromThread, self.saving.saved, self.fail)
         self.schedule()
 
     def stop(self) -> None:
@@ -265,6 +248,8 @@ class Shell:
         """Take queries for the next step."""
         if not self.running:
             batch.finish(NodeStopped())
+        elif self.applying.is_held:
+            batch.finish(MachineHeld())
         elif self.reads.waiting_bytes > self.bounds.queued_bytes:
             batch.finish(Overloaded("queries wait for more bytes than the bound allows"))
         else:
@@ -307,21 +292,12 @@ class Shell:
         return self.scribe.arrived(message, records)
 
     def _behind(self) -> bool:
+        if self.applying.is_held:
+            # What is not applied stays on the disk.
+            return False
         log = self.server.log
         waiting = log.size_bytes(self.replica.last_applied + 1, log.last_index + 1)
         return waiting > self.bounds.unapplied_bytes
-
-    def _storage_saved(self, ticket: int) -> None:
-        if not self.running:
-            return
-        core_ticket = 0
-        while self._saves and self._saves[0][0] <= ticket:
-            _, asked, then = self._saves.popleft()
-            core_ticket = asked or core_ticket
-            if then is not None:
-                then()
-        if core_ticket:
-            self.post(ev.Saved(core_ticket))
 
     # The turn.
 
@@ -371,8 +347,12 @@ class Shell:
 
     def _propose(self) -> None:
         queued = self.sequences.in_order(self.writes.take_queued())
-        if queued and self.replica.versions.is_behind:
-            queued = self._only_switch(queued)
+        if queued and self.applying.is_held:
+            queued = self._only(Kind.SKIP, queued, MachineHeld())
+        elif queued and self.replica.versions.is_behind:
+            oldest = self.replica.versions.oldest
+            first = f"all members must first be connected, and can version {oldest}"
+            queued = self._only(Kind.VERSION, queued, NotAppended(first))
         if not queued:
             return
         if self.storage.full:
@@ -386,13 +366,10 @@ class Shell:
             self.writes.proposed[self._number] = group
             self._events.append(ev.Propose(self._number, group.count, group.size_bytes))
 
-    def _only_switch(self, queued: list[Batch]) -> list[Batch]:
-        """Return the switch to a version that the machine can; refuse all else till then."""
-        switch = [batch for batch in queued if batch.kind == Kind.VERSION]
-        oldest = self.replica.versions.oldest
-        error = NotAppended(f"all members must first be connected, and can version {oldest}")
-        self._refuse([batch for batch in queued if batch not in switch], error)
-        return switch
+    def _only(self, kind: Kind, queued: list[Batch], error: RaftError) -> list[Batch]:
+        """Return what is of `kind`; refuse all else with `error`."""
+        self._refuse([batch for batch in queued if batch.kind != kind], error)
+        return [batch for batch in queued if batch.kind == kind]
 
     def _refuse(self, batches: list[Batch], error: RaftError) -> None:
         for batch in batches:
@@ -411,14 +388,14 @@ class Shell:
         if outputs.changes:
             self._keep_time()
         if outputs.save is not None:
-            self._save(outputs.save)
+            self.saving.save(outputs.save)
         self._sending.carry_out(outputs.send)
         self._answer(outputs)
         for start in outputs.start_snapshots:
             self.snapshots.sending.begin(start)
         for change in outputs.changes:
             self._note(change)
-        self._apply_end = outputs.apply_end
+        self.applying.end = outputs.apply_end
         self.apply()
 
     def _restore(self, restore: out.RestoreSnapshot) -> None:
@@ -431,8 +408,9 @@ class Shell:
             self.cache.restart_after(restore.index)
             # What stood behind is gone, and others will be applied there.
             self.writes.truncated(restore.index + 1)
+            self.scribe.skips.truncated(0)
         then = partial(self._installed, restore.index)
-        self._queue_mark(restore.index, restore.term, restore.keep_log, restore.index + 1, then)
+        self.saving.mark(restore.index, restore.term, restore.keep_log, restore.index + 1, then)
 
     def _installed(self, index: int) -> None:
         self.restoring.marked(index)
@@ -440,42 +418,7 @@ class Shell:
 
     def mark_snapshot(self, index: int, term: int, keep: int, then: Callable[[], None]) -> None:
         """Mark this server's own snapshot in the log; call `then` once that is durable."""
-        self._queue_mark(index, term, True, index - keep + 1, then)
-
-    def _queue_mark(
-        self, index: int, term: int, keep_log: bool, keep_from: int, then: Callable[[], None] | None
-    ) -> None:
-        self._storage_ticket += 1
-        self._saves.append((self._storage_ticket, 0, then))
-        self.storage.mark_snapshot(self._storage_ticket, index, term, keep_log, keep_from)
-
-    def _save(self, save: out.Save) -> None:
-        if save.truncate_from is not None:
-            self.cache.truncate(save.truncate_from)
-            self.writes.truncated(save.truncate_from)
-        start = end = 0
-        records = b""
-        if save.append:
-            first = save.append[0]
-            start = first.index if isinstance(first, out.NoOp | out.Configured) else first.start
-            pieces = [self._records_of(entry) for entry in save.append]
-            records = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            last = save.append[-1]
-            end = last.index + 1 if isinstance(last, out.NoOp | out.Configured) else last.end
-            self.cache.append(start, end, records)
-            self.entry_count += end - start
-        self.save_count += 1
-        self._storage_ticket += 1
-        self._saves.append((self._storage_ticket, save.ticket, None))
-        self.storage.save(
-            self._storage_ticket, save.hard_state, save.truncate_from, start, end, records
-        )
-
-    def _records_of(self, entry: out.Append) -> bytes:
-        if isinstance(entry, out.Proposed):
-            group = self.writes.proposed[entry.request]
-            return self.scribe.records_of(entry, group.payloads, group.kind)
-        return self.scribe.records_of(entry, [])
+        self.saving.mark(index, term, True, index - keep + 1, then)
 
     def _answer(self, outputs: out.Outputs) -> None:
         for accepted in outputs.accepted:
@@ -543,52 +486,7 @@ class Shell:
 
     def apply(self) -> None:
         """Apply what is committed and saved, for a few milliseconds; answer who waited."""
-        replica, end = self.replica, self._apply_end
-        deadline = self.clock() + APPLY_SECONDS
-        if not self.restoring.advance(deadline):
-            if not self.restoring.is_held:
-                self.schedule()
-            return
-        while self.running and replica.last_applied + 1 < end:
-            following = replica.last_applied + 1
-            begins, reached, records, offset = self._begun
-            if begins != following:
-                reached, records = self.cache.slice(following, end, APPLY_BYTES)
-                offset = 0
-            want_from, want_end = self.writes.wanted
-            applied = replica.apply(records, offset, want_from, want_end, deadline)
-            if applied.results:
-                self.writes.applied(applied.first_result, applied.results)
-            if replica.last_applied + 1 < reached:
-                # Reading them again from the disk in each turn could take all of its time.
-                self._begun = (replica.last_applied + 1, reached, records, applied.offset)
-                break
-            self._begun = NOTHING_BEGUN
-            if self.clock() >= deadline:
-                break
-        if not self.running:
-            # The machine itself has stopped the node.
-            return
-        last_applied = replica.last_applied
-        # A backup that was restored may be of a later time; of entries behind it none is earlier.
-        if replica.last_time_us > self.scribe.log_time_us:
-            self.scribe.advance_to(replica.last_time_us)
-        if self.writes.replaced:
-            self.writes.settle_replaced(last_applied + 1, replica.last_applied_term, self._term_at)
-        is_working = False
-        for batch in self.reads.ready(last_applied, self.clock, self.age_seconds):
-            results = replica.answers(batch.queries, not is_working)
-            if results is None:
-                is_working = True
-                self.reads.postpone(batch)
-            else:
-                self.answers.put(batch, results)
-        saved = self.server.log.saved_index
-        self.cache.evict(min(last_applied, saved) + 1)
-        self.snapshots.consider(last_applied)
-        released = self.sequences.early_bytes and self.sequences.release()
-        if last_applied + 1 < end or self.reads.queued or released or is_working:
-            self.schedule()
+        self.applying.turn()
 
     def age_seconds(self) -> float:
         """Return for how long this state has not been known to be current; may be infinite."""
@@ -596,9 +494,3 @@ class Shell:
 
     def _applied_end(self, session: bytes) -> int:
         return self.replica.sessions.applied_end(session, self.replica.last_applied)
-
-    def _term_at(self, index: int) -> int:
-        try:
-            return self.server.log.term_at(index)
-        except KeyError as error:
-            raise InvariantViolated(f"entry {index} was compacted before it was applied") from error

@@ -24,6 +24,7 @@ from raft.errors import (
 from raft.node.answers import Answered, Answers, Outcome, nobody
 from raft.node.deadlines import Deadlines
 from raft.node.sequences import Place, too_early
+from raft.outcomes import NOTHING
 from raft.storage.records import HEADER_BYTES, Kind
 
 COMMAND: Final = Kind.COMMAND.value
@@ -187,6 +188,12 @@ class Writes:
                 return
             self.appended.popleft()
             self.answers.put(batch, batch.outcomes)
+
+    def committed(self, end: int) -> None:
+        """Answer the batches that stand below index `end`: their entries have no results here."""
+        while self.appended and self.appended[0].end <= end:
+            batch = self.appended.popleft()
+            self.answers.put(batch, [NOTHING] * (batch.end - batch.start))
 
     def truncated(self, start: int) -> None:
         """Another leader's entries stand from `start` on, for now.

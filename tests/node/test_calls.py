@@ -32,10 +32,10 @@ def single(**settings: Any) -> Node:
 
 def test_writes_of_one_turn_are_one_save_in_the_order_of_the_calls() -> None:
     node = single()
-    saves = node.shell.save_count
+    saves = node.shell.saving.save_count
     told = [node.write(["add", number]) for number in range(50)]
     node.world.run()
-    assert node.shell.save_count == saves + 1
+    assert node.shell.saving.save_count == saves + 1
     first = told[0].value[0]
     assert [each.value for each in told] == [[first + n, n] for n in range(50)]
     assert node.machine.applied == [["add", n] for n in range(50)]

@@ -61,7 +61,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 def beating(clock: Clock, state: object = None, connected: bool = True) -> tuple[Pulse, Any]:
     """Return a pulse on a clock, and the shell that it looks at."""
-    shell = SimpleNamespace(oldest_save=0, server=SimpleNamespace(state=state))
+    shell = SimpleNamespace(saving=SimpleNamespace(oldest=0), server=SimpleNamespace(state=state))
     node: Any = SimpleNamespace(
         id="a",
         clock=clock.seconds,
@@ -81,7 +81,7 @@ def test_what_is_in_time_is_not_told(lines: Lines) -> None:
     clock = Clock()
     pulse, shell = beating(clock)
     for save in range(40):
-        shell.oldest_save = save % 3
+        shell.saving.oldest = save % 3
         clock.advance(T / BEATS)
     assert (pulse.stalls.count, pulse.saves.count, pulse.silences.count) == (0, 0, 0)
     assert lines.of(LogLevel.warn) == []
@@ -105,7 +105,7 @@ def test_a_disk_that_is_too_slow_for_the_election_timeout_is_told(lines: Lines) 
     """sc-K6: with what was measured, and an election timeout that would do."""
     clock = Clock()
     pulse, shell = beating(clock)
-    shell.oldest_save = 7
+    shell.saving.oldest = 7
     for _ in range(6):
         clock.advance(T / BEATS)
     (line,) = lines.of(LogLevel.warn)
@@ -118,7 +118,7 @@ def test_saves_that_follow_each_other_are_not_one_slow_save() -> None:
     clock = Clock()
     pulse, shell = beating(clock)
     for save in range(1, 30):
-        shell.oldest_save = save
+        shell.saving.oldest = save
         clock.advance(T / BEATS)
     assert pulse.saves.count == 0
 
@@ -143,7 +143,7 @@ def test_a_matter_is_told_once_in_a_while_and_counted_always(lines: Lines) -> No
     """A fault that lasts does not fill the log."""
     clock = Clock()
     pulse, shell = beating(clock)
-    shell.oldest_save = 1
+    shell.saving.oldest = 1
     beats = int(2.5 * QUIET_SECONDS / (T / BEATS))
     for _ in range(beats):
         clock.advance(T / BEATS)

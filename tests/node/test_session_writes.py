@@ -323,7 +323,7 @@ def test_a_session_that_has_ended_is_told_so_whatever_the_number() -> None:
 
 def test_consecutive_numbers_are_one_batch_and_calls_keep_their_order() -> None:
     node, session = single()
-    saves = node.shell.save_count
+    saves = node.shell.saving.save_count
     told = [node.write(["add", n], session=call(session, n)) for n in (1, 2, 3)]
     plain = node.write(["add", 9])
     told += [node.write(["add", n], session=call(session, n)) for n in (4, 5)]
@@ -332,7 +332,7 @@ def test_consecutive_numbers_are_one_batch_and_calls_keep_their_order() -> None:
     assert [each.value[1] for each in told] == [1, 2, 3, 4, 5]
     assert plain.value[1] == 9
     assert [command[1] for command in node.machine.applied] == [1, 2, 3, 9, 4, 5]
-    assert node.shell.save_count == saves + 1
+    assert node.shell.saving.save_count == saves + 1
 
 
 def test_cancelling_before_the_append_is_definite_and_those_behind_keep_their_turn() -> None:

@@ -1,0 +1,132 @@
+"""What the log says to skip, at whole nodes: known ahead, in every order of events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raft.errors import StateMachineFailed
+from raft.node.writes import Batch
+from raft.storage.memory import MemoryStorage
+from raft.storage.records import Kind, encode_skip
+from tests.node.world import Node, Wire, World, cluster, leader_of, others
+
+
+def skip(node: Node, index: int) -> None:
+    """Let `node` append an entry that skips `index`, as its operator would."""
+    node.shell.write(Batch([encode_skip(index)], node.clock() + 9.0, lambda _: None, Kind.SKIP))
+
+
+def poisoned() -> tuple[World, Wire[Node], dict[str, Node], int]:
+    """Return a cluster at whose last entry all machines wait, with its index."""
+    world, wire, nodes = cluster(3)
+    leader = leader_of(wire)
+    told = leader.write(["add", 1])
+    world.run(
+        0.5, lambda: told.fired and all(node.applied == leader.applied for node in _all(wire))
+    )
+    poison = leader.applied + 1
+    leader.write(["add", "poison"])
+    leader.write(["add", 2])
+    world.advance(0)
+    for node in _all(wire):
+        node.shell.applying.is_held = True
+    world.run(0.5, lambda: all(node.shell.server.commit_index == poison + 1 for node in _all(wire)))
+    return world, wire, nodes, poison
+
+
+def _all(wire: Wire[Node]) -> list[Node]:
+    return list(wire.nodes.values())
+
+
+def journals(wire: Wire[Node]) -> list[Any]:
+    return [node.machine.applied for node in _all(wire)]
+
+
+def test_all_servers_go_past_what_a_committed_entry_skips() -> None:
+    """sc-P14: each after its restart; the digests agree [I20]."""
+    world, wire, _, poison = poisoned()
+    skip(leader_of(wire), poison)
+    at = poison + 2
+    world.run(0.5, lambda: all(node.shell.server.commit_index == at for node in _all(wire)))
+    for node in _all(wire):
+        node.restarted()
+    leader = leader_of(wire)
+    world.run(1.0, lambda: all(node.applied == leader.applied > at for node in _all(wire)))
+    assert journals(wire) == [[["add", 1], ["add", 2]]] * 3
+    assert len({node.replica.digest for node in _all(wire)}) == 1
+    assert all(node.replica.skips.done == {poison} for node in _all(wire))
+
+
+def test_who_was_away_learns_of_it_before_it_comes_to_the_entry() -> None:
+    """sc-P14: what names the entry arrives with it, or before its commit is known."""
+    world, wire, _, poison = poisoned()
+    away = others(wire, leader_of(wire))[0]
+    wire.isolate(away.id)
+    skip(leader_of(wire), poison)
+    world.run(1.0, lambda: leader_of(wire).shell.server.commit_index == poison + 2)
+    for node in _all(wire):
+        node.restarted()
+    wire.heal()
+    leader = leader_of(wire)
+    world.run(2.0, lambda: all(node.applied == leader.applied > poison for node in _all(wire)))
+    assert journals(wire) == [[["add", 1], ["add", 2]]] * 3
+    assert not any(node.failures for node in _all(wire))
+
+
+def test_what_an_uncommitted_entry_skips_is_neither_executed_nor_passed_by() -> None:
+    """The entry may still be replaced: what it names waits for its fate [L3]."""
+    world, wire, _, poison = poisoned()
+    alone = leader_of(wire)
+    wire.isolate(alone.id)
+    skip(alone, poison)
+    world.run(0.05)
+    for node in _all(wire):
+        node.shell.applying.is_held = False
+        node.shell.schedule()
+    rest = others(wire, alone)
+    other = leader_of(wire, [node.id for node in rest])
+    world.run(1.0, lambda: other.applied > poison + 1)
+    # It knows that the entry is committed, and has one that skips it, which is not.
+    assert alone.shell.server.commit_index > poison
+    assert alone.applied == poison - 1
+    wire.heal()
+    world.run(2.0, lambda: alone.applied == other.applied)
+    assert journals(wire) == [[["add", 1], ["add", "poison"], ["add", 2]]] * 3
+    assert alone.shell.scribe.skips.named == {}
+    assert not any(node.failures for node in _all(wire))
+
+
+def test_who_executed_it_before_stops_alone_and_is_well_after_a_restart() -> None:
+    """SM2: where others had not; its own log names the entry when it starts again."""
+    world, wire, _, poison = poisoned()
+    leader = leader_of(wire)
+    hasty = others(wire, leader)[0]
+    hasty.shell.applying.is_held = False
+    hasty.shell.schedule()
+    world.run(0.5, lambda: hasty.applied > poison)
+    skip(leader, poison)
+    world.run(0.5, lambda: hasty.failures)
+    assert isinstance(hasty.failures[0], StateMachineFailed)
+    assert f"entry {poison} was applied here" in str(hasty.failures[0])
+    for node in [*_all(wire), hasty]:
+        node.restarted()
+    leader = leader_of(wire)
+    world.run(1.0, lambda: all(node.applied == leader.applied > poison for node in _all(wire)))
+    assert journals(wire) == [[["add", 1], ["add", 2]]] * 3
+
+
+def test_skips_of_entries_that_a_snapshot_covers_are_forgotten() -> None:
+    world, wire, _, poison = poisoned()
+    leader = leader_of(wire)
+    skip(leader, poison)
+    world.run(0.5, lambda: leader.shell.server.commit_index == poison + 2)
+    node = leader.restarted()
+    leader_of(wire)
+    world.run(1.0, lambda: node.applied > poison + 2)
+    assert isinstance(node.storage, MemoryStorage)
+    again = node.restarted()
+    assert again.shell.scribe.skips.named == {poison + 2: poison}
+    leader_of(wire)
+    world.run(1.0, lambda: again.applied > poison + 2)
+    again.write(["add", 3])
+    world.run(0.5, lambda: again.shell.scribe.skips.named == {})
