@@ -70,9 +70,13 @@ class Codec:
         decode_trusted: `decode` without checks, for bytes from the log; raises one of
             `DECODE_ERRORS`.
         encode_result: encodes a result without a limit; raises one of `ENCODE_ERRORS`.
+        encode_canonical: the same, with the keys of dicts in one order.
     """
 
-    __slots__ = ("_decode_result", "decode_trusted", "depth_limit", "encode_result", "limit_bytes")
+    __slots__ = (
+        *("_decode_result", "decode_trusted", "depth_limit", "encode_canonical", "encode_result"),
+        "limit_bytes",
+    )
 
     def __init__(
         self,
@@ -89,6 +93,9 @@ class Codec:
         self.depth_limit = depth_limit
         self.encode_result: Callable[[object], bytes] = msgspec.msgpack.Encoder(
             enc_hook=encode_hook
+        ).encode
+        self.encode_canonical: Callable[[object], bytes] = msgspec.msgpack.Encoder(
+            enc_hook=encode_hook, order="deterministic"
         ).encode
         self.decode_trusted = _decoder(command_type, decode_hook)
         self._decode_result = _decoder(result_type, decode_hook)

@@ -12,6 +12,8 @@ skipped (`raft.skips`). Version 2 is written once the machine's version was rais
 the version in force then stands at the end of the array. Version 3 is written while a backup is
 being restored: what is under way (id, index of the first piece, bytes) stands behind that.
 Version 4 is written once the cluster was recovered: what the log said of it stands behind all.
+Under `d` the digest of all that was applied: [index, digest, its origin]. A release that does not
+know of it lets it stand, so it counts at that index alone.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from raft.storage.records import (
 
 PROGRESS_KEY: Final = b"0"
 SKIPS_KEY: Final = b"k"
+_DIGEST_KEY: Final = b"d"
 _SESSION: Final = b"s"
 _RESULT: Final = b"r"
 _VERSION: Final = 1
@@ -80,6 +83,7 @@ class _SessionNote(msgspec.Struct, array_like=True, frozen=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_progress = msgspec.msgpack.Decoder(Progress).decode
 _decode_session = msgspec.msgpack.Decoder(_SessionNote).decode
+_decode_digest = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
 _decode_result = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 
@@ -102,6 +106,8 @@ class Notes:
     """The skipped entries that are stored."""
     _order: int = field(default=0, init=False)
     """The newest use of a session that is stored."""
+    _digest: tuple[int, int, int] | None = field(default=None, init=False)
+    """What was found of the digest: an index, its value there, its origin."""
 
     def open(self, machine_version: int) -> Progress | None:
         """Open the machine, fill the sessions; return how far it is, or None for a new one.
@@ -125,6 +131,8 @@ class Notes:
                     f" {progress.machine_version}; this release reads {_RECOVERED_VERSION} and"
                     f" {machine_version}: upgrade it"
                 )
+            if (digest := notes.get(_DIGEST_KEY)) is not None:
+                self._digest = _decode_digest(digest)
             self.sessions.limits = progress.limits
             self._load(notes)
         except (msgspec.MsgspecError, BadRecord) as error:
@@ -156,6 +164,11 @@ class Notes:
         self.sessions.load((session for _, session in ordered), newest)
         self._order = self.sessions.newest_order
 
+    def digest_at(self, index: int) -> tuple[int, int] | None:
+        """Return the digest's value and origin, if what was found is of that index."""
+        found = self._digest
+        return found[1:] if found is not None and found[0] == index else None
+
     def begin(self) -> None:
         """Begin a batch; raise `StateMachineFailed` where the machine cannot."""
         try:
@@ -171,9 +184,15 @@ class Notes:
         self._stored.clear()
         self._skipped = frozenset()
 
-    def commit(self, progress: Progress) -> None:
-        """End the batch: its effects and its notes become durable together, or not at all."""
-        notes: dict[bytes, bytes | None] = {PROGRESS_KEY: _encode_progress(progress)}
+    def commit(self, progress: Progress, digest: tuple[int, int]) -> None:
+        """End the batch: its effects and its notes become durable together, or not at all.
+
+        `digest` is its value there, and its origin.
+        """
+        notes: dict[bytes, bytes | None] = {
+            PROGRESS_KEY: _encode_progress(progress),
+            _DIGEST_KEY: _encode((progress.last_applied, *digest)),
+        }
         for ended in self.ended:
             if ended in self._stored:
                 notes[_SESSION + ended] = None
@@ -216,7 +235,8 @@ def progress_of(
 ) -> Progress:
     """Return a replica's progress.
 
-    `last` is index, term and time of the last entry applied; `digest` its two checksums;
+    `last` is index, term and time of the last entry applied; `digest` its two checksums, the
+    second of which is 0 (the digest's own note has taken its place);
     `machine_versions` what the machine says of its state, and the version in force; `restoration`
     the one under way; `recovery` the last one of the cluster.
     """

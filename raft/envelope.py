@@ -33,12 +33,16 @@ class Header(msgspec.Struct):
     """What stands before the machine's bytes.
 
     `sections` lists (name, version) of what follows before them. A reader must know
-    them all: state that is dropped silently is divergence.
+    them all: state that is dropped silently is divergence. `digest` and `digest_origin` go on with
+    `raft.digest`; a release that knew no such digest left them out. `outcomes_crc` is what it kept
+    in its place, and is 0 beside them.
     """
 
     records_crc: int
     outcomes_crc: int
     seed: bytes = b""
+    digest: int | msgspec.UnsetType = msgspec.UNSET
+    digest_origin: int | msgspec.UnsetType = msgspec.UNSET
     sections: list[tuple[str, int]] = []
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import traceback
 from typing import Final
-from zlib import crc32
 
 import msgspec
 from twisted.logger import Logger
 
 from raft.codec import DECODE_ERRORS, ENCODE_ERRORS, Codec
+from raft.digest import Digest, canonical
 from raft.errors import (
     BadCommand,
     CommandError,
@@ -44,21 +44,20 @@ _log = Logger()
 
 
 class Outcomes:
-    """Encodes outcomes, and keeps a checksum of what the servers of a cluster must share.
+    """Encodes outcomes, and tells the digest of them.
 
     Attributes:
-        crc: of every error among the outcomes, every result that a session keeps, and every
-            session that ended, in the order of the log.
+        digest: of what the servers of a cluster must share.
         errors: how many commands ended with an error.
     """
 
-    __slots__ = ("_codec", "_logged", "_stop_on_error", "crc", "errors")
+    __slots__ = ("_codec", "_logged", "_stop_on_error", "digest", "errors")
 
     def __init__(self, codec: Codec, stop_on_error: bool) -> None:
         self._codec = codec
         self._stop_on_error = stop_on_error
         self._logged: set[str] = set()
-        self.crc = 0
+        self.digest = Digest()
         self.errors = 0
 
     def encoded(self, result: Value) -> Result:
@@ -70,12 +69,22 @@ class Outcomes:
             # wrong on every server alike must not stop one after the other.
             return encoded_error(CommandFailed(f"{type(result).__name__} as a result"))
 
-    def refused(self, error: RaftError, index: int) -> Result:
-        """Return the outcome of entry `index` that is `error`, and count it."""
-        outcome = encoded_error(error)
-        self.errors += 1
-        self.crc = crc32(b"%d %s " % (index, outcome[0].encode()), self.crc)
+    def answered(self, result: Value, index: int) -> Result:
+        """Return the outcome of entry `index` that is `result`, and tell the digest of it."""
+        outcome = self.encoded(result)
+        content = outcome[1]
+        if outcome[0]:
+            content = outcome[0].encode()
+        else:
+            content = canonical(self._codec.encode_canonical, result, content)
+        self.digest.answered(index, content)
         return outcome
+
+    def refused(self, error: RaftError, index: int) -> Result:
+        """Return the outcome of entry `index` that is `error`; count it, and tell the digest."""
+        self.errors += 1
+        self.digest.refused(index, error)
+        return encoded_error(error)
 
     def failed(self, error: BaseException, index: int, payload: bytes) -> Result:
         """Return the outcome that the machine's exception is.

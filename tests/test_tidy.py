@@ -52,7 +52,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.replica", "raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
         *("raft.durable", "raft.envelope", "raft.machine", "raft.outcomes", "raft.sessions"),
         *("raft.storage.records", "raft.versions", "raft.backup", "raft.restoration"),
-        "raft.skips",
+        *("raft.skips", "raft.digest"),
     ),
     "raft.versions": (
         *("raft.interfaces", "raft.errors", "raft.outcomes", "raft.storage.records"),
@@ -63,7 +63,8 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.skips", "raft.storage.records"),
     ),
     "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records"),
-    "raft.outcomes": ("raft.interfaces", "raft.errors", "raft.codec"),
+    "raft.outcomes": ("raft.interfaces", "raft.errors", "raft.codec", "raft.digest"),
+    "raft.digest": ("raft.errors", "raft.codec"),
     "raft.envelope": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
     "raft.machine": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
     "raft.node": (

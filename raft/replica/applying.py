@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from typing import Final
-from zlib import crc32
 
 from attrs import frozen
 
+from raft.digest import BLOCK_ENTRIES, SCALARS
 from raft.errors import BadCommand, InvariantViolated, NodeFailed, SessionExpired
 from raft.outcomes import NOTHING, Result
 from raft.replica.backups import Backups
+from raft.sessions import Session
 from raft.storage.records import (
     HEADER_BYTES,
     SESSION_HEADER_BYTES,
@@ -94,13 +95,14 @@ class Applying(Backups):
         results: list[Result] = []
         self._slice_first, self._slice_ends = self.last_applied + 1, False
         first_result = max(self.last_applied + 1, want_from)
-        notes = self._notes if offset < end else None
+        notes, digest = self._notes if offset < end else None, self._outcomes.digest
         try:
             if notes is not None:
                 notes.begin()
             while offset < end:
                 following = self.last_applied + 1
-                stop = following + step
+                # No run goes past the end of a block of the digest.
+                stop = following + min(step, -following % BLOCK_ENTRIES + 1)
                 if following < self.skips.next < stop:
                     stop = self.skips.next
                 wanted = want_from <= following < want_end
@@ -113,9 +115,12 @@ class Applying(Backups):
                 else:
                     offset = self._apply_run(records, offset, stop, taken)
                 step = min(step * 2, _CHECK_EVERY)
+                if self.last_applied % BLOCK_ENTRIES == 0:
+                    digest.reach(self.last_applied, records, begun, offset)
+                    begun = offset
                 if self._slice_ends or (offset < end and self._clock() >= deadline):
                     break
-            self._records_crc = crc32(memoryview(records)[begun:offset], self._records_crc)
+            digest.reach(self.last_applied, records, begun, offset)
             if notes is not None:
                 self._commit(notes)
         except NodeFailed as failure:
@@ -162,6 +167,7 @@ class Applying(Backups):
         unpack, decode, apply = _unpack_header, self.codec.decode_trusted, self.machine.apply
         context, last_time_us, end = self._context, self.last_time_us, len(records)
         outcomes = self._outcomes
+        told, scalars = outcomes.digest.told, SCALARS
         following, applied_term = self.last_applied + 1, self.last_applied_term
         try:
             while offset < end and following < stop:
@@ -184,8 +190,17 @@ class Applying(Backups):
                     if results is not None:
                         results.append(outcome)
                 else:
-                    if results is not None:
-                        results.append(NOTHING if result is None else outcomes.encoded(result))
+                    if result is None:
+                        if results is not None:
+                            results.append(NOTHING)
+                    elif type(result) in scalars:
+                        told += (index, result)
+                        if results is not None:
+                            results.append(outcomes.encoded(result))
+                    else:
+                        outcome = outcomes.answered(result, index)
+                        if results is not None:
+                            results.append(outcome)
                 offset, following, applied_term = after, index + 1, term
         finally:
             self._advance(following, applied_term, last_time_us)
@@ -198,7 +213,7 @@ class Applying(Backups):
 
         A hot path too, made for many commands of one session, with one time, after each other.
         """
-        sessions, outcomes, limits = self.sessions, self._outcomes, self.sessions.limits
+        outcomes, limits = self._outcomes, self.sessions.limits
         last_time_us, end = self.last_time_us, len(records)
         following, applied_term = self.last_applied + 1, self.last_applied_term
         execute = self._refuse_skipped if following == self.skips.next else self._execute
@@ -219,7 +234,7 @@ class Applying(Backups):
                 )
                 if named != session_id or last_time_us != touched_us:
                     session_id, touched_us = named, last_time_us
-                    session = sessions.touch(named, last_time_us)
+                    session = self._touch(named, last_time_us, index)
                     kept = session.results if session is not None else {}
                 if session is None:
                     outcome = outcomes.refused(SessionExpired(), index)
@@ -258,10 +273,22 @@ class Applying(Backups):
             return outcomes.failed(error, index, payload)
         if result is None:
             return NOTHING
-        outcome = outcomes.encoded(result)
-        # Results are kept on every server, so that every server must have the same.
-        outcomes.crc = crc32(outcome[1], outcomes.crc)
-        return outcome
+        if type(result) in SCALARS:
+            outcomes.digest.told += (index, result)
+            return outcomes.encoded(result)
+        return outcomes.answered(result, index)
+
+    def _touch(self, session: bytes, now_us: int, index: int) -> Session | None:
+        """Use a session at an entry; return it, or None where there is none (any more)."""
+        found = self.sessions.touch(session, now_us)
+        if self._ended:
+            self._tell_ended(index)
+        return found
+
+    def _tell_ended(self, index: int) -> None:
+        for ended in self._ended:
+            self._outcomes.digest.answered(index, ended)
+        self._ended.clear()
 
     def _pass_by(self, records: bytes, offset: int, results: list[Result] | None) -> int:
         """Go past an entry that the log says is not to be executed; return the offset behind it.
@@ -309,6 +336,7 @@ class Applying(Backups):
             # are drawn from, the same on every server.
             self._context.seed = payload or self._context.seed
             self.restorations.current = None
+            self._outcomes.digest.begin_term(index)
         elif kind in _FACT_KINDS:
             self._learn(kind, index, payload)
         elif kind == Kind.SKIP:
@@ -319,6 +347,8 @@ class Applying(Backups):
         elif kind in _SESSION_KINDS:
             try:
                 outcome = "", self.sessions.apply(kind, index, now_us, payload)
+                self._outcomes.digest.answered(index, outcome[1])
+                self._tell_ended(index)
             except BadRecord:
                 # It is the same on every server, and so is what becomes of it.
                 outcome = self._outcomes.refused(BadCommand("the entry names no sessions"), index)

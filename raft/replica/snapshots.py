@@ -52,7 +52,12 @@ class Snapshots(State):
             machine=self._machine_name,
             machine_version=self.machine_version,
         )
-        header = Header(self._records_crc, self._outcomes.crc, self._context.seed)
+        digest = self._outcomes.digest
+        header = Header(
+            *(digest.records_crc, 0, self._context.seed),
+            digest=digest.value,
+            digest_origin=digest.origin,
+        )
         chunks = self.machine.snapshot()
         sections: list[Iterator[bytes]] = []
         if not self.sessions.is_untouched:
@@ -104,12 +109,18 @@ class Snapshots(State):
         self.last_time_us = meta.time_us
         self.configuration = meta.configuration
         self.configuration_index = meta.configuration_index
-        self._records_crc = content.header.records_crc
-        self._outcomes.crc = content.header.outcomes_crc
+        self._resume_digest(meta.index, content.header)
         self._context.seed = content.header.seed
         if self._notes is not None:
             self._commit(self._notes)
         self._failure = None
+
+    def _resume_digest(self, index: int, header: Header) -> None:
+        value, origin = header.digest, header.digest_origin
+        if isinstance(value, int) and isinstance(origin, int):
+            self._outcomes.digest.resume(index, header.records_crc, value, origin)
+        else:
+            self._outcomes.digest.resume(index, header.records_crc, None)
 
     def _taking_in(
         self,

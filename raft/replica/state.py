@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Final
-from zlib import crc32
 
 from raft.codec import PLAIN, Codec
 from raft.core.configuration import Configuration
+from raft.digest import Digest
 from raft.durable import Notes, progress_of
 from raft.errors import NodeFailed
 from raft.interfaces import IOnDiskStateMachine
@@ -76,6 +76,8 @@ class State:
         self._slice_seconds = slice_seconds
         self._context = CommandContext(seed)
         self._outcomes = Outcomes(codec, bool(getattr(machine, "stop_on_error", False)))
+        self._ended: list[bytes] = []
+        """The sessions that ended at the entry that is being applied, and why."""
         self.sessions = Sessions(self._session_ended)
         self.skips = Skips()
         self._notes = (
@@ -86,7 +88,6 @@ class State:
         self._machine_name = str(getattr(machine, "machine_name", ""))
         self._machine_version = int(getattr(machine, "machine_version", 0))
         self.restorations = Restorations(self._outcomes)
-        self._records_crc = 0
         self._failure: NodeFailed | None = None
 
     @property
@@ -111,17 +112,22 @@ class State:
 
     @property
     def digest(self) -> int:
-        """A checksum (64 bits) of every record applied, every error, and the sessions.
+        """A checksum (64 bits) of every record applied, every outcome, and the sessions.
 
         Servers with the same `last_applied` have the same digest, or one of them has
-        diverged. Of the sessions it covers each end and each result that was kept. It does
-        not cover the results of other commands, nor the machine's state.
+        diverged (or has a digest of another `origin`, see `raft.digest`). Of the sessions it
+        covers each end. It does not cover the machine's state.
         """
-        return self._records_crc << 32 | self._outcomes.crc
+        digest = self._outcomes.digest
+        return digest.value ^ (digest.records_crc << 32 | digest.records_crc)
+
+    @property
+    def rolling(self) -> Digest:
+        """The digest that is compared with other servers'; to be read only."""
+        return self._outcomes.digest
 
     def _session_ended(self, reason: bytes, session: bytes) -> None:
-        outcomes = self._outcomes
-        outcomes.crc = crc32(b"%s %s " % (reason, session), outcomes.crc)
+        self._ended.append(b"%s %s" % (reason, session))
         if self._notes is not None:
             self._notes.ended.append(session)
 
@@ -142,8 +148,9 @@ class State:
             self.last_time_us = progress.last_time_us
             self.configuration = progress.configuration
             self.configuration_index = progress.configuration_index
-            self._records_crc = progress.records_crc
-            self._outcomes.crc = progress.outcomes_crc
+            noted = self._notes.digest_at(progress.last_applied) if self._notes else None
+            value, origin = noted or (None, 0)
+            self._outcomes.digest.resume(progress.last_applied, progress.records_crc, value, origin)
             self._context.seed = progress.seed
             self.recovery = progress.recovery
             if progress.restoration is not None:
@@ -155,16 +162,17 @@ class State:
             self._notes.machine.close()
 
     def _commit(self, notes: Notes) -> None:
-        current = self.restorations.current
+        current, digest = self.restorations.current, self._outcomes.digest
         notes.commit(
             progress_of(
                 (self.last_applied, self.last_applied_term, self.last_time_us),
                 (self.configuration, self.configuration_index),
-                (self._records_crc, self._outcomes.crc),
+                (digest.records_crc, 0),
                 self._context.seed,
                 self.sessions.limits,
                 (self.machine_version, self.versions.active),
                 None if current is None else (current.id, current.first_index, current.size_bytes),
                 self.recovery,
-            )
+            ),
+            (digest.value, digest.origin),
         )
