@@ -1,4 +1,4 @@
-"""The rolling digest [S4, sc-SM3]: same entries and outcomes, same digest, at every index."""
+"""The rolling digest [S4]: same entries and outcomes, same digest, at every index."""
 
 from __future__ import annotations
 
