@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import click
 
+from raft.cli.judging import BadInput, JudgingCommand
 from raft.testing.drawing import svg
 from raft.testing.history import Operation
 from raft.testing.history_file import BadHistory, read_history
 from raft.testing.linearizability import MODELS, Model, Report, Verdict, check
 
-LINEARIZABLE, NOT_LINEARIZABLE, UNKNOWN, BAD_INPUT = 0, 1, 2, 3
+LINEARIZABLE, NOT_LINEARIZABLE, UNKNOWN = 0, 1, 2
 CODES: Final = {
     Verdict.OK: LINEARIZABLE,
     Verdict.ILLEGAL: NOT_LINEARIZABLE,
@@ -30,33 +31,10 @@ BUDGET: Final = "60s"
 _NO_STEPS = sys.maxsize
 
 
-class BadInput(click.ClickException):
-    """The history, or the command line, is wrong."""
-
-    exit_code = BAD_INPUT
-
-
-class _BadCommandLine(click.UsageError):
-    """An option is wrong: 2, with which others end then, is a verdict here."""
-
-    exit_code = BAD_INPUT
-
-
 class _Undecided(click.ClickException):
     """There was not enough of something other than time."""
 
     exit_code = UNKNOWN
-
-
-class _Command(click.Command):
-    """A command whose wrong options end with an exit code of their own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the options."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise _BadCommandLine(error.format_message(), error.ctx) from None
 
 
 class _Budget(click.ParamType[tuple[int, float]]):
@@ -79,7 +57,7 @@ class _Budget(click.ParamType[tuple[int, float]]):
         return _NO_STEPS, float(found[1]) * (60 if found[2] == "m" else 1)
 
 
-@click.command("check", cls=_Command)
+@click.command("check", cls=JudgingCommand)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--model",

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "read": ("raft.cli.plain:read", "Ask any machine a query, given as JSON."),
     "demo": ("raft.cli.demo:demo", "Run a cluster in this terminal and lose a leader."),
     "check": ("raft.cli.check:check_", "Judge whether a history is linearizable."),
+    "chaos": ("raft.cli.chaos:chaos", "Let everything go wrong with a cluster of its own."),
     "bench": ("raft.cli.bench:bench", "Measure a cluster's writes and reads."),
 }
 """Each subcommand: where it is, and its line in `raft --help`.

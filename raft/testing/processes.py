@@ -71,6 +71,7 @@ class NodeProcess:
         data_directory: its log, snapshots and identity.
         process: the last one that was started, running or not; None before the first.
         arguments: what twistd is told; to run the node of `config_path` by default.
+        program: the command that runs twistd.
     """
 
     place: Place
@@ -81,6 +82,7 @@ class NodeProcess:
     arguments: list[str] = Factory(
         lambda self: ["raft", "--config", str(self.config_path)], takes_self=True
     )
+    program: list[str] = Factory(lambda: twistd())
 
     @property
     def id(self) -> str:
@@ -113,7 +115,7 @@ class NodeProcess:
         `limits` runs in the new process before the node does, for a test's `setrlimit`.
         """
         if not self.running:
-            command = [*twistd(), "-n", "--pidfile=", *self.arguments]
+            command = [*self.program, "-n", "--pidfile=", *self.arguments]
             self.process = start_process(command, self.log_path, limits)
 
     def signal(self, number: int) -> None:
@@ -147,6 +149,7 @@ class ProcessCluster:
         settings: Mapping[str, object] | None = None,
         base_port: int | None = None,
         reactor: Any = None,
+        dialled: Callable[[Place], Place] = lambda place: place,
     ) -> None:
         """Write the nodes' files into `directory`, which is made if need be; start nothing.
 
@@ -159,6 +162,8 @@ class ProcessCluster:
                 `{"snapshot_entries": 1000, "election_timeout": 1.0}`.
             base_port: node n listens for peers on the port n above it; chosen where None.
             reactor: the global one where it is None.
+            dialled: returns a place with the addresses at which a node is dialled, where these
+                are not those at which it listens.
 
         Raises:
             FileExistsError: there are node files already.
@@ -172,20 +177,24 @@ class ProcessCluster:
             size, free_base_port(size, PORTS_ABOVE) if base_port is None else base_port, [HOST]
         )
         self.nodes: dict[str, NodeProcess] = {}
-        for place in everyone:
+        members = [dialled(place) for place in everyone]
+        for place, member in zip(everyone, members, strict=True):
             path = self.directory / f"{place.id}.toml"
             start = f"twistd -n --pidfile= raft --config {path}"
-            text = content(place, everyone, cluster, machine, start)
+            text = content(member, members, cluster, machine, start)
             write_file(path, with_settings(text, settings or {}))
-            self.nodes[place.id] = NodeProcess(
-                place,
-                config_path=path,
-                log_path=self.directory / f"{place.id}.log",
-                data_directory=self.directory / f"{place.id}-data",
-            )
+            self.nodes[place.id] = self._node(place, path)
         self._reactor = reactor
         self._asking: RaftClient | None = None
         atexit.register(self.destroy)
+
+    def _node(self, place: Place, config_path: Path) -> NodeProcess:
+        return NodeProcess(
+            place,
+            config_path=config_path,
+            log_path=self.directory / f"{place.id}.log",
+            data_directory=self.directory / f"{place.id}-data",
+        )
 
     # -- Life --------------------------------------------------------------------------------
 
