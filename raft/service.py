@@ -78,6 +78,8 @@ CLOSE_SECONDS = 10.0
 """How long it then waits for the disk."""
 
 StorageFactory = Callable[[NodeSettings, str], IStorage]
+DirectoryOpener = Callable[[str, str, str], DataDirectory]
+"""Opens the data directory at a path, for a server's id and a cluster's; see `DataDirectory`."""
 
 
 def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
@@ -108,6 +110,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         codec: Codec | None = None,
         clock: Callable[[], float] = time.monotonic,
         make_storage: StorageFactory = _write_ahead_log,
+        open_directory: DirectoryOpener = DataDirectory.open,
     ) -> None:
         """Check what was given; open nothing.
 
@@ -118,6 +121,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             codec: for an application's own command types; plain values by default.
             clock: monotonic seconds.
             make_storage: what to keep the log in.
+            open_directory: where the identity and the lock are.
 
         Raises:
             BadConfiguration: the machine or the settings are wrong.
@@ -135,6 +139,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.pulse = Pulse(self)
         self.started_at = 0.0
         self._make_storage = make_storage
+        self._open_directory = open_directory
         self._directory: DataDirectory | None = None
         self.ops: OpsDoor | None = None
         self._observers = Observers(settings.id)
@@ -162,7 +167,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         if self._closing is not None:
             raise NodeStopped("a node runs once; make a new RaftService")
         settings = self.settings
-        self._directory = DataDirectory.open(
+        self._directory = self._open_directory(
             settings.data_directory, settings.id, settings.cluster_id
         )
         try:

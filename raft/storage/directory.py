@@ -122,6 +122,16 @@ class DataDirectory:
             lock = _take_lock(path)
         except OSError as error:
             raise failure(path, error, "opening the data directory") from error
+        return cls.load(path, server_id, cluster_id, files, lock)
+
+    @classmethod
+    def load(
+        cls, path: str, server_id: str, cluster_id: str, files: Files, lock: int | None = None
+    ) -> DataDirectory:
+        """Do what `open` does in a directory that is there, and held by `lock`. Blocks.
+
+        The lock is closed where this fails; None where nobody else can reach `files`.
+        """
         try:
             if survivor.finish(files, path):
                 _log.warn("{path}: finished a recovery that was begun before", path=path)
@@ -132,10 +142,10 @@ class DataDirectory:
                 opened.set_cluster_id(cluster_id)
             return opened
         except OSError as error:
-            os.close(lock)
+            _close(lock)
             raise failure(path, error, "reading or writing the identity") from error
         except BaseException:
-            os.close(lock)
+            _close(lock)
             raise
 
     @classmethod
@@ -282,6 +292,11 @@ def _take_lock(path: str) -> int:
             ) from error
         raise
     return fd
+
+
+def _close(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _load(files: Files, path: str) -> Identity | None:

@@ -35,6 +35,7 @@ class WriterThread:
     saved: Callable[[int], object]
     failed: Callable[[BaseException], object]
     finished: Callable[[], object]
+    seconds: Callable[[], float] = time.monotonic
     _thread: Thread | None = None
     _untidy: bool = True
     _retry_at: float = field(default=0.0)
@@ -108,7 +109,7 @@ class WriterThread:
         return drained
 
     def _tidy(self) -> None:
-        now = time.monotonic()
+        now = self.seconds()
         if self.writer.full and now < self._retry_at and not self.writer.ledger.removable:
             self._untidy = False
             return
@@ -125,3 +126,17 @@ class WriterThread:
             )
         elif was_full and not self.writer.full:
             _log.info("{path}: there is room again", path=self.writer.directory)
+
+
+MakeWriter = Callable[
+    [
+        LogWriter,
+        SnapshotFiles,
+        SimpleQueue[Queued],
+        Callable[[int], object],
+        Callable[[BaseException], object],
+        Callable[[], object],
+    ],
+    WriterThread,
+]
+"""Makes what writes: `WriterThread`, or a child of it that is no thread."""

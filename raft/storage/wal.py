@@ -27,7 +27,7 @@ from raft.storage.files import Files, RealFiles, failure
 from raft.storage.marks import Mark
 from raft.storage.recovery import REMEDY, Recovery
 from raft.storage.snapshots import SnapshotFiles
-from raft.storage.thread import Queued, WriterThread
+from raft.storage.thread import MakeWriter, Queued, WriterThread
 from raft.storage.writer import LogWriter, MarkSave
 
 SEGMENT_SIZE_BYTES = 16 << 20
@@ -43,15 +43,17 @@ class WriteAheadLog:
     The directory must exist, and be locked by the caller (`DataDirectory` does both).
     `incarnation` is that of the data directory (16 hexadecimal digits): files that carry
     another one are refused. Errors are raised as `raft.errors` of the storage branch.
+    `queue` and `make_writer` are what passes and does the writing, where that is not a thread.
     """
 
     directory: str
     files: Files = field(factory=RealFiles)
     segment_size_bytes: int = SEGMENT_SIZE_BYTES
     incarnation: str = ""
+    _queue: SimpleQueue[Queued] = field(factory=SimpleQueue)
+    _make_writer: MakeWriter = WriterThread
     _writer: LogWriter | None = field(default=None, init=False)
     _snapshots: SnapshotFiles = field(init=False)
-    _queue: SimpleQueue[Queued] = field(factory=SimpleQueue, init=False)
     _thread: WriterThread | None = field(default=None, init=False)
     _cuts: list[tuple[int, int]] = field(factory=list, init=False)
     """(ticket, from): truncations that are queued; nothing from there on may be read."""
@@ -140,7 +142,7 @@ class WriteAheadLog:
         if self._writer is None or self._thread is not None:
             raise InvariantViolated("storage must be recovered once, then started once")
         self._call_from_thread, self._saved, self._failed = call_from_thread, saved, failed
-        self._thread = WriterThread(
+        self._thread = self._make_writer(
             self._writer,
             self._snapshots,
             self._queue,
