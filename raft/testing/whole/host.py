@@ -1,0 +1,245 @@
+"""A machine on which a server lives: its disk, and one life of the server's process after another.
+
+The service is the one that twistd starts, with a directory that nobody else can reach, and a log
+that the clock writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import define, evolve, field
+
+from raft.errors import RaftError, StorageFailed, StorageFull
+from raft.node.settings import NodeSettings
+from raft.service import RaftService
+from raft.storage.directory import DataDirectory
+from raft.testing.whole.disk import Disk
+from raft.testing.whole.machine import WitnessedStore
+from raft.testing.whole.process import Died, Process
+from raft.testing.whole.view import View, WatchedServer, WatchedStorage
+from raft.testing.whole.writer import clocked_log
+
+if TYPE_CHECKING:
+    from raft.testing.whole.world import World
+
+PEER_PORT: Final = 7000
+CLIENT_PORT: Final = 7001
+DIRECTORY: Final = "/server"
+CHANGES: Final = ("open", "pwrite", "allocate", "fdatasync", "rename", "unlink", "sync_directory")
+"""The operations at which a fuse burns: those that change what a crash leaves."""
+
+
+@define(eq=False)
+class Fuse:
+    """Lets something happen at a later operation of a disk, or at a later write to a socket."""
+
+    left: int
+    """How many more of them there will be before."""
+    burn: Callable[[], object]
+
+
+@define(eq=False)
+class Host:
+    """One machine. `start` and `kill`, `lose_power` may follow each other in any order.
+
+    Attributes:
+        id: of the server that lives here.
+        address: of the machine in the network.
+        service: of the present life, or None.
+        refused: why the last start was refused, or None.
+        lives: how many there were.
+    """
+
+    world: World
+    id: str
+    address: str
+    settings: NodeSettings
+    view: View
+    disk: Disk = field(factory=Disk)
+    process: Process | None = None
+    service: RaftService | None = None
+    refused: RaftError | None = None
+    lives: int = 0
+    disk_seconds: tuple[float, float] = (0.0, 0.002)
+    """How long a turn of the writer takes, at least and at most."""
+    disk_fuse: Fuse | None = None
+    send_fuse: Fuse | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Let every operation of the disk pass here."""
+        self.disk.before = self._operation
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a process lives here."""
+        return self.process is not None and self.process.is_alive
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its service runs."""
+        return self.is_up and self.service is not None and self.service.serves
+
+    @property
+    def server(self) -> Any:
+        """The core of the present life."""
+        return self.service.shell.server if self.service is not None else None
+
+    # Life.
+
+    def start(self) -> None:
+        """Start the server, unless it runs."""
+        if self.is_up:
+            return
+        world = self.world
+        world.network.host_started(self.address)
+        self.lives += 1
+        self.refused = None
+        self.disk_fuse = self.send_fuse = None
+        chance = random.Random(f"{world.seed}/{self.id}/{self.lives}")
+        rate = world.rates[self.id]
+        process = Process(
+            *(world.timeline, world.network, self.address, chance, world.broke, world.entropy, rate)
+        )
+        process.died, process.wrote = self._died, self._wrote
+        self.process = process
+        world.tell(self.id, f"starts, for the {self.lives}. time")
+        process.enter(self._begin, process)
+
+    def _begin(self, process: Process) -> None:
+        world, machine = self.world, WitnessedStore(self.world.witness)
+        machine.process = process
+        service = self.service = world.parts.service(
+            self.settings,
+            machine,
+            reactor=process,
+            clock=process.seconds,
+            make_storage=partial(self._make_storage, process),
+            open_directory=lambda path, id, cluster: DataDirectory.load(
+                path, id, cluster, self.disk
+            ),
+        )
+        service.ended.addCallback(self._service_ended, process)
+        try:
+            service.startService()
+        except RaftError as error:
+            self._refuse(process, error)
+            return
+        shell = service.shell
+        shell.server = WatchedServer(shell.server, self.view)  # type: ignore[assignment]
+        self.view.began(shell.server, service.replica, process)
+        self._watch(service, process)
+
+    def _refuse(self, process: Process, error: RaftError) -> None:
+        if process.is_alive:
+            self.refused = error
+            self.world.tell(self.id, f"does not start: {error}")
+            process.kill()
+
+    def _make_storage(self, process: Process, settings: NodeSettings, incarnation: str) -> Any:
+        def turn_seconds() -> float:
+            return process.chance.uniform(*self.disk_seconds)
+
+        log = clocked_log(
+            *(process, self.disk, DIRECTORY, settings.segment_size_bytes, incarnation),
+            turn_seconds,
+            self.world.parts.writer,
+        )
+        return WatchedStorage(log, self.view)
+
+    def _watch(self, service: RaftService, process: Process) -> None:
+        shell, network, view = service.shell, service.network, self.view
+        send, turned = network.send, shell.turned
+
+        def seen(peer: str, message: Any, *beside: Any) -> bool:
+            process.check()
+            is_sent = send(peer, message, *beside)
+            if is_sent:
+                view.left(peer, message)
+            return is_sent
+
+        def seen_turn() -> None:
+            if process.is_alive and shell.running:
+                view.turned(shell.restoring.is_active)
+                self.world.bounds.look(service)
+            turned()
+
+        network.send = seen  # type: ignore[method-assign, assignment]
+        shell.turned = seen_turn
+
+    def _service_ended(self, error: BaseException | None, process: Process) -> None:
+        if not process.is_alive:
+            return
+        if error is not None and not isinstance(error, StorageFailed | StorageFull):
+            self.world.verdict.note("raised", f"{self.id} stops: {type(error).__name__}: {error}")
+        self.world.tell(self.id, f"ends: {error}")
+        # As twistd does, once the service is closed.
+        process.callLater(0, process.kill)
+
+    def stop(self) -> None:
+        """Ask the service to stop in good order."""
+        if self.process is not None and self.service is not None:
+            self.process.enter(self.service.stopService)
+
+    def kill(self) -> None:
+        """End the process at once; its machine goes on."""
+        if self.process is not None:
+            self.process.kill()
+
+    def lose_power(self) -> None:
+        """End the machine at once, and lose what its disk has not synced."""
+        if self.process is not None:
+            self.process.vanish()
+        self.world.network.down.add(self.address)
+        self.disk.lose_power(self.world.disk_chance(self.id))
+
+    def wipe(self) -> None:
+        """Put an empty disk into the machine, which does not run."""
+        view = self.view
+        self.disk.wipe()
+        view.lost_disks.append(view.disk)
+        view.disk = type(view.disk)()
+        view.is_lost = True
+
+    def _died(self) -> None:
+        self.view.ended()
+        self.disk.process_died()
+        self.service = None
+        self.world.died(self)
+
+    # Fuses.
+
+    def _operation(self, name: str) -> None:
+        if self.process is None or not self.process.is_alive:
+            raise Died
+        fuse = self.disk_fuse
+        if fuse is None or name not in CHANGES:
+            return
+        fuse.left -= 1
+        if fuse.left < 0:
+            self.disk_fuse = None
+            fuse.burn()
+            self.process.check()
+
+    def _wrote(self, is_done: bool) -> None:
+        fuse = self.send_fuse
+        if fuse is None:
+            return
+        fuse.left -= 1
+        if fuse.left < 0:
+            self.send_fuse = None
+            fuse.burn()
+
+
+def settings_of(id: str, address: str, model: NodeSettings) -> NodeSettings:
+    """Return `model` with what is this server's own."""
+    return evolve(
+        model,
+        id=id,
+        data_directory=DIRECTORY,
+        peer_endpoint=f"tcp:{PEER_PORT}:interface={address}",
+        client_endpoint=f"tcp:{CLIENT_PORT}:interface={address}",
+    )

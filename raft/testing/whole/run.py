@@ -1,0 +1,273 @@
+"""One run of a world of whole nodes: chaos, healing, service, a steady time, convergence.
+
+After healing a leader must be known to all within 12 election timeouts (L1), beside the time
+that connections need to find out that they are dead; a fresh write and read be answered within 4
+more (L2); the leader stay (L4); and all logs become the same (L3). Then the clients' history is
+judged (I18), and all nodes stop in good order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import define, field, frozen
+
+from raft.testing.choices import Choice, Choices
+from raft.testing.ghost import Violation
+from raft.testing.linearizability import Verdict, check
+from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.whole.client import Client
+from raft.testing.whole.host import Host
+from raft.testing.whole.swarm import Swarm
+from raft.testing.whole.troubles import Troubles
+from raft.testing.whole.world import Parts, World
+
+T: Final = TIMEOUT_SECONDS
+LEADER_SECONDS: Final = 12 * T
+TRANSPORT_SECONDS: Final = 3.0
+"""Until a connection is known to be dead (2 s), and dialled anew (1 s)."""
+SERVICE_SECONDS: Final = 4 * T
+CONVERGENCE_SECONDS: Final = 60 * T
+STOP_SECONDS: Final = 15.0
+POLL_SECONDS: Final = T / 10
+CHECK_STEPS: Final = 2_000_000
+
+
+class Failure(Exception):
+    """A seed that failed: which rule, when, how to see it again, and what happened before."""
+
+    def __init__(
+        self, seed: int, violation: Violation, moment: float, world: World, made: list[Choice]
+    ) -> None:
+        """Keep what a regression test needs: the seed, the rule and the choices."""
+        self.seed, self.rule, self.reason = seed, violation.rule, violation.reason
+        self.choices = made
+        self.world = world
+        super().__init__(
+            f"seed {seed} at {moment:.4f} s: {violation}\n"
+            f"replay it with: python -m raft.testing.whole --seed {seed} --transcript 40"
+        )
+
+    def transcript(self, last: int) -> str:
+        """Return the last lines of the journal, and the last steps of the cores."""
+        journal = list(self.world.journal)[-last:]
+        steps = [str(step) for step in self.world.monitors.transcript[-last:]]
+        return "\n".join([*journal, "", *steps])
+
+
+@frozen
+class Report:
+    """What one seed's run did."""
+
+    seed: int
+    events: int
+    steps: int
+    commits: int
+    terms: int
+    fired: dict[str, int]
+    lives: int
+    done: int
+    failed: int
+    installed: int
+    virtual_seconds: float
+    leader_seconds: float
+    is_undecided: bool
+    digest: str
+
+
+@define(eq=False)
+class Run:
+    """One run of a world."""
+
+    world: World
+    troubles: Troubles = field(init=False)
+    healthy: list[Host] = field(init=False, factory=list)
+    is_undecided: bool = False
+    """Whether the history was too much for the checker's budget."""
+    _leader_seconds: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        """Let troubles befall this world."""
+        self.troubles = Troubles(self.world)
+
+    def run(self) -> Report:
+        """Run all phases; raise `Failure` at the first broken promise."""
+        world = self.world
+        try:
+            with world.running():
+                self._chaos()
+                self._heal()
+                self._await_leader()
+                self._await_service()
+                self._steady()
+                self._converge()
+                self._judge()
+                self._stop()
+                world.verdict.check()
+        except Violation as violation:
+            moment, made = world.timeline.now, world.choices.made()
+            raised = Failure(world.seed, violation, moment, world, made)
+            raise raised from world.verdict.trace
+        return self._report()
+
+    def _report(self) -> Report:
+        world, monitors = self.world, self.world.monitors
+        return Report(
+            seed=world.seed,
+            events=world.events,
+            steps=monitors.steps,
+            commits=len(monitors.committed) - 1,
+            terms=len(monitors.leaders),
+            fired=dict(world.fired),
+            lives=sum(host.lives for host in world.hosts.values()),
+            done=sum(client.done for client in world.clients),
+            failed=sum(client.failed for client in world.clients),
+            installed=monitors.installed,
+            virtual_seconds=world.timeline.now,
+            leader_seconds=self._leader_seconds,
+            is_undecided=self.is_undecided,
+            digest=world.sha.hexdigest(),
+        )
+
+    # Phases.
+
+    def _chaos(self) -> None:
+        world, swarm = self.world, self.world.swarm
+        for host in world.hosts.values():
+            host.start()
+        for client in world.clients:
+            client.start()
+            self._act(client, world.timeline.now + swarm.chaos_seconds)
+        self.troubles.begin(swarm.chaos_seconds)
+        limit = swarm.max_chaos_events
+        world.run(swarm.chaos_seconds, lambda: world.events < limit)
+
+    def _act(self, client: Client, until: float) -> None:
+        timeline = self.world.timeline
+        if timeline.now < until and not self.troubles.is_over:
+            client.act()
+            delay = client.chance.expovariate(1 / self.world.swarm.act_seconds)
+            timeline.after(delay, self._act, client, until)
+
+    def _heal(self) -> None:
+        self.world.tell("world", "heals")
+        self.healthy = self.troubles.end()
+
+    def _await_leader(self) -> None:
+        world, healed = self.world, self.world.timeline.now
+        skew = 1 + self.world.swarm.clock_skew
+        limit = LEADER_SECONDS * skew + TRANSPORT_SECONDS
+        while world.agreed_leader(self.healthy) is None:
+            if world.timeline.now - healed > limit:
+                self._violated("L1", f"no leader {limit:.1f} s after healing")
+            world.run(POLL_SECONDS)
+        self._leader_seconds = world.timeline.now - healed
+
+    def _violated(self, rule: str, reason: str) -> None:
+        views = [
+            (host.id, host.server.role.value, host.server.current_term, host.server.leader_id)
+            if host.is_serving
+            else (host.id, "down", str(host.refused))
+            for host in self.world.hosts.values()
+        ]
+        self.world.verdict.violated(rule, f"{reason}: {views}")
+
+    def _await_service(self) -> None:
+        """L2: a fresh client's write and read are answered."""
+        world, begun = self.world, self.world.timeline.now
+        # Where there are more clients than sessions, they take theirs from each other for ever.
+        has_session = world.swarm.session_limits.sessions > len(world.clients)
+        fresh = Client(world, "fresh", "127.0.2.1", has_session, False)
+        fresh.start()
+        if fresh.process is None:
+            return
+        limit = SERVICE_SECONDS + TRANSPORT_SECONDS
+        while fresh.done < 2:
+            if not fresh.open:
+                fresh.done = 0
+                for operation in ("put", "get"):
+                    fresh.process.enter(fresh.ask, [operation, 1], limit)
+            if world.timeline.now - begun > limit:
+                self._violated("L2", f"no answers to a fresh client in {limit:.1f} s")
+            world.run(POLL_SECONDS)
+        world.clients.append(fresh)
+
+    def _steady(self) -> None:
+        world = self.world
+        world.run(SERVICE_SECONDS)
+        leader = world.agreed_leader(self.healthy)
+        if leader is None:
+            self._violated("L4", "no leader stays")
+            return
+        term = leader.server.current_term
+        world.run(world.swarm.steady_seconds)
+        if world.agreed_leader(self.healthy) is not leader or leader.server.current_term != term:
+            self._violated("L4", f"{leader.id} of {term} was replaced")
+
+    def _converge(self) -> None:
+        world, begun = self.world, self.world.timeline.now
+        while True:
+            applied = {
+                host.id: host.service.replica.last_applied if host.service is not None else -1
+                for host in self.healthy
+            }
+            if len(set(applied.values())) == 1:
+                break
+            if world.timeline.now - begun > CONVERGENCE_SECONDS:
+                self._violated("L3", f"applied differs: {applied}")
+            world.run(POLL_SECONDS)
+        world.monitors.check_all()
+
+    def _judge(self) -> None:
+        """I22: every call has ended; I18: one copy of the state could have answered so."""
+        world = self.world
+        open_calls = {client.name: len(client.open) for client in world.clients if client.open}
+        if open_calls:
+            self._violated("I22", f"calls without an outcome: {open_calls}")
+        judgement = check(world.recorder.close(), budget_steps=CHECK_STEPS)
+        self.is_undecided = judgement.verdict is Verdict.UNKNOWN
+        if judgement.verdict is Verdict.ILLEGAL:
+            self._violated("I18", judgement.text)
+
+    def _stop(self) -> None:
+        """All nodes stop in good order, within a bound."""
+        world = self.world
+        for client in world.clients:
+            client.finish()
+        world.run(1.0)
+        for host in world.hosts.values():
+            host.stop()
+        world.run(STOP_SECONDS)
+        still = [host.id for host in world.hosts.values() if host.is_up]
+        if still:
+            self._violated("stop", f"{still} have not stopped within {STOP_SECONDS} s")
+
+
+def simulate(
+    seed: int,
+    parts: Parts | None = None,
+    *,
+    swarm: Swarm | None = None,
+    choices: Choices | None = None,
+) -> Report:
+    """Run one seed and return what it did; raise `Failure` where a promise is broken.
+
+    Args:
+        seed: draws the world, unless `swarm` is given.
+        parts: what is under test; the real ones by default.
+        swarm: a world of one's own.
+        choices: what befalls it, and what clients do; drawn from the seed by default.
+    """
+    world = World(swarm or Swarm.draw(seed), choices or Choices.drawing(seed), parts or Parts())
+    return Run(world).run()
+
+
+def first_failure(seeds: Iterable[int], parts: Parts | None = None) -> Failure | None:
+    """Run seeds until one fails; return its failure, or None."""
+    for seed in seeds:
+        try:
+            simulate(seed, parts)
+        except Failure as failure:
+            return failure
+    return None

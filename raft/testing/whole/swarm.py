@@ -1,0 +1,128 @@
+"""What one seed's world of whole nodes is like: drawn first, so each seed is another corner."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from attrs import field, frozen
+
+from raft.core.server import Options
+from raft.node.bounds import Bounds
+from raft.storage.records import SessionLimits
+from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.whole.network import Weather
+
+TROUBLES: Final = (
+    "kill",
+    "power",
+    "kill at disk",
+    "power at disk",
+    "kill at send",
+    "pause",
+    "cut",
+    "one way",
+    "flap",
+    "reset",
+    "slow link",
+    "late",
+    "slow disk",
+    "failing disk",
+    "full disk",
+    "transfer",
+    "snapshot",
+)
+"""What may befall a world at a random moment; see `raft.testing.whole.troubles`."""
+
+
+@frozen(kw_only=True)
+class Swarm:
+    """The settings of one world. Times are in seconds, rates are probabilities."""
+
+    seed: int
+    voters: int = 3
+    options: Options = field(factory=Options)
+    bounds: Bounds = field(factory=Bounds)
+    session_limits: SessionLimits = SessionLimits()
+    weather: Weather = field(factory=Weather)
+    segment_size_bytes: int = 65536
+    disk_seconds: tuple[float, float] = (0.0, 0.002)
+    clock_skew: float = 0.0
+    """Each machine's clock runs at a rate drawn from 1 - skew to 1 + skew."""
+    forward: bool = False
+    """Whether followers pass writes on to the leader."""
+
+    clients: int = 3
+    keys: int = 3
+    sessions: tuple[bool, ...] = (True,)
+    """Whether each client, in turn, keeps a session."""
+    act_seconds: float = 0.05
+    """The mean time from one act of a client to its next."""
+    burst: int = 3
+    """How many operations a client begins at once, at most."""
+
+    chaos_seconds: float = 12.0
+    max_chaos_events: int = 10_000
+    troubles: tuple[str, ...] = ()
+    trouble_seconds: float = 2 * TIMEOUT_SECONDS
+    """The mean time from one trouble to the next."""
+    steady_seconds: float = 20 * TIMEOUT_SECONDS
+
+    @classmethod
+    def draw(cls, seed: int) -> Swarm:
+        """Draw a world."""
+        rng = random.Random(f"{seed}/whole swarm")
+        some = rng.sample(TROUBLES, rng.randint(1, len(TROUBLES)))
+        return cls(
+            seed=seed,
+            voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
+            options=_options(rng),
+            bounds=_bounds(rng),
+            session_limits=SessionLimits(
+                timeout_us=rng.choice((2_000_000, 10_000_000, 60_000_000)),
+                sessions=rng.choice((2, 4, 8, 100)),
+                results=rng.choice((2, 8, 1000)),
+                results_bytes=1 << 20,
+            ),
+            weather=_weather(rng),
+            segment_size_bytes=rng.choice((4096, 16384, 65536, 1 << 20)),
+            disk_seconds=rng.choice(((0.0, 0.0), (0.0, 0.002), (0.001, 0.03))),
+            clock_skew=rng.choice((0.0, 0.0, 0.05, 0.2)),
+            forward=rng.random() < 0.3,
+            clients=rng.randint(1, 8),
+            keys=rng.randint(1, 5),
+            sessions=rng.choice(((True,), (True,), (True, False), (False,))),
+            act_seconds=rng.choice((0.02, 0.05, 0.2)),
+            burst=rng.choice((1, 3, 20)),
+            troubles=tuple(some) if rng.random() < 0.95 else (),
+            trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
+        )
+
+
+def _options(rng: random.Random) -> Options:
+    return Options(
+        heartbeat_seconds=TIMEOUT_SECONDS / 5,
+        election_timeout_seconds=TIMEOUT_SECONDS,
+        max_append_entries=rng.choice((1, 2, 64, 1 << 30)),
+        max_append_bytes=rng.choice((300, 4096, 256 << 10)),
+        max_inflight_messages=rng.choice((1, 2, 8, 64)),
+    )
+
+
+def _bounds(rng: random.Random) -> Bounds:
+    return Bounds(
+        snapshot_entries=rng.choice((0, 5, 20, 50, 200)),
+        trailing_entries=rng.choice((0, 5, 50)),
+        snapshot_factor=rng.choice((0.0, 4.0)),
+        snapshot_floor_bytes=rng.choice((1 << 12, 1 << 16)),
+        cache_bytes=rng.choice((1 << 10, 1 << 14, 64 << 20)),
+    )
+
+
+def _weather(rng: random.Random) -> Weather:
+    return Weather(
+        delay_seconds=rng.choice(((0.0, 0.001), (0.0005, 0.004), (0.002, 0.03), (0.0, 0.06))),
+        grid_seconds=rng.choice((0.0, 0.0, 0.001, 0.01)),
+        chunk_bytes=rng.choice((0, 0, 0, 700, 100)),
+        window_bytes=rng.choice((65536, 65536, 4096)),
+    )
