@@ -17,8 +17,10 @@ from zope.interface import implementer
 
 if TYPE_CHECKING:
     from raft.testing.timeline import Timeline
+    from raft.testing.whole.connects import Connector, ListeningPort
     from raft.testing.whole.entropy import Entropy
-    from raft.testing.whole.network import Connector, ListeningPort, Network, Socket
+    from raft.testing.whole.network import Network
+    from raft.testing.whole.sockets import Socket
 
 THREAD_SECONDS: Final = (0.0, 0.002)
 """How long what is done in another thread takes."""

@@ -98,6 +98,12 @@ class Swarm:
             trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
         )
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether few entries are under way at a time: clients may ask for more than passes."""
+        options = self.options
+        return options.max_append_entries <= 2 or options.max_inflight_messages <= 2
+
 
 def _options(rng: random.Random) -> Options:
     return Options(
