@@ -85,7 +85,7 @@ def decode_meta(content: bytes) -> BackupMeta:
     """
     try:
         return _decode_meta(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise BadBackup(f"what it says of itself cannot be read: {error}") from error
 
 

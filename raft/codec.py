@@ -43,6 +43,14 @@ ENCODE_ERRORS: Final = (
 DECODE_ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError)
 """What decoding raises for bytes that are no plain value, but for RecursionError."""
 
+UNREADABLE: Final = (*DECODE_ERRORS, OverflowError, RecursionError)
+"""All that msgspec raises for bytes that are not what is asked for.
+
+Besides its own errors it lets these through: text that is not UTF-8 (ValueError), keys that cannot
+be keys (TypeError), timestamps out of range, and too much nesting, also where it only passes over
+what a later release has added.
+"""
+
 EncodeHook = Callable[[Any], Any]
 DecodeHook = Callable[[type, Any], Any]
 

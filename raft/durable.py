@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 from attrs import define, field
 
+from raft.codec import UNREADABLE
 from raft.core.configuration import Configuration
 from raft.errors import RaftError, StateMachineFailed
 from raft.interfaces import IOnDiskStateMachine
@@ -135,7 +136,7 @@ class Notes:
                 self._digest = _decode_digest(digest)
             self.sessions.limits = progress.limits
             self._load(notes)
-        except (msgspec.MsgspecError, BadRecord) as error:
+        except (*UNREADABLE, BadRecord) as error:
             raise StateMachineFailed(f"the machine's notes cannot be read: {error}") from error
         except RaftError:
             raise

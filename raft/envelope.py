@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from attrs import define
 
+from raft.codec import UNREADABLE
 from raft.errors import StateMachineFailed
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -155,7 +156,7 @@ def unwrap(chunks: Iterator[bytes], known: frozenset[tuple[str, int]] = frozense
         raise StateMachineFailed("the snapshot ends before its header does")
     try:
         header = msgspec.msgpack.decode(head[_PREAMBLE.size : size], type=Header)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise StateMachineFailed(f"the snapshot's header cannot be read: {error}") from error
     unknown = [section for section in header.sections if section not in known]
     if unknown or len(set(header.sections)) < len(header.sections):

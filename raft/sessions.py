@@ -25,6 +25,7 @@ import msgspec
 from attrs import Factory, define, field
 from twisted.logger import Logger
 
+from raft.codec import UNREADABLE
 from raft.errors import ResultDropped, StaleSequence, StateMachineFailed
 from raft.outcomes import Result
 from raft.storage.records import (
@@ -291,7 +292,7 @@ class Sessions:
         try:
             self.limits = SessionLimits() if first is None else _decode_limits(first)
             restored = [form for piece in incoming for form in _decode_slice(piece)]
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise StateMachineFailed(f"the snapshot's sessions cannot be read: {error}") from error
         self.load(
             Session(

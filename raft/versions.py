@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from attrs import define
 
+from raft.codec import UNREADABLE
 from raft.errors import BadConfiguration, RaftError, StateMachineFailed
 from raft.interfaces import IVersionedStateMachine
 from raft.outcomes import where
@@ -137,7 +138,7 @@ class Versions:
         found = b"".join(slices)
         try:
             version = _decode(found) if found else 1
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise StateMachineFailed(f"{what} names no version: {error}") from error
         self.resume(version, what)
 

@@ -16,7 +16,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import globalLogPublisher
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 DEADLINE_SECONDS = 10.0
@@ -124,6 +124,19 @@ def logged_errors() -> Iterator[LoggedErrors]:
         globalLogPublisher.removeObserver(observe)
     texts = "\n".join(failure.getTraceback() for failure in seen)
     assert not seen, f"failures were logged and not flushed:\n{texts}"
+
+
+@pytest.fixture
+def logged_texts() -> Iterator[list[str]]:
+    """Collect each line that is logged, as it reads."""
+    heard: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        heard.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield heard
+    globalLogPublisher.removeObserver(observe)
 
 
 def selectables(reactor: Any) -> set[Any]:

@@ -31,6 +31,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.errors": (),
     "raft.lives": (),
     "raft.places": (),
+    "raft.sparing": (),
     "raft.core": ("raft.core", "raft.errors"),
     "raft.interfaces": ("raft.core", "raft.errors", "raft.numbering"),
     "raft.numbering": ("raft.errors",),
@@ -41,7 +42,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "raft.transport": (
         *("raft.transport", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
-        *("raft.numbering", "raft.lives"),
+        *("raft.numbering", "raft.lives", "raft.sparing"),
         # Records are the wire's form too: the one room of storage that is no file.
         "raft.storage.records",
     ),
@@ -56,13 +57,14 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "raft.versions": (
         *("raft.interfaces", "raft.errors", "raft.outcomes", "raft.storage.records"),
+        "raft.codec",
     ),
     "raft.skips": ("raft.errors", "raft.outcomes", "raft.storage.records"),
     "raft.durable": (
         *("raft.interfaces", "raft.core", "raft.errors", "raft.outcomes", "raft.sessions"),
-        *("raft.skips", "raft.storage.records"),
+        *("raft.skips", "raft.storage.records", "raft.codec"),
     ),
-    "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records"),
+    "raft.sessions": ("raft.outcomes", "raft.errors", "raft.storage.records", "raft.codec"),
     "raft.outcomes": ("raft.interfaces", "raft.errors", "raft.codec", "raft.digest"),
     "raft.digest": ("raft.errors", "raft.codec"),
     "raft.envelope": ("raft.interfaces", "raft.core", "raft.errors", "raft.codec"),
@@ -72,6 +74,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage.records"),
         *("raft.transport", "raft.members", "raft.backup", "raft.numbering"),
         *("raft.restoration", "raft.lives", "raft.outcomes", "raft.skips", "raft.places"),
+        "raft.sparing",
         # The default of a setting; the log itself is handed to the node.
         "raft.storage.wal.SEGMENT_SIZE_BYTES",
     ),

@@ -53,6 +53,7 @@ from raft.node.snapshot_policy import SnapshotPolicy
 from raft.node.snapshots import Snapshots
 from raft.node.writes import Batch, Writes, groups_of
 from raft.replica import Replica
+from raft.sparing import SparingLog
 from raft.storage.records import BadRecord, Kind, decode
 from raft.transport.wire import SnapshotChunk
 
@@ -85,6 +86,7 @@ class Shell:
     currency: Currency = Factory(Currency)
     running: bool = False
     bad_record_count: int = 0
+    complaints: SparingLog = Factory(lambda self: SparingLog(_log, self.clock), takes_self=True)
     refused_count: int = 0
     """Commands that were refused before they reached the log."""
     changes: dict[int, list[out.Accepted | out.Rejected]] = Factory(dict)
@@ -267,9 +269,8 @@ class Shell:
                 message = self._summed_up(message, records)
             except BadRecord as error:
                 self.bad_record_count += 1
-                _log.warn(
-                    "Dropped a bad AppendEntries of {sender}: {error}", sender=sender, error=error
-                )
+                text = "Dropped a bad AppendEntries of {sender}: {error}"
+                self.complaints.warn(text, sender, sender=sender, error=error)
                 return
             self.currency.heard(sender, message)
         elif isinstance(message, ms.InstallSnapshot) and chunk is not None:

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 import msgspec
 from attrs import define, evolve
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from raft.codec import UNREADABLE
 from raft.core import events as ev
 from raft.core import messages as ms
-from raft.errors import RaftError
+from raft.errors import RaftError, StateMachineFailed
 from raft.interfaces import ISnapshotWriter, SnapshotMeta
 from raft.transport.wire import SnapshotChunk
 
 if TYPE_CHECKING:
     from raft.node.shell import Shell
-
-_log = Logger()
 
 
 class Origin(msgspec.Struct, array_like=True, frozen=True):
@@ -29,6 +27,17 @@ class Origin(msgspec.Struct, array_like=True, frozen=True):
     time_us: int
     machine: str
     machine_version: int
+
+
+_decode_origin = msgspec.msgpack.Decoder(Origin).decode
+
+
+def read_origin(meta: bytes) -> Origin:
+    """Return what a snapshot says of itself; raise `StateMachineFailed` where it says nothing."""
+    try:
+        return _decode_origin(meta)
+    except UNREADABLE as error:
+        raise StateMachineFailed(f"the snapshot's meta cannot be read: {error}") from error
 
 
 @define(eq=False)
@@ -70,10 +79,11 @@ class Receiving:
             return evolve(message, done=True)
         try:
             self._take_in(sender, message, chunk)
-        except (RaftError, msgspec.MsgspecError) as error:
+        except RaftError as error:
             # The leader goes on trying; this server serves what it has. A disk that failed
             # stops the node by itself.
-            _log.warn("A snapshot of {sender} was dropped: {error}", sender=sender, error=error)
+            text = "A snapshot of {sender} was dropped: {error}"
+            self.shell.complaints.warn(text, sender, sender=sender, error=error)
             self.drop()
         return evolve(message, done=False)
 
@@ -103,7 +113,7 @@ class Receiving:
         if chunk.offset_bytes:
             return None
         self.drop()
-        origin = msgspec.msgpack.decode(chunk.meta, type=Origin)
+        origin = read_origin(chunk.meta)
         meta = SnapshotMeta(
             message.last_included_index,
             message.last_included_term,
@@ -125,8 +135,9 @@ class Receiving:
 
     def _not_stored(self, arrival: Arrival, failure: Failure) -> None:
         self._forget(arrival)
-        _log.warn(
+        self.shell.complaints.warn(
             "A snapshot of {sender} could not be stored: {reason}",
+            arrival.sender,
             sender=arrival.sender,
             reason=failure.value,
         )

@@ -63,6 +63,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "sync_count": node.storage.sync_count,
         **_client_counts(node),
         **_of_pulse(node),
+        **_of_bytes(node),
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
         "failure": _failure(node),
@@ -96,6 +97,20 @@ def _client_counts(node: RaftService) -> dict[str, object]:
         "session_expired_count": sessions.expired_count,
         "session_refused_count": node.session_entries.refused_count,
         "copies_joined_count": node.shell.sequences.joined_count,
+    }
+
+
+def _of_bytes(node: RaftService) -> dict[str, object]:
+    """Return what came of bytes that were not as they must be, since the start."""
+    peers, clients, shell = node.network.counters, node.listener.counters, node.shell
+    return {
+        "bad_record_count": shell.bad_record_count,
+        "malformed_count": peers.malformed + clients.malformed,
+        "stalled_count": peers.stalled + clients.stalled,
+        "connection_refused_count": peers.refused + clients.refused,
+        "log_left_out_count": sum(
+            log.left_out_count for log in (peers.log, clients.log, shell.complaints)
+        ),
     }
 
 

@@ -62,6 +62,11 @@ COUNTERS = (
     ("slow_saves", "slow_save_count", "Looks at a save that took half an election timeout."),
     ("silences", "silence_count", "Looks at a connected member that did not answer its leader."),
     ("proposals_refused", "refused_count", "Commands refused before they reached the log."),
+    ("bad_records", "bad_record_count", "Messages of peers whose records were damaged."),
+    ("malformed", "malformed_count", "Connections closed for bytes that were no message."),
+    ("stalled", "stalled_count", "Connections closed because nothing moved for too long."),
+    ("connections_refused", "connection_refused_count", "Connections that were not let in."),
+    ("log_lines_left_out", "log_left_out_count", "Log lines that others caused too often."),
 )
 """What is told of each: its name here, its name in `status()`, its line of help."""
 

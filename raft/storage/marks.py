@@ -58,12 +58,15 @@ def encode_hard_state(hard_state: HardState) -> bytes:
 
 
 def decode_hard_state(record: Record) -> HardState:
-    """Return the hard state in `record`."""
+    """Return the hard state in `record`; raise `BadRecord` where it is none."""
     if not record.payload:
         return HardState(record.term)
     if record.payload[:1] != b"\x01":
         raise BadRecord(0, f"vote of the unknown form {record.payload[0]}")
-    return HardState(record.term, record.payload[1:].decode())
+    try:
+        return HardState(record.term, record.payload[1:].decode())
+    except UnicodeDecodeError as error:
+        raise BadRecord(0, "vote for an id that is not UTF-8") from error
 
 
 def encode_truncate(start: int, term: int) -> bytes:

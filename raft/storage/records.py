@@ -32,6 +32,7 @@ from zlib import crc32
 import msgspec
 from attrs import frozen
 
+from raft.codec import UNREADABLE
 from raft.core.configuration import Configuration, Member
 from raft.core.messages import Entries, Run
 
@@ -267,7 +268,7 @@ def decode_registration(payload: bytes) -> Registration:
     """Return what a REGISTER says; raise `BadRecord` where it says nothing."""
     try:
         return _registration_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no registration: {error}") from error
 
 
@@ -280,7 +281,7 @@ def decode_sessions(payload: bytes) -> list[bytes]:
     """Return the sessions named, at most `SESSION_IDS_LIMIT`; raise `BadRecord` otherwise."""
     try:
         return _sessions_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no sessions: {error}") from error
 
 
@@ -293,7 +294,7 @@ def decode_version(payload: bytes) -> int:
     """Return the machine's version, from 1 on; raise `BadRecord` where there is none."""
     try:
         return _version_decoder.decode(payload)[0]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no version: {error}") from error
 
 
@@ -354,7 +355,7 @@ def decode_recovery(payload: bytes) -> RecoveryNote:
     """Return what a RECOVERY says; raise `BadRecord` where it says nothing."""
     try:
         note = _recovery_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no recovery: {error}") from error
     decode_configuration(note.previous_members)
     return note
@@ -395,7 +396,7 @@ def decode_configuration(payload: bytes) -> Configuration:
     """Return the configuration in `payload`; raise `BadRecord` where it is none."""
     try:
         form = _configuration_decoder.decode(payload)
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no configuration: {error}") from error
     return Configuration(
         tuple(map(_member, form.members)),

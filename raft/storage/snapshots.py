@@ -34,6 +34,7 @@ import msgspec
 from attrs import define, field
 from zope.interface import implementer
 
+from raft.codec import UNREADABLE
 from raft.errors import BadConfiguration, InvariantViolated, RaftError, StorageDamaged, StorageFull
 from raft.interfaces import ISnapshotWriter, SnapshotMeta
 from raft.storage.files import Files, failure, read_all, sync, write_all
@@ -87,7 +88,7 @@ def decode_meta(content: bytes) -> SnapshotMeta:
     """Return the meta in `content`; raise `BadRecord` where it is none."""
     try:
         form = _meta_decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no snapshot meta: {error}") from error
     return SnapshotMeta(
         form.index,

@@ -15,6 +15,7 @@ import msgspec
 from twisted.protocols import amp
 
 from raft import errors
+from raft.codec import UNREADABLE
 from raft.core.configuration import Configuration, Member
 from raft.storage.records import (
     BadRecord,
@@ -27,16 +28,6 @@ from raft.transport.boxes import gather, spread
 
 NUMBER_END: Final = 1 << 63
 """Indexes, terms and sizes on the wire are below this."""
-
-_UNREADABLE: Final = (
-    # Besides its own errors msgspec lets these through: text that is not UTF-8 (ValueError),
-    # keys that cannot be keys (TypeError), timestamps out of range, and too much nesting.
-    msgspec.MsgspecError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-)
 
 Result = Any
 """What one item of a batch came to: a plain value, or a `RaftError` that was not raised."""
@@ -106,7 +97,7 @@ def unpack_commands(packed: bytes) -> list[bytes]:
     """
     try:
         return _commands_decoder.decode(packed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadValue(f"no array of byte strings: {error}") from error
 
 
@@ -151,7 +142,7 @@ def unpack_results(packed: bytes) -> list[Result]:
     """
     try:
         pairs = _results_decoder.decode(packed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadValue(f"no array of results: {error}") from error
     return [value if not code else _error(code, value) for code, value in pairs]
 
@@ -193,7 +184,7 @@ def unpack_plain(packed: bytes) -> Any:
     """Return the plain value; raise `BadValue` where it is none."""
     try:
         return _plain_decode(packed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadValue(f"no MessagePack: {error}") from error
 
 
@@ -217,7 +208,7 @@ def unpack_present(packed: bytes) -> list[bool]:
     """Return for each session whether it is there; raise `BadValue` where it says nothing."""
     try:
         return _present_decoder.decode(packed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadValue(f"no array of booleans: {error}") from error
 
 
@@ -250,7 +241,7 @@ def unpack_members(packed: bytes) -> tuple[Member, ...]:
     """
     try:
         forms = _members_decoder.decode(packed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadValue(f"no array of members: {error}") from error
     return tuple(
         Member(m.id, m.incarnation, m.peer_address, m.client_address, m.voter) for m in forms

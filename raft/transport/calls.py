@@ -28,6 +28,7 @@ from raft.interfaces import ReadTerms
 from raft.numbering import SESSION_BYTES, OpenedSession, SessionCall
 from raft.transport import commands
 from raft.transport.arguments import (
+    NUMBER_END,
     BadValue,
     Result,
     error_from_description,
@@ -311,7 +312,7 @@ class ClientConnection(BoxConnection):
     def _answer(self, asked: _Asked, box: Box) -> None:
         try:
             value = asked.read(box)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             kind = OutcomeUnknown if asked.changes else NotAppended
             asked.answered.errback(kind(f"the answer makes no sense: {error}"))
             raise BadMessage(f"an answer that makes no sense: {error}") from error
@@ -390,6 +391,8 @@ def _opened(answer: dict[str, Any]) -> OpenedSession:
     session, results = answer["session"], answer["results"]
     if len(session) != SESSION_BYTES or results < 1:
         raise NotAppended("the answer makes no sense: it names no session")
+    if not 0 < answer["timeout_us"] < NUMBER_END:
+        raise NotAppended("the answer makes no sense: its session lasts for no time there is")
     seconds = answer["timeout_us"] / 1_000_000
     return OpenedSession(session, seconds, results, answer["results_bytes"])
 
@@ -399,10 +402,17 @@ def _results(box: Box, count: int) -> Results:
     if len(results) != count:
         raise BadValue(f"{len(results)} results for {count} items")
     if index := box.get(b"index"):
-        results.last_index = int(index)
+        results.last_index = _whole(index)
         age_ms = box.get(b"age_ms")
-        results.age_seconds = math.inf if age_ms is None else int(age_ms) / 1000
+        results.age_seconds = math.inf if age_ms is None else _whole(age_ms) / 1000
     return results
+
+
+def _whole(text: bytes) -> int:
+    """Return a number of an answer; one of any size would not even be a number of seconds."""
+    if not text.isdigit() or len(text) > 19:
+        raise BadValue(f"{text[:40]!r} is no whole number")
+    return int(text)
 
 
 def _error(box: Box) -> RaftError:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from twisted.internet import interfaces
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Protocol, connectionDone
@@ -19,16 +19,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from raft.sparing import SparingLog
 from raft.transport.boxes import BadBox, Box, BoxParser
 from raft.transport.wire import BadMessage
+
+_log = Logger()
 
 WRITE_BYTES = 1 << 20
 """How much is handed to a transport at a time while more is waiting."""
 
 
-@define
+@define(eq=False)
 class Counters:
-    """What happened on the connections of one network or listener, since its start."""
+    """What happened on the connections of one network or listener, since its start.
+
+    Attributes:
+        accepted: connections that were let in.
+        connected: handshakes that were done with those dialled.
+        refused: connections beyond what there may be, and greetings that did not fit.
+        malformed: connections closed for bytes that were no message.
+        stalled: connections closed because nothing moved for too long.
+        dropped: messages that were not sent.
+        log: where their connections complain: whoever connects must not fill a disk with it.
+    """
 
     accepted: int = 0
     connected: int = 0
@@ -36,6 +49,7 @@ class Counters:
     malformed: int = 0
     stalled: int = 0
     dropped: int = 0
+    log: SparingLog = field(factory=lambda: SparingLog(_log))
 
 
 @implementer(interfaces.IPushProducer)
@@ -55,8 +69,9 @@ class BoxConnection(Protocol):
         closed: fires with a text once the connection is lost.
     """
 
-    log = Logger()
     transport: Any
+    speaker = ""
+    """The member at the other end, by its id, where that is known."""
 
     def __init__(self, parser: BoxParser, counters: Counters) -> None:
         """Wait for a transport."""
@@ -174,8 +189,11 @@ class BoxConnection(Protocol):
         """Close at once, for `reason`, with one line in the log."""
         if not self._ending:
             self._ending = reason
-            self.log.warn(
-                "Closed the connection with {peer}: {reason}", peer=self.peer_text(), reason=reason
+            self.counters.log.warn(
+                "Closed the connection with {peer}: {reason}",
+                self.speaker,
+                peer=self.peer_text(),
+                reason=reason,
             )
         self._abort()
 

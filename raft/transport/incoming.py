@@ -39,8 +39,13 @@ class Assembly:
 
     term: int = 0
     sequence: int = 0
-    size_bytes: int = 0
-    pieces: list[bytes] = field(factory=list)
+    _content: bytearray = field(factory=bytearray)
+    """All of it in one piece: a peer that cuts its message into crumbs costs no more than that."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much has arrived."""
+        return len(self._content)
 
     def add(self, fragment: wire.Fragment, limit_bytes: int) -> None:
         """Add the next fragment; raise `BadMessage` where it does not follow or is too much."""
@@ -54,10 +59,9 @@ class Assembly:
                 f"a fragment at {fragment.offset_bytes} of message {fragment.sequence} after "
                 f"{self.size_bytes} bytes of message {self.sequence}"
             )
-        self.size_bytes += len(fragment.piece)
-        if self.size_bytes > limit_bytes:
+        if self.size_bytes + len(fragment.piece) > limit_bytes:
             raise wire.BadMessage(f"fragments of more than {limit_bytes} bytes")
-        self.pieces.append(fragment.piece)
+        self._content += fragment.piece
 
     def take(self, box: Box) -> bytes:
         """Return what came before the rest in `box`, and begin anew."""
@@ -66,14 +70,13 @@ class Assembly:
             b"%d" % self.sequence,
         ):
             raise wire.BadMessage("fragments of another message came before")
-        before = b"".join(self.pieces)
+        before = bytes(self._content)
         self.clear()
         return before
 
     def clear(self) -> None:
         """Drop all."""
-        self.pieces = []
-        self.size_bytes = 0
+        self._content = bytearray()
 
 
 @frozen
@@ -94,14 +97,13 @@ class Incoming(BoxConnection):
     """Believes nothing before the greeting, and afterwards who sent each message.
 
     Attributes:
-        sender: the peer's id once it has greeted, else empty.
+        speaker: the peer's id once it has greeted, else empty.
         greeting: what it said of itself, once it was let in.
     """
 
     def __init__(self, desk: Desk, counters: Counters) -> None:
         """Wait for the greeting."""
         super().__init__(BoxParser(HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS), counters)
-        self.sender = ""
         self.greeting: Greeting | None = None
         self._desk = desk
         self._receive = desk.receive
@@ -118,11 +120,11 @@ class Incoming(BoxConnection):
         if command == b"AppendFragment":
             fragment = wire.decode_fragment(box)
             self._assembly.add(fragment, self._desk.message_bytes)
-            self._desk.contact(self.sender, fragment.term)
+            self._desk.contact(self.speaker, fragment.term)
             return
         before = self._assembly.take(box) if b"fragment_bytes" in box else b""
         message, records, chunk = wire.decode(box, before)
-        self._receive(self.sender, message, records, chunk)
+        self._receive(self.speaker, message, records, chunk)
 
     def _greet(self, box: Box) -> None:
         ask = box.get(b"_ask", b"")
@@ -133,7 +135,7 @@ class Incoming(BoxConnection):
         if reason is not None:
             self.counters.refused += 1
             self.post(encode_refusal(reason, ask))
-            self.log.warn(
+            self.counters.log.warn(
                 "Refused {peer}, which calls itself {server}: {reason}",
                 peer=self.peer_text(),
                 server=greeting.server_id,
@@ -142,7 +144,7 @@ class Incoming(BoxConnection):
             self.finish(f"refused: {reason}")
             return
         self.is_greeted = True
-        self.sender, self.greeting = greeting.server_id, greeting
+        self.speaker, self.greeting = greeting.server_id, greeting
         self.parser.limit_bytes = BOX_BYTES
         self.parser.limit_keys = BOX_KEYS
         excluded_index = self._desk.exclusion(greeting)

@@ -19,11 +19,11 @@ from attrs import define, evolve
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raft.core.messages import AppendEntries, Message
 from raft.errors import BadConfiguration
+from raft.sparing import SparingLog
 from raft.transport import wire
 from raft.transport.boxes import HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS, Box, BoxParser
 from raft.transport.connection import BoxConnection, Counters
@@ -76,7 +76,7 @@ class Outgoing(BoxConnection):
         """
         super().__init__(BoxParser(HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS), counters)
         self.answer: Greeting | None = None
-        self._peer = peer
+        self.speaker = self._peer = peer
         self._identity = identity
         self._judge = judge
         self._opened = opened
@@ -207,8 +207,6 @@ class Backoff:
 class Link:
     """Keeps one peer dialled at one address, for as long as it is not stopped."""
 
-    log = Logger()
-
     def __init__(
         self,
         reactor: Any,
@@ -217,6 +215,7 @@ class Link:
         open_connection: Callable[[Link], Outgoing],
         connect_seconds: float,
         backoff: Backoff,
+        log: SparingLog,
     ) -> None:
         """Dial nobody before `start`; `open_connection` makes the protocol of each dial."""
         self.peer = peer
@@ -226,6 +225,7 @@ class Link:
         self._open_connection = open_connection
         self._connect_seconds = connect_seconds
         self._backoff = backoff
+        self._log = log
         self._attempt: Deferred[Any] | None = None
         self._retry: Any = None
         self._stopped = False
@@ -296,8 +296,9 @@ class Link:
         # The same trouble again and again is one line, not one for each attempt.
         if reason != self._told:
             self._told = reason
-            self.log.info(
+            self._log.info(
                 "No connection to server {peer} at {address} ({reason}); trying again",
+                self.peer,
                 peer=self.peer,
                 address=self.address,
                 reason=reason,

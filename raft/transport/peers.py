@@ -16,7 +16,6 @@ from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 
 from raft.core.messages import Message
 from raft.errors import BadConfiguration
@@ -70,8 +69,6 @@ class PeerNetwork:
         identity: who this server says it is; replace it when the cluster id becomes known.
         counters: what happened so far.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -168,6 +165,7 @@ class PeerNetwork:
                     self._open_connection,
                     self.limits.connect_seconds,
                     Backoff(self._chance, most_seconds=self.limits.redial_seconds),
+                    self.counters.log,
                 )
                 link.start()
 
@@ -262,8 +260,11 @@ class PeerNetwork:
         connection.give_up_unacknowledged(self.limits.unacknowledged_seconds)
         self.counters.connected += 1
         link.greeted()
-        self.log.info(
-            "Connected to server {peer} at {address}", peer=link.peer, address=link.address
+        self.counters.log.info(
+            "Connected to server {peer} at {address}",
+            link.peer,
+            peer=link.peer,
+            address=link.address,
         )
         self._connected(link.peer)
 
@@ -314,11 +315,11 @@ class PeerNetwork:
     def _greeted(self, connection: Incoming) -> None:
         # Bytes of a connection that its sender has given up must not mix with the new one's.
         for other in list(self._incoming):
-            if other is not connection and other.sender == connection.sender:
+            if other is not connection and other.speaker == connection.speaker:
                 other.finish("the same server has dialled again")
                 other._abort()
         # Who dials us is up: a cluster that starts need not sit out its back-offs.
-        link = self._links.get(connection.sender)
+        link = self._links.get(connection.speaker)
         if link is not None:
             link.hurry()
 
@@ -329,14 +330,14 @@ class PeerNetwork:
     def refuse(self, sender: str, reason: str) -> None:
         """Close what `sender` sends over, because what it sent is wrong; it may dial again."""
         for connection in list(self._incoming):
-            if connection.sender == sender:
+            if connection.speaker == sender:
                 self.counters.malformed += 1
                 connection.abandon(reason)
 
     def dismiss(self, is_outsider: Callable[[str], bool], reason: str) -> None:
         """Close what outsiders send over: when they dial again, they are told where they stand."""
         for connection in list(self._incoming):
-            if connection.is_greeted and is_outsider(connection.sender):
+            if connection.is_greeted and is_outsider(connection.speaker):
                 connection.finish(reason)
 
     def review(self, judge: Callable[[Greeting], str | None]) -> None:

@@ -196,7 +196,7 @@ class ClientServer(BoxConnection):
             self._answer(encode_answer(identity, ask))
             return
         self.counters.refused += 1
-        self.log.warn(
+        self.counters.log.warn(
             "Refused the client at {peer}: {reason}", peer=self.peer_text(), reason=reason
         )
         self.post(encode_refusal(reason, ask))
@@ -221,7 +221,8 @@ class ClientServer(BoxConnection):
         try:
             arguments = declared.parseArguments(amp.AmpBox(box), None)
             timeout_seconds = self._timeout_seconds(box)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
+            # AMP's Boolean raises TypeError for what is neither True nor False.
             raise BadCommand(f"{declared.__name__}: {error}") from error
         return respond(self._service, arguments, timeout_seconds)
 
@@ -238,9 +239,9 @@ class ClientServer(BoxConnection):
         self._answer_error(ask, None)
 
     def _log_failure(self, box: Box, failure: Failure | None = None) -> None:
-        self.log.failure(
+        self.counters.log.failure(
             "The service failed at {command}",
-            failure=failure,
+            failure or Failure(),
             command=box[b"_command"].decode("utf-8", "replace"),
         )
 

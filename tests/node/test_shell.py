@@ -21,6 +21,7 @@ from raft.errors import (
     Timeout,
 )
 from raft.node.shell import Shell
+from raft.sparing import BURST_LINES
 from raft.storage.records import encode_commands
 from raft.transport.wire import SnapshotChunk
 from tests.node.world import Node, Outcome, cluster, leader_of, others
@@ -327,7 +328,10 @@ def test_entries_that_left_the_cache_are_read_back_for_peers_and_for_the_machine
     assert behind.machine.applied == [["add", n] for n in range(50)]
 
 
-def test_damaged_records_are_dropped_and_the_leader_is_heard_no_less() -> None:
+def test_damaged_records_are_dropped_and_the_leader_is_heard_no_less(
+    logged_texts: list[str],
+) -> None:
+    """sc-O7: however many come, a few lines tell of them, and a counter of all."""
     world, wire, _nodes = cluster(3)
     leader = leader_of(wire)
     follower = others(wire, leader)[0]
@@ -339,9 +343,13 @@ def test_damaged_records_are_dropped_and_the_leader_is_heard_no_less() -> None:
         server.current_term, server.log.last_index, server.log.last_term, entries, 0, 5
     )
     before = server.log.last_index
-    follower.shell.receive(leader.id, message, bad, None)
+    for _ in range(1000):
+        follower.shell.receive(leader.id, message, bad, None)
     world.run(0.2)
-    assert follower.shell.bad_record_count == 1
+    assert follower.shell.bad_record_count == 1000
+    told = [text for text in logged_texts if "bad AppendEntries" in text]
+    assert len(told) == BURST_LINES
+    assert follower.shell.complaints.left_out_count == 1000 - BURST_LINES
     assert server.log.last_index == before
     assert not follower.failures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from twisted.internet.testing import StringTransport
 
 from raft.core import messages as m
 from raft.core.configuration import Configuration, Member
+from raft.sparing import BURST_LINES
 from raft.transport import wire
 from raft.transport.boxes import Box, BoxParser, encode_box
 from raft.transport.connection import Counters
@@ -32,7 +34,9 @@ VALID = [
 ]
 
 
-def connection(received: list[Any]) -> tuple[Incoming, StringTransport]:
+def connection(
+    received: list[Any], counters: Counters | None = None
+) -> tuple[Incoming, StringTransport]:
     desk = Desk(
         identity=lambda: IDENTITY,
         judge=lambda greeting: None,
@@ -42,7 +46,7 @@ def connection(received: list[Any]) -> tuple[Incoming, StringTransport]:
         contact=lambda sender, term: None,
         message_bytes=1 << 20,
     )
-    incoming = Incoming(desk, Counters())
+    incoming = Incoming(desk, counters or Counters())
     transport = StringTransport()
     incoming.makeConnection(transport)
     return incoming, transport
@@ -103,6 +107,40 @@ def test_fragments_are_bounded_in_all() -> None:
     incoming.dataReceived(wire.encode_fragment(message, 1 << 20, b"x"))
     assert transport.disconnected
     assert incoming.counters.malformed == 1
+
+
+def test_fragments_in_crumbs_cost_no_more_than_their_bytes() -> None:
+    """sc-N10: a piece of nothing, again and again, is not kept as one more piece."""
+    incoming, transport = connection([])
+    incoming.dataReceived(HELLO)
+    message = m.AppendEntries(3, 7, 2, m.Entries(8), 5, 1)
+    incoming.dataReceived(wire.encode_fragment(message, 0, b"x"))
+    crumbs = wire.encode_fragment(message, 1, b"") * 1000
+    tracemalloc.start()
+    for _ in range(20):
+        incoming.dataReceived(crumbs)
+    grown_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not transport.disconnected
+    assert grown_bytes < 16384
+
+
+def test_connections_that_are_malformed_at_any_rate_fill_no_log(logged_texts: list[str]) -> None:
+    """sc-O7, SECURITY 38: a stranger's connections share a few lines; a member has its own."""
+    counters = Counters()
+    for _ in range(200):
+        stranger, _ = connection([], counters)
+        stranger.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+    for _ in range(200):
+        other = encode_greeting(Identity("other", "c", "i-c"), "peer", "a", b"1")
+        stranger, _ = connection([], counters)
+        stranger.dataReceived(other)
+    member, _ = connection([], counters)
+    member.dataReceived(HELLO + b"\xff\xff")
+    assert counters.malformed == 201
+    assert len(logged_texts) == 2 * BURST_LINES + 1
+    assert "Closed the connection" in logged_texts[-1]
+    assert counters.log.left_out_count == 2 * (200 - BURST_LINES)
 
 
 def test_fragments_that_begin_anew_drop_those_before() -> None:
