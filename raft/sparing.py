@@ -54,7 +54,7 @@ class SparingLog:
         """Log `format` with `fields` as a warning, or count it."""
         self._emit(LogLevel.warn, format, about, fields)
 
-    def info(self, format: str, about: str = "", **fields: object) -> None:
+    def tell(self, format: str, about: str = "", **fields: object) -> None:
         """Log `format` with `fields` as information, or count it."""
         self._emit(LogLevel.info, format, about, fields)
 

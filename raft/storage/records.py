@@ -307,7 +307,7 @@ def decode_skip(payload: bytes) -> int:
     """Return the index of the entry that is not executed; raise `BadRecord` where there is none."""
     try:
         return _skip_decoder.decode(payload)[0]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadRecord(0, f"no index: {error}") from error
 
 

@@ -296,7 +296,7 @@ class Link:
         # The same trouble again and again is one line, not one for each attempt.
         if reason != self._told:
             self._told = reason
-            self._log.info(
+            self._log.tell(
                 "No connection to server {peer} at {address} ({reason}); trying again",
                 self.peer,
                 peer=self.peer,

@@ -260,7 +260,7 @@ class PeerNetwork:
         connection.give_up_unacknowledged(self.limits.unacknowledged_seconds)
         self.counters.connected += 1
         link.greeted()
-        self.counters.log.info(
+        self.counters.log.tell(
             "Connected to server {peer} at {address}",
             link.peer,
             peer=link.peer,

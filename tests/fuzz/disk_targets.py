@@ -198,6 +198,7 @@ _PAYLOADS: list[Callable[[bytes], object]] = [
     _mark,
     _vote,
     _notes,
+    _same(entries.decode_skip, entries.encode_skip),
 ]
 
 
@@ -226,6 +227,7 @@ def payload_seeds() -> list[bytes]:
         (8, struct.pack("<BQQ", 0, 4, 2)),
         (9, b"\1a"),
         (10, msgspec.msgpack.encode(progress)),
+        (11, entries.encode_skip(9)),
     ]
     return [bytes((number,)) + content for number, content in seeds]
 
