@@ -25,6 +25,7 @@ from raft.replica import Replica
 from raft.restoration import End, GiveUp, Piece, encode_step
 from raft.restoration import _step as decode_step
 from raft.sessions import Sessions
+from raft.skips import Skips
 from raft.storage import frames
 from raft.storage import records as entries
 from raft.storage import segments as segment_files
@@ -178,7 +179,7 @@ def _notes(content: bytes) -> object:
     machine: Any = _Noted({PROGRESS_KEY: content})
     sessions = Sessions(_nobody_told)
     try:
-        return Notes(machine, sessions).open(1)
+        return Notes(machine, sessions, Skips()).open(1)
     except StateMachineFailed:
         return None
 
