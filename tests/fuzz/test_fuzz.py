@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ CALLS = 20_000
 CALLS_OF_A_BYTE = 40
 
 
+@functools.cache
 def inputs(name: str) -> list[bytes]:
     return [*TARGETS[name].seeds(), *corpora.kept(name)]
 
