@@ -29,6 +29,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the sums of what the tests counted, over all processes of the run."""
+    sums: dict[str, int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", ()):
+            if isinstance(value, int):
+                sums[name] = sums.get(name, 0) + value
+    for name, total in sorted(sums.items()):
+        terminalreporter.write_line(f"{name}: {total:,}")
+
+
 def waiting_at(coroutine: Any) -> str:
     """Return file and line of the innermost coroutine that `coroutine` waits in."""
     line = "an unknown line"

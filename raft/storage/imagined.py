@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from attrs import define, field, frozen
 
 SECTOR_BYTES = 512
-ALL_SUBSETS_UP_TO = 4
+ALL_SUBSETS_UP_TO = 5
+RANDOM_SUBSETS = 40
 MOST_PREFIXES = 8
+MOST_TORN = 3
 RANDOM_TEARS = 3
 
 
@@ -197,11 +199,12 @@ class ImaginedDisk:
         return sorted(self._seen.names)
 
     def crash_states(
-        self, start: int = 0, chance: random.Random | None = None
+        self, start: int = 0, chance: random.Random | None = None, tears: int = RANDOM_TEARS
     ) -> Iterator[tuple[int, dict[str, bytes]]]:
         """Yield (count of operations done, files) for every crash after operation `start`.
 
-        Files are named and whole as after a restart. The same files may come up again.
+        Files are named and whole as after a restart. The same files may come up again. Each write
+        that may be torn is torn at random in `tears` ways of each kind, besides the regular ones.
         """
         chance = chance or random.Random(0)
         durable = self._base.copy()
@@ -211,7 +214,7 @@ class ImaginedDisk:
             if done:
                 writes, renames = _settle(durable, writes, renames, self.operations[done - 1])
             if done >= start:
-                for state in _outcomes(durable, writes, renames, chance):
+                for state in _outcomes(durable, writes, renames, chance, tears):
                     yield (
                         done,
                         {
@@ -257,7 +260,11 @@ def _settle(
 
 
 def _outcomes(
-    durable: _State, writes: list[Operation], renames: list[Operation], chance: random.Random
+    durable: _State,
+    writes: list[Operation],
+    renames: list[Operation],
+    chance: random.Random,
+    tears: int,
 ) -> Iterator[_State]:
     """Yield what the disk may hold when these writes and names were not yet synced."""
     for kept_names in _subsets(renames, chance):
@@ -265,18 +272,18 @@ def _outcomes(
         for rename in kept_names:
             named.apply(rename)
         for kept in _subsets(writes, chance):
-            state = named.copy()
-            for write in kept:
-                state.apply(write)
-            yield state
-            if kept:
-                for torn in _tears(kept[-1], chance):
-                    state = named.copy()
-                    for write in kept[:-1]:
-                        state.apply(write)
-                    for piece in torn:
-                        state.apply(piece)
-                    yield state
+            yield _written(named, kept)
+            # Any one of them may be torn: those before it in the list need not be older on disk.
+            for at in range(max(0, len(kept) - MOST_TORN), len(kept)):
+                for torn in _tears(kept[at], chance, tears):
+                    yield _written(named, [*kept[:at], *torn, *kept[at + 1 :]])
+
+
+def _written(named: _State, writes: Sequence[Operation]) -> _State:
+    state = named.copy()
+    for write in writes:
+        state.apply(write)
+    return state
 
 
 def _subsets(pending: list[Operation], chance: random.Random) -> Iterator[list[Operation]]:
@@ -286,13 +293,14 @@ def _subsets(pending: list[Operation], chance: random.Random) -> Iterator[list[O
         return
     for size in range(len(pending) + 1):
         yield pending[:size]
-    for left_out in range(len(pending)):
-        yield pending[:left_out] + pending[left_out + 1 :]
-    for _ in range(20):
+    for one in range(len(pending)):
+        yield pending[:one] + pending[one + 1 :]
+        yield [pending[one]]
+    for _ in range(RANDOM_SUBSETS):
         yield [one for one in pending if chance.random() < 0.5]
 
 
-def _tears(write: Operation, chance: random.Random) -> Iterator[list[Operation]]:
+def _tears(write: Operation, chance: random.Random, tears: int) -> Iterator[list[Operation]]:
     """Yield parts of a write: prefixes of its sectors, some of them, cuts within one."""
     cuts = _sector_cuts(write)
     sectors = [
@@ -303,10 +311,10 @@ def _tears(write: Operation, chance: random.Random) -> Iterator[list[Operation]]
         for count in range(1, min(len(sectors), MOST_PREFIXES)):
             yield sectors[:count]
         yield sectors[1:]
-        for _ in range(RANDOM_TEARS):
+        for _ in range(tears):
             yield [sector for sector in sectors if chance.random() < 0.5]
     if len(write.content) > 1:
-        for _ in range(RANDOM_TEARS):
+        for _ in range(tears):
             middle = chance.randrange(1, len(write.content))
             yield [Operation("write", write.file, write.offset, write.content[:middle])]
 
