@@ -113,9 +113,15 @@ async def _injected(stage: Stage, id: str, injection: str, name: str, units: flo
     finally:
         tracing.terminate()
         tracing.wait()
-        # The node may notice within its next turns, and must then be found excused.
-        await stage.sleep(1.0)
-        stage.excused.discard(id)
+        await _forgiven(stage, id)
+
+
+async def _forgiven(stage: Stage, id: str) -> None:
+    """Excuse a node no more, once it answers, perhaps after it has ended and begun again."""
+    # It may notice within its next turns, and must then be found excused.
+    await stage.sleep(0.5)
+    await stage.settled([id], END_SECONDS)
+    stage.excused.discard(id)
 
 
 async def disk_full(stage: Stage, chance: random.Random) -> None:
@@ -152,8 +158,7 @@ async def few_descriptors(stage: Stage, chance: random.Random) -> None:
                 each.close()
             if process.poll() is None:
                 resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-            await stage.sleep(1.0)
-            stage.excused.discard(id)
+            await _forgiven(stage, id)
 
 
 async def wall_clock(stage: Stage, chance: random.Random) -> None:

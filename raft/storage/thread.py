@@ -38,6 +38,7 @@ class WriterThread:
     seconds: Callable[[], float] = time.monotonic
     _thread: Thread | None = None
     _untidy: bool = True
+    _is_told_to_end: bool = False
     _retry_at: float = field(default=0.0)
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class WriterThread:
         except BaseException as error:
             # Whatever it was, what is on disk is no longer known: nothing may follow [RULES D3].
             self.failed(self.writer.failed(error))
-            while self.queue.get() is not None:
+            # The order to end may have been taken already, with the saves before it.
+            while not self._is_told_to_end and self.queue.get() is not None:
                 pass
         with contextlib.suppress(OSError):
             self.writer.close()
@@ -106,6 +108,7 @@ class WriterThread:
             return []
         while len(drained) < MOST_DRAINED and drained[-1] is not None and not queue.empty():
             drained.append(queue.get_nowait())
+        self._is_told_to_end = drained[-1] is None
         return drained
 
     def _tidy(self) -> None:
