@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
-from attrs import define, evolve
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -48,8 +49,28 @@ class Arrival:
     index: int
     term: int
     writer: ISnapshotWriter
+    hash: hashlib._Hash = field(factory=hashlib.sha256, repr=False)
+    """Of all that arrived."""
     offset_bytes: int = 0
     finished: bool = False
+
+    def write(self, piece: bytes) -> None:
+        """Add what follows."""
+        self.writer.write(piece)
+        self.hash.update(piece)
+        self.offset_bytes += len(piece)
+
+    def check_whole(self, last: SnapshotChunk) -> None:
+        """Raise `StateMachineFailed` where what arrived is not what was sent, from end to end.
+
+        Each piece has a checksum; but a leader that was restarted may have another snapshot of
+        the same index and term by now, and the two must not be joined.
+        """
+        if self.offset_bytes > last.total_bytes:
+            text = f"{self.offset_bytes} bytes of it arrived, and it has {last.total_bytes}"
+            raise StateMachineFailed(text)
+        if last.digest and last.digest != self.hash.digest():
+            raise StateMachineFailed("its pieces are not of one snapshot: their digest is another")
 
 
 @define(eq=False)
@@ -94,9 +115,9 @@ class Receiving:
         # A leader that was restarted may cut its pieces at other places than before.
         known_bytes = arrival.offset_bytes - chunk.offset_bytes
         if 0 <= known_bytes < len(chunk.chunk):
-            arrival.writer.write(chunk.chunk[known_bytes:])
-            arrival.offset_bytes += len(chunk.chunk) - known_bytes
-        if message.done and chunk.total_bytes == arrival.offset_bytes:
+            arrival.write(chunk.chunk[known_bytes:])
+        if message.done and 0 <= chunk.total_bytes <= arrival.offset_bytes:
+            arrival.check_whole(chunk)
             arrival.finished = True
             self.in_thread(arrival.writer.commit).addCallbacks(
                 lambda _: self._stored(arrival, message),

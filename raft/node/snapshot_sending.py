@@ -10,11 +10,12 @@ nobody's delay. Who failed waits before the next try.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -43,6 +44,8 @@ STALL_SECONDS = 1.0
 LONGEST_STALL_SECONDS = 10.0
 GIVE_UP_SECONDS = 30.0
 """Without any progress for so long a transfer has failed, however long it took until then."""
+MOST_FALLS = 3
+"""A receiver that restarts, or finds that what it has is not one snapshot, so often is let rest."""
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 10.0
 WAIT_SECONDS = 0.005
@@ -63,6 +66,7 @@ class Transfer:
     stall_seconds: float = STALL_SECONDS
     fell_back: bool = False
     """The receiver has lost what it had acknowledged."""
+    falls: int = 0
     installed: bool = False
     running: Deferred[None] | None = None
 
@@ -71,6 +75,15 @@ class Transfer:
         gap = now - self.moved_at
         self.moved_at = now
         self.stall_seconds = min(max(STALL_SECONDS, 2 * gap), LONGEST_STALL_SECONDS)
+
+    def check_hope(self, now: float) -> None:
+        """Raise `NotFound` where sending once more would be as vain as before."""
+        if self.installed:
+            return
+        if now - self.moved_at > GIVE_UP_SECONDS:
+            raise NotFound("the receiver came no further for too long")
+        if self.falls > MOST_FALLS:
+            raise NotFound("the receiver lost what it had again and again")
 
     def stalled(self) -> None:
         """The receiver came no further for a while: it may only be slow."""
@@ -86,6 +99,8 @@ class Reading:
 
     _chunks: Iterator[bytes]
     _in_thread: Callable[..., Deferred[object]]
+    hash: hashlib._Hash = field(factory=hashlib.sha256, repr=False)
+    """Of all that was read: what the receiver must have in the end, whenever it began."""
     _is_reading: bool = False
     _is_closed: bool = False
 
@@ -93,8 +108,14 @@ class Reading:
         """Fire with the next chunk, or None at the end; cancelling only forgets the caller."""
         told: Deferred[Any] = Deferred()
         self._is_reading = True
-        self._in_thread(next, self._chunks, None).addBoth(self._read).addBoth(told.callback)
+        self._in_thread(self._read_next).addBoth(self._read).addBoth(told.callback)
         return told
+
+    def _read_next(self) -> bytes | None:
+        found = next(self._chunks, None)
+        if found is not None:
+            self.hash.update(found)
+        return found
 
     def _read(self, result: object) -> object:
         self._is_reading = False
@@ -187,8 +208,7 @@ class SendingSnapshots:
                     transfer.stalled()
                     break
                 await self._wait(WAIT_SECONDS)
-            if not transfer.installed and clock() - transfer.moved_at > GIVE_UP_SECONDS:
-                raise NotFound("the receiver came no further for too long")
+            transfer.check_hope(clock())
 
     async def _send_from_there(self, transfer: Transfer) -> None:
         """Send from where the receiver stands; return when all is sent or nothing moves."""
@@ -219,7 +239,7 @@ class SendingSnapshots:
                     return
                 self.sent_bytes += len(piece)
                 await self._wait(0)
-        last = SnapshotChunk.of(offset, b"", offset, origin)
+        last = SnapshotChunk.of(offset, b"", offset, origin, reading.hash.digest())
         network.send(transfer.peer, evolve(message, done=True), b"", last)
 
     async def _has_window(self, transfer: Transfer, end: int) -> bool:
@@ -254,6 +274,7 @@ class SendingSnapshots:
             transfer.moved(self.shell.clock())
         elif result.offset_bytes < transfer.acknowledged_bytes:
             transfer.fell_back = True
+            transfer.falls += 1
         transfer.acknowledged_bytes = result.offset_bytes
 
     def role_changed(self, change: out.RoleChanged) -> None:

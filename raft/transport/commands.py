@@ -199,7 +199,8 @@ class InstallSnapshot(OneWay):
     `configuration` is MessagePack `[[[id, incarnation, peer address, client address,
     voter], ...], [outgoing id, ...]]`. `checksum` is the CRC-32 of `chunk`, which begins at
     `offset_bytes`. `total_bytes` is the snapshot's size, or -1 while it is not known. `meta`
-    is the snapshot's own description, opaque to the wire.
+    is the snapshot's own description, opaque to the wire. `digest` is the SHA-256 of all its
+    bytes, with the last chunk.
     """
 
     arguments: ClassVar = [
@@ -215,6 +216,7 @@ class InstallSnapshot(OneWay):
         (b"checksum", _INTEGER),
         (b"total_bytes", _OPTIONAL_INTEGER),
         (b"meta", _OPTIONAL_LARGE_BYTES),
+        (b"digest", _OPTIONAL_STRING),
     ]
 
 

@@ -44,7 +44,8 @@ class SnapshotChunk:
 
     `chunk` begins at `offset_bytes` of the snapshot; `checksum` is its CRC-32 and has been
     verified when it was received. `total_bytes` is -1 while it is not known. `meta` is the
-    shell's own description of the snapshot.
+    shell's own description of the snapshot. `digest` is the SHA-256 of all its bytes, with the
+    last piece; empty where it is not told.
     """
 
     offset_bytes: int
@@ -52,13 +53,19 @@ class SnapshotChunk:
     checksum: int
     total_bytes: int = -1
     meta: bytes = b""
+    digest: bytes = b""
 
     @classmethod
     def of(
-        cls, offset_bytes: int, chunk: bytes, total_bytes: int = -1, meta: bytes = b""
+        cls,
+        offset_bytes: int,
+        chunk: bytes,
+        total_bytes: int = -1,
+        meta: bytes = b"",
+        digest: bytes = b"",
     ) -> SnapshotChunk:
         """Return the chunk with its checksum."""
-        return cls(offset_bytes, chunk, crc32(chunk), total_bytes, meta)
+        return cls(offset_bytes, chunk, crc32(chunk), total_bytes, meta, digest)
 
 
 @frozen
@@ -70,6 +77,9 @@ class Fragment:
     offset_bytes: int
     piece: bytes
 
+
+DIGEST_BYTES: Final = 32
+"""Of a SHA-256."""
 
 Parsed = tuple[Message, bytes, SnapshotChunk | None]
 _BOOLEANS: Final = {b"True": True, b"False": False}
@@ -161,6 +171,8 @@ def _encode_snapshot(message: InstallSnapshot, chunk: SnapshotChunk) -> bytes:
     ]
     if chunk.meta:
         pairs += spread(b"meta", chunk.meta)
+    if chunk.digest:
+        pairs.append((b"digest", chunk.digest))
     return encode_box(pairs)
 
 
@@ -296,7 +308,10 @@ def _snapshot(box: Box, _before: bytes) -> Parsed:
         _number(box, b"checksum"),
         -1 if total == b"-1" else _number(box, b"total_bytes"),
         gather(box, b"meta") if b"meta" in box else b"",
+        box.get(b"digest", b""),
     )
+    if len(chunk.digest) not in (0, DIGEST_BYTES):
+        raise BadMessage(f"digest has {len(chunk.digest)} bytes, not {DIGEST_BYTES}")
     if crc32(chunk.chunk) != chunk.checksum:
         raise BadMessage("the chunk does not match its checksum")
     return message, b"", chunk

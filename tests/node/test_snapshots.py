@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,15 @@ from twisted.internet.defer import CancelledError
 from raft.codec import PLAIN
 from raft.core import messages as ms
 from raft.core import outputs as out
-from raft.errors import NodeStopped, NotFound, RaftError, StorageDamaged, StorageFull
+from raft.errors import (
+    NodeStopped,
+    NotFound,
+    RaftError,
+    StateMachineFailed,
+    StorageDamaged,
+    StorageFull,
+)
+from raft.node.snapshot_receiving import Arrival
 from raft.node.snapshot_sending import Reading
 from raft.node.snapshots import Threads
 from raft.storage.memory import MemorySnapshotWriter, MemoryStorage
@@ -317,6 +326,7 @@ def offered(leader: Node, offset: int, piece: bytes, **changes: Any) -> tuple[An
     origin = msgspec.msgpack.encode((7, "", 0))
     total = changes.pop("total", -1)
     meta = changes.pop("meta", origin)
+    digest = changes.pop("digest", b"")
     facts = {"term": leader.shell.server.current_term, "index": 1000, "done": False, **changes}
     message = ms.InstallSnapshot(
         facts["term"],
@@ -327,7 +337,7 @@ def offered(leader: Node, offset: int, piece: bytes, **changes: Any) -> tuple[An
         1 << 30,
         facts["done"],
     )
-    return message, SnapshotChunk.of(offset, piece, total, meta)
+    return message, SnapshotChunk.of(offset, piece, total, meta, digest)
 
 
 def test_gaps_duplicates_and_bad_descriptions_are_not_written() -> None:
@@ -356,6 +366,73 @@ def test_gaps_duplicates_and_bad_descriptions_are_not_written() -> None:
     world.run(0.2)
     assert not follower.failures
     assert follower.shell.server.snapshot_index == 0
+
+
+def test_pieces_of_two_snapshots_of_one_index_are_not_joined(logged_texts: list[str]) -> None:
+    """N5, sc-S6, SECURITY 36: the whole is verified before it is installed, not only its pieces."""
+    _world, wire, _nodes = cluster(3)
+    leader = leader_of(wire)
+    follower = others(wire, leader)[0]
+    digest = hashlib.sha256(b"abcdef").digest()
+
+    def offer(*asked: Any, **changes: Any) -> int:
+        message, chunk = offered(leader, *asked, **changes)
+        follower.shell.receive(leader.id, message, b"", chunk)
+        return follower.shell.snapshots.receiving.received_bytes(leader.id)
+
+    assert offer(0, b"ABC") == 3
+    # The leader was restarted, and goes on from there with another snapshot of the same index.
+    assert offer(3, b"def") == 6
+    assert offer(6, b"", done=True, total=6, digest=digest) == 0
+    assert "not of one snapshot" in logged_texts[-1]
+    assert follower.shell.server.snapshot_index == 0
+    # One that is longer than the sender says is none either.
+    assert offer(0, b"abcdefg") == 7
+    assert offer(6, b"", done=True, total=6, digest=digest) == 0
+    assert offer(0, b"abcdef") == 6
+    arrival = follower.shell.snapshots.receiving._arrival
+    offer(6, b"", done=True, total=6, digest=digest)
+    assert arrival is not None
+    assert arrival.finished
+    assert not follower.failures
+
+
+def test_a_receiver_that_finds_its_pieces_wrong_is_sent_the_whole_again() -> None:
+    """N5: with the digest of all that was read, whoever began; and not in a circle without rest."""
+    world, wire, leader, behind = compacted()
+    chunks = Chunks(wire)
+    spoiled = [2]
+    check_whole = Arrival.check_whole
+
+    def spoil(arrival: Arrival, last: SnapshotChunk) -> None:
+        assert len(last.digest) == 32
+        if spoiled[0]:
+            spoiled[0] -= 1
+            arrival.hash.update(b"something else")
+        check_whole(arrival, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Arrival, "check_whole", spoil)
+        wire.heal()
+        caught_up(world, behind, leader, 20.0)
+        assert chunks.offsets.count(0) == 3
+        assert not spoiled[0]
+
+
+def test_a_receiver_that_never_agrees_is_let_rest() -> None:
+    """N5: who failed waits before the next try, each time longer."""
+    world, wire, leader, _behind = compacted()
+    chunks = Chunks(wire)
+
+    def never(arrival: Arrival, last: SnapshotChunk) -> None:
+        raise StateMachineFailed("it is not whole")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Arrival, "check_whole", never)
+        wire.heal()
+        world.run(5.0)
+        assert leader.shell.snapshots.sending._failures
+        assert chunks.offsets.count(0) < 40
 
 
 def test_a_full_disk_at_the_receiver_stops_nothing() -> None:

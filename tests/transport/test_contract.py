@@ -72,6 +72,11 @@ BOXES = {
         b"",
         wire.SnapshotChunk.of(100, b"chunk", 105, b"meta"),
     ),
+    "InstallSnapshotEnd": wire.encode(
+        m.InstallSnapshot(4, 9, 3, Configuration((Member("a"),)), 8, 42, True),
+        b"",
+        wire.SnapshotChunk.of(105, b"", 105, b"meta", bytes(range(32))),
+    ),
     "InstallSnapshotResult": wire.encode(m.InstallSnapshotResult(4, 9, 42, True, 105)),
     "TimeoutNow": wire.encode(m.TimeoutNow(4)),
     "ReadIndex": wire.encode(m.ReadIndex(4, 77)),

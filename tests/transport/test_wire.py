@@ -52,7 +52,9 @@ snapshots = st.builds(
     m.InstallSnapshot, numbers, numbers, numbers, configurations, numbers, numbers, flags
 )
 pieces = st.builds(
-    wire.SnapshotChunk.of, numbers, st.binary(max_size=200), st.just(-1) | numbers, st.binary()
+    wire.SnapshotChunk.of,
+    *(numbers, st.binary(max_size=200), st.just(-1) | numbers, st.binary()),
+    st.just(b"") | st.binary(min_size=32, max_size=32),
 )
 
 
@@ -169,6 +171,14 @@ def test_a_chunk_that_does_not_match_its_checksum_is_refused() -> None:
     chunk = evolve(wire.SnapshotChunk.of(0, b"abc"), chunk=b"abd")
     with pytest.raises(wire.BadMessage, match="checksum"):
         wire.decode(parse(wire.encode(message, b"", chunk)))
+
+
+@pytest.mark.parametrize("digest", [b"x", bytes(31), bytes(33)])
+def test_a_digest_of_another_length_is_refused(digest: bytes) -> None:
+    message = m.InstallSnapshot(1, 2, 1, Configuration(), 0, 1)
+    box = parse(wire.encode(message, b"", wire.SnapshotChunk.of(0, b"abc", digest=digest)))
+    with pytest.raises(wire.BadMessage, match="digest has"):
+        wire.decode(box)
 
 
 def test_an_unknown_message_is_refused() -> None:
