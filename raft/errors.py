@@ -330,6 +330,29 @@ class InvariantViolated(NodeFailed):
     code = "INVARIANT_VIOLATED"
 
 
+class Diverged(NodeFailed):
+    """This server's state is not the cluster's; it keeps its data, and serves and votes no more.
+
+    Its machine has answered a command otherwise than the machines of a majority. `index` is the
+    entry: the first one with another digest, where `is_exact`, else the first at which it was seen.
+    """
+
+    code = "DIVERGED"
+    facts = ("index", "is_exact")
+
+    def __init__(self, index: int, is_exact: bool = True, message: str = "") -> None:
+        """Name the entry; `message` takes the place of all else in the text."""
+        self.index = index
+        self.is_exact = is_exact
+        at = f"from entry {index} on" if is_exact else f"at entry {index} or before"
+        super().__init__(
+            message
+            or f"its machine has diverged {at}: keep its data directory to find out why, then "
+            "remove this server from the cluster and let it join again with empty directories, the "
+            "machine's too"
+        )
+
+
 class StateMachineFailed(NodeFailed):
     """The application's state machine failed on this node alone; the node stopped."""
 
@@ -384,6 +407,8 @@ def _with_facts(kind: type[RaftError], named: dict[str, object], message: str) -
         return CommandTooLarge(_number(named["size_bytes"]), _number(named["limit_bytes"]))
     if kind is StorageDamaged:
         return StorageDamaged(_text(named["path"]) or "?", _number(named["offset"]), message)
+    if kind is Diverged:
+        return Diverged(_number(named["index"]), bool(named["is_exact"]), message)
     if kind is LogLost:
         return LogLost(_number(named["last_applied"]), _number(named["last_index"]))
     raise InvariantViolated(f"{kind.__name__} has facts but no way back from the wire")

@@ -26,12 +26,13 @@ from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from raft import digest
 from raft.codec import Codec
 from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.messages import Message
-from raft.errors import BadCommand, NodeStopped, RaftError
+from raft.errors import BadCommand, Diverged, NodeStopped, RaftError
 from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
 from raft.node.administration import Administration
 from raft.node.backups import Backups
@@ -41,6 +42,7 @@ from raft.node.desk import ClientDesk
 from raft.node.doubles import Doubles, durable_term
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
+from raft.node.guard import Guard, Judgement
 from raft.node.handover import hand_over
 from raft.node.membership import Members
 from raft.node.observers import Observer, Observers
@@ -60,6 +62,7 @@ from raft.node.waiters import Waiters, following
 from raft.numbering import SessionCall
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
+from raft.storage.divergence import Divergence
 from raft.storage.starts import PeerLives
 from raft.storage.wal import WriteAheadLog
 from raft.transport.clients import ClientListener
@@ -98,7 +101,8 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         replica: the machine and how far it is.
         shell: the core and what moves around it.
         failure: what stopped the node, or None.
-        ended: fires with None after a stop, or with the exception that stopped the node.
+        ended: fires with None after a stop, or with the exception that stopped the node. One whose
+            state has diverged still tells its status, and so ends when it is stopped.
     """
 
     def __init__(
@@ -175,7 +179,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         except BaseException:
             self._abandon()
             raise
-        if self.failure is not None:
+        if self.failure is not None and not self.is_set_aside:
             # The cluster knows this server with another data directory.
             raise self.failure
         super().startService()  # type: ignore[no-untyped-call]
@@ -201,6 +205,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             limits=peer_limits(settings, self.codec.limit_bytes),
             chance=rng,
             term=lambda: durable_term(self.shell.server),
+            compare=lambda sender, digest: self.guard.heard(sender, digest),
         )
         self.shell = Shell(
             self.reactor,
@@ -214,19 +219,26 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             settings.bounds,
         )
         self._started = True
-        self.writes = LocalWrites(self.shell, self.codec)
-        self.reads = LocalReads(self.codec)
-        self.desk = ClientDesk(self, self.codec)
-        self.listener = ClientListener(
-            self.reactor, self.identity, self.desk, settings.client_limits
-        )
-        self._listen()
-        self.started_at = self.clock()
+        self._open_doors()
         self.shell.start(settings.id, settings.options, rng, recovered, self.identity.incarnation)
+        if (found := directory.divergence()) is not None:
+            self.shell.fail(Diverged(found.index, found.is_exact))
+            return
         self.members.follow()
         tell_start(self, recovered, self.started_at - begun)
         self._bootstrap(recovered)
         self.pulse.start()
+
+    def _open_doors(self) -> None:
+        self.guard = Guard(self.id, self.shell, self.network, self._set_aside)
+        self.writes = LocalWrites(self.shell, self.codec)
+        self.reads = LocalReads(self.codec)
+        self.desk = ClientDesk(self, self.codec)
+        self.listener = ClientListener(
+            self.reactor, self.identity, self.desk, self.settings.client_limits
+        )
+        self._listen()
+        self.started_at = self.clock()
 
     def _recover(self) -> Recovered:
         self.storage = self._make_storage(self.settings, self.identity.incarnation)
@@ -252,6 +264,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self.settings.peer_address,
             (versions.oldest, versions.newest),
             directory.begin_life(),
+            digests=digest.FORMAT,
         )
 
     def _listen(self) -> None:
@@ -314,7 +327,8 @@ class RaftService(Service, Administration, Rescue, SessionCare):
                 _log.info("{id} stops without a successor: {error}", id=self.id, error=error)
         await self._close_ops()
         await self._close()
-        self._end(self.failure)
+        await self.listener.stop()
+        self._end(None if self.is_set_aside else self.failure)
 
     def _close_ops(self) -> Deferred[None]:
         """Close the HTTP door, which stays open when the node fails, to say so."""
@@ -330,12 +344,15 @@ class RaftService(Service, Administration, Rescue, SessionCare):
     async def _close_all(self) -> None:
         self.pulse.stop()
         self.shell.stop()
+        self.guard.stop()
         self.backups.close()
         self.restorations.close()
         self.forwarder.close()
         self.waiters.fail_all(self._not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]
-        sockets = [self.listener.stop(), self.network.stop()]
+        sockets = [self.network.stop()]
+        if not self.is_set_aside:
+            sockets.append(self.listener.stop())
         closing = DeferredList([*files, *sockets], consumeErrors=True)
         results = await closing.addTimeout(CLOSE_SECONDS, self.reactor)
         for closed, failure in results:
@@ -350,7 +367,38 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         """The node is ill: stop serving and say why; the process may live on."""
         self.failure = error
         _log.critical("{id} stops serving: {error}", id=self.id, error=error)
-        self._close().addCallback(lambda _: self._end(error))
+        closed = self._close()
+        if not self.is_set_aside:
+            closed.addCallback(lambda _: self._end(error))
+
+    def _set_aside(self, found: Judgement) -> None:
+        """This server's state has diverged: mark its directory, and serve no more [sc-SM4]."""
+        self.network.flush()
+        ours, theirs = f"{found.value:016x}", f"{found.majority_value:016x}"
+        _log.critical(
+            "The state of {id} is not the cluster's: at entry {compared} its digest is {ours}, "
+            "that of {majority} is {theirs}. It differs {at} entry {index}",
+            id=self.id,
+            compared=found.compared_index,
+            ours=ours,
+            majority=", ".join(found.majority),
+            theirs=theirs,
+            at="from" if found.is_exact else "at or before",
+            index=found.index,
+        )
+        where = (found.index, found.is_exact, found.compared_index)
+        try:
+            if self._directory is not None:
+                self._directory.note_divergence(Divergence(*where, ours, theirs, found.majority))
+        except RaftError as error:
+            # It stops all the same; started again, it is compared again.
+            _log.critical("{id} cannot be marked as diverged: {error}", id=self.id, error=error)
+        self.shell.fail(Diverged(found.index, found.is_exact))
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether its state has diverged: it answers what it knows of itself, and nothing else."""
+        return isinstance(self.failure, Diverged)
 
     def _end(self, error: BaseException | None) -> None:
         if not self.ended.called:
@@ -598,6 +646,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         if self.shell.running:
             self.members.follow()
             self.switching.follow()
+            self.guard.turned()
         self.listener.flush()
         self.waiters.look()
 

@@ -81,7 +81,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.service": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage", "raft.transport"),
-        "raft.numbering",
+        *("raft.numbering", "raft.digest"),
         # What it opens where its settings ask for it; it knows no more of it than that.
         "raft.ops.http.OpsDoor",
     ),

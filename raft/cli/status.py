@@ -67,6 +67,8 @@ async def show(client: RaftClient, endpoints: Sequence[str], as_json: bool) -> i
         for row in rows:
             if row.leads and (said := _switch_text(row.status or {})):
                 console.print(Text(said))
+        for said in _divergence_texts(rows):
+            console.print(Text(said, style="bold red"))
         for row in rows:
             if reason_given := (row.status or {}).get("leaderless_reason"):
                 console.print(Text(f"{row.id} knows no leader: {reason_given}."))
@@ -185,6 +187,31 @@ def _switch_text(status: dict[str, Any]) -> str:
         f"The machine behaves as version {active}; version {spans[-1]} waits for "
         f"{', '.join(map(str, waited))}."
     )
+
+
+def _divergence_texts(rows: Sequence[Row]) -> list[str]:
+    """Return whose state has diverged, as any node says, and where nobody can tell whose it is."""
+    first: dict[str, int] = {}
+    disputes: set[str] = set()
+    for row in rows:
+        said = row.status or {}
+        diverged, sides = said.get("diverged"), said.get("disputed")
+        for id, index in diverged.items() if isinstance(diverged, dict) else ():
+            if isinstance(index, int):
+                first[str(id)] = min(index, first.get(str(id), index))
+        if isinstance(sides, list) and sides and all(isinstance(side, list) for side in sides):
+            disputes.add(" | ".join(", ".join(map(str, side)) for side in sides))
+    texts = [
+        f"The state of {id} has diverged at entry {index}: keep its data directory to find out "
+        "why, remove it and let it join again with empty directories."
+        for id, index in sorted(first.items())
+    ]
+    texts += [
+        f"The states of the servers differ ({sides}), and no side is a majority: compare their "
+        "data, and remove those that are wrong."
+        for sides in sorted(disputes)
+    ]
+    return texts
 
 
 def _members_text(row: Row) -> str:

@@ -84,6 +84,7 @@ class Members:
             or self._went_back(greeting)
             or self.node.doubles.objection(greeting, REJOIN)
             or self.node.switching.objection(greeting)
+            or self.node.guard.objection(greeting)
         )
         if reason is not None:
             return reason

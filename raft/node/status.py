@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raft.core.configuration import Configuration
 from raft.core.roles import Leader
+from raft.errors import Diverged
 from raft.node.leaderless import leaderless_reason
 
 if TYPE_CHECKING:
@@ -20,13 +21,18 @@ def status_of(node: RaftService) -> dict[str, object]:
     their progress; `target` names those that are to be while a change is under way. Of the
     machine, `machine_version` is in force, `machine_versions` are the oldest and the newest that a
     server can, and `switch_waits_for` names the members that cannot the newest, or are not
-    connected. `recovered` tells of the last `raft recover`, or is None. `leaderless_reason` says
-    why no leader is known, or is empty. Of what took longer than half an election timeout the
-    counts and the longest are told: `stall` (the process stood still), `slow_save` (a save of
-    the disk) and `silence` (a connected member did not answer this leader). Times are in
+    connected. `compared_index` is up to where a majority is known to have the same digest,
+    `diverged` names the members that have another one with the first entry known to differ,
+    `disputed` the servers by digest where none is a majority's. `recovered` tells of the last
+    `raft recover`, or is None. `leaderless_reason` says why no leader is known, or is empty. Of
+    what took longer than half an election timeout the counts and the longest are told: `stall`
+    (the process stood still), `slow_save` (a save of the disk) and `silence` (a connected member
+    did not answer this leader). Times are in
     seconds, sizes in bytes.
     """
     if not node.serves:
+        if isinstance(node.failure, Diverged):
+            return _set_aside(node, node.failure)
         return {"id": node.id, "role": "stopped", "failure": _failure(node)}
     shell, server = node.shell, node.shell.server
     log = server.log
@@ -66,6 +72,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         **_of_bytes(node),
         "storage_full": node.storage.full,
         "digest": node.replica.digest,
+        **_compared(node),
         "failure": _failure(node),
     }
 
@@ -139,6 +146,29 @@ def _of_pulse(node: RaftService) -> dict[str, object]:
         "slow_save_longest_seconds": round(pulse.saves.longest_seconds, 3),
         "silence_count": pulse.silences.count,
         "silence_longest_seconds": round(pulse.silences.longest_seconds, 3),
+    }
+
+
+def _set_aside(node: RaftService, failure: Diverged) -> dict[str, object]:
+    """Return what a node still tells whose state has diverged."""
+    return {
+        "id": node.id,
+        "role": "diverged",
+        "last_applied": node.replica.last_applied,
+        "digest": node.replica.digest,
+        "diverged": {node.id: failure.index},
+        "failure": str(failure),
+    }
+
+
+def _compared(node: RaftService) -> dict[str, object]:
+    """Return up to where the digests were compared and the same, and whose differ."""
+    guard, dispute = node.guard, node.guard.dispute
+    return {
+        "compared_index": guard.agreed_index,
+        "diverged": guard.diverged,
+        "disputed_index": dispute.index if dispute else 0,
+        "disputed": [list(side) for side in dispute.sides] if dispute else [],
     }
 
 

@@ -45,6 +45,8 @@ GAUGES = (
     ("stall_longest_seconds", "stall_longest_seconds", "The longest time it stood still."),
     ("slow_save_longest_seconds", "slow_save_longest_seconds", "The longest slow save, at least."),
     ("silence_longest_seconds", "silence_longest_seconds", "The longest silence of a member."),
+    ("compared_index", "compared_index", "Up to here a majority has the same digest."),
+    ("disputed_index", "disputed_index", "Where digests differ without a majority; else 0."),
     ("storage_full", "storage_full", "1 while the disk has no room for new entries."),
 )
 COUNTERS = (
@@ -153,6 +155,11 @@ def _members(status: dict[str, Any]) -> Iterator[Metric]:
     connected = GaugeMetricFamily(
         "raft_peer_connected", "1 for each other member that is connected.", labels=["id"]
     )
+    diverged = GaugeMetricFamily(
+        "raft_diverged_index", "The first entry known to differ of who has diverged.", labels=["id"]
+    )
+    for id, index in status.get("diverged", {}).items():
+        diverged.add_metric([id], index)
     match = GaugeMetricFamily(
         "raft_match_index", "How far a leader knows each member's log to match.", labels=["id"]
     )
@@ -162,4 +169,5 @@ def _members(status: dict[str, Any]) -> Iterator[Metric]:
         if member.get("match_index") is not None:
             match.add_metric([member["id"]], member["match_index"])
     yield connected
+    yield diverged
     yield match

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from raft.errors import BadConfiguration, StorageDamaged
 from raft.lives import Lives
 from raft.storage import survivor
+from raft.storage.divergence import Divergence, read_divergence, write_divergence
 from raft.storage.files import Files, RealFiles, failure, read_all, replace_file
 from raft.storage.starts import PeerLives, begin_life, read_peers, write_peers
 
@@ -210,6 +211,23 @@ class DataDirectory:
             StorageFailed, StorageFull: the disk refused.
         """
         write_peers(self._files, self.path, peers)
+
+    def divergence(self) -> Divergence | None:
+        """Return what says that this server's state has diverged, or None. Blocks.
+
+        Raises:
+            StorageDamaged: it is unreadable.
+            StorageFailed: the disk refused.
+        """
+        return read_divergence(self._files, self.path)
+
+    def note_divergence(self, found: Divergence) -> None:
+        """Note durably that this server's state has diverged. Blocks.
+
+        Raises:
+            StorageFailed, StorageFull: the disk refused.
+        """
+        write_divergence(self._files, self.path, found)
 
     def release(self) -> None:
         """Let go of the lock. Again: nothing."""

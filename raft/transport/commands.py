@@ -81,7 +81,8 @@ class Hello(Question):
     belongs to no cluster yet, and on a client that does not care. `target` is the id of the
     server meant, or empty. `address` is where the speaker can be dialled, or empty. `lives` are
     the starts of its data directory. `excluded_index` tells who asked that it was removed.
-    `term` is the last one that is durable at the speaker.
+    `term` is the last one that is durable at the speaker. `digests` tells who dialled that it may
+    send a `StateDigest`.
     """
 
     arguments: ClassVar = [
@@ -109,6 +110,7 @@ class Hello(Question):
         (b"lives", _OPTIONAL_UNICODE),
         (b"excluded_index", _OPTIONAL_INTEGER),
         (b"term", _OPTIONAL_INTEGER),
+        (b"digests", _OPTIONAL_INTEGER),
     ]
 
 
@@ -229,6 +231,18 @@ class InstallSnapshotResult(OneWay):
         (b"sequence", _INTEGER),
         (b"done", _BOOLEAN),
         (b"offset_bytes", _INTEGER),
+    ]
+
+
+class StateDigest(OneWay):
+    """See `raft.transport.wire.StateDigest`; only for servers whose answer to `Hello` allows it."""
+
+    arguments: ClassVar = [
+        (b"index", _INTEGER),
+        (b"digest", _OPTIONAL_STRING),
+        (b"origin", _OPTIONAL_INTEGER),
+        (b"asks", _OPTIONAL_BOOLEAN),
+        (b"diverged", _OPTIONAL_BOOLEAN),
     ]
 
 
@@ -501,6 +515,7 @@ MESSAGES: Final[tuple[type[OneWay], ...]] = (
     AppendEntriesResult,
     InstallSnapshot,
     InstallSnapshotResult,
+    StateDigest,
     TimeoutNow,
     ReadIndex,
     ReadIndexResult,

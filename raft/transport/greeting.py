@@ -31,6 +31,7 @@ class Identity:
     `address` is where peers dial it: a server that knows no members yet answers there.
     `versions` are the oldest and the newest version that its machine can. `lives` are the starts
     of its data directory. `term` is the last one that is durable, or 0 where that is not told.
+    `digests` is the format of the digests that it compares, or 0.
     """
 
     cluster_id: str
@@ -40,6 +41,7 @@ class Identity:
     versions: tuple[int, int] = (1, 1)
     lives: Lives = Lives()
     term: int = 0
+    digests: int = 0
 
 
 @frozen
@@ -50,7 +52,7 @@ class Greeting:
     where it can be dialled, or empty. `versions` are the oldest and the newest version that its
     machine can. `lives` are the starts of its data directory. `excluded_index` is that of a
     committed configuration of which the other side is no member, in the answer to it; else 0.
-    `term` is as in `Identity`.
+    `term` and `digests` are as in `Identity`.
     """
 
     version: int
@@ -64,6 +66,7 @@ class Greeting:
     lives: Lives = Lives()
     excluded_index: int = 0
     term: int = 0
+    digests: int = 0
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -89,6 +92,8 @@ def encode_answer(identity: Identity, ask: bytes, excluded_index: int = 0) -> by
     pairs += _term(identity)
     if excluded_index:
         pairs.append((b"excluded_index", b"%d" % excluded_index))
+    if identity.digests:
+        pairs.append((b"digests", b"%d" % identity.digests))
     return encode_box(pairs)
 
 
@@ -155,6 +160,7 @@ def read_greeting(box: Box) -> Greeting:
         _read_lives(box),
         _number(box, b"excluded_index", TERM_DIGITS) if b"excluded_index" in box else 0,
         _number(box, b"term", TERM_DIGITS) if b"term" in box else 0,
+        _number(box, b"digests") if b"digests" in box else 0,
     )
 
 

@@ -91,6 +91,7 @@ class Desk:
     receive: Receive
     contact: Callable[[str, int], object]
     message_bytes: int
+    compare: Callable[[str, wire.StateDigest], object] = lambda _sender, _digest: None
 
 
 class Incoming(BoxConnection):
@@ -121,6 +122,9 @@ class Incoming(BoxConnection):
             fragment = wire.decode_fragment(box)
             self._assembly.add(fragment, self._desk.message_bytes)
             self._desk.contact(self.speaker, fragment.term)
+            return
+        if command == b"StateDigest":
+            self._desk.compare(self.speaker, wire.decode_digest(box))
             return
         before = self._assembly.take(box) if b"fragment_bytes" in box else b""
         message, records, chunk = wire.decode(box, before)

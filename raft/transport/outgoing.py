@@ -135,6 +135,13 @@ class Outgoing(BoxConnection):
             self.post(wire.encode(message, records, chunk))
         return True
 
+    def send_digest(self, digest: wire.StateDigest) -> bool:
+        """Queue `digest`; False where the bound of the queue is passed."""
+        if self.queued_bytes + BOX_OVERHEAD_BYTES > self._limit_bytes:
+            return False
+        self.post(wire.encode_digest(digest))
+        return True
+
     def _send_ordered(self, message: AppendEntries, records: bytes) -> None:
         if self._ordered and message.term != self._ordered[0].message.term:
             # The receiver will refuse the older term's records, however many arrive.

@@ -24,7 +24,7 @@ from raft.transport.endpoints import parse_dial, server_endpoint
 from raft.transport.greeting import Greeting, Identity, objection
 from raft.transport.incoming import LARGEST_CHUNK_BYTES, Desk, Incoming
 from raft.transport.outgoing import Backoff, Link, Outgoing
-from raft.transport.wire import SnapshotChunk
+from raft.transport.wire import SnapshotChunk, StateDigest
 
 __all__ = ["Greeting", "Identity", "PeerLimits", "PeerNetwork", "SnapshotChunk"]
 
@@ -83,6 +83,7 @@ class PeerNetwork:
         chance: random.Random | None = None,
         exclusion: Callable[[Greeting], int] = lambda _greeting: 0,
         term: Callable[[], int] = lambda: 0,
+        compare: Callable[[str, StateDigest], object] = lambda _sender, _digest: None,
     ) -> None:
         """Connect to nobody yet.
 
@@ -103,6 +104,7 @@ class PeerNetwork:
             limits: the bounds.
             chance: draws the jitter of reconnections.
             term: returns the last term that is durable, for greetings; 0 for none.
+            compare: called with (sender's id, digest) at each digest of another server.
         """
         self.identity = identity
         self.counters = Counters()
@@ -127,6 +129,7 @@ class PeerNetwork:
             greeted=self._greeted,
             receive=receive,
             contact=contact,
+            compare=compare,
             message_bytes=self.limits.message_bytes,
         )
         shortest = min(
@@ -203,10 +206,26 @@ class PeerNetwork:
         if connection is None or not connection.send(message, records, chunk):
             self.counters.dropped += 1
             return False
+        self._flush_soon(peer, connection)
+        return True
+
+    def send_digest(self, peer: str, digest: StateDigest) -> bool:
+        """Send `digest` as `send` would; False where `peer` compares none, or others."""
+        link = self._links.get(peer)
+        connection = link.ready if link is not None else None
+        if connection is None or connection.answer is None:
+            return False
+        if connection.answer.digests != self.identity.digests:
+            return False
+        if not connection.send_digest(digest):
+            return False
+        self._flush_soon(peer, connection)
+        return True
+
+    def _flush_soon(self, peer: str, connection: Outgoing) -> None:
         if not self._dirty and self._flush_call is None:
             self._flush_call = self._reactor.callLater(0, self._flush_late)
         self._dirty[peer] = connection
-        return True
 
     def flush(self) -> None:
         """Write what was sent in this turn: one `transport.write` for each peer."""

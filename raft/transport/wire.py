@@ -78,8 +78,25 @@ class Fragment:
     piece: bytes
 
 
+@frozen
+class StateDigest:
+    """What a server's digest is at one entry, for others to compare with theirs.
+
+    `value` is None where it does not know it (any more), `origin` as in `raft.digest`. `asks` who
+    receives it to tell its own there, once it has applied the entry. `diverged` says that this is
+    the first entry at which the sender differs from the majority, and that it stops serving.
+    """
+
+    index: int
+    value: int | None = None
+    origin: int = 0
+    asks: bool = False
+    diverged: bool = False
+
+
 DIGEST_BYTES: Final = 32
 """Of a SHA-256."""
+STATE_DIGEST_BYTES: Final = 8
 
 Parsed = tuple[Message, bytes, SnapshotChunk | None]
 _BOOLEANS: Final = {b"True": True, b"False": False}
@@ -328,6 +345,34 @@ def decode_fragment(box: Box) -> Fragment:
         )
     except KeyError as error:
         raise BadMessage(f"AppendFragment lacks {error}") from error
+
+
+def encode_digest(digest: StateDigest) -> bytes:
+    """Return the box of a digest; what is not told is left out."""
+    pairs = [(b"_command", b"StateDigest"), (b"index", b"%d" % digest.index)]
+    if digest.value is not None:
+        pairs.append((b"digest", digest.value.to_bytes(STATE_DIGEST_BYTES, "big")))
+    if digest.origin:
+        pairs.append((b"origin", b"%d" % digest.origin))
+    pairs += [(key, b"True") for key in (b"asks", b"diverged") if getattr(digest, key.decode())]
+    return encode_box(pairs)
+
+
+def decode_digest(box: Box) -> StateDigest:
+    """Return the digest in a `StateDigest` box; raise `BadMessage` where it is none."""
+    content = box.get(b"digest")
+    if content is not None and len(content) != STATE_DIGEST_BYTES:
+        raise BadMessage(f"StateDigest: digest has {len(content)} bytes, not {STATE_DIGEST_BYTES}")
+    try:
+        return StateDigest(
+            _number(box, b"index"),
+            None if content is None else int.from_bytes(content, "big"),
+            _number(box, b"origin") if b"origin" in box else 0,
+            b"asks" in box and _boolean(box, b"asks"),
+            b"diverged" in box and _boolean(box, b"diverged"),
+        )
+    except KeyError as error:
+        raise BadMessage(f"StateDigest lacks {error}") from error
 
 
 def _simple(build: Callable[[Box], Message]) -> Callable[[Box, bytes], Parsed]:

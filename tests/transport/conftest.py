@@ -39,6 +39,7 @@ class Node:
         self.received: list[tuple[str, Message, bytes, SnapshotChunk | None]] = []
         self.contacts: list[tuple[str, int]] = []
         self.events: list[tuple[str, str]] = []
+        self.compared: list[object] = []
         self.objection: str | None = None
         self.order: list[object] = []
         self.network = PeerNetwork(
@@ -50,6 +51,7 @@ class Node:
             self._contact,
             lambda greeting: self.objection,
             limits,
+            compare=lambda *told: self.compared.append(told),
         )
         self.id = server_id
         self.address = ""

@@ -78,6 +78,21 @@ async def test_every_message_arrives_with_its_sender(nodes: Any, until: Any) -> 
 
 
 @pytest_twisted.ensureDeferred
+async def test_digests_are_sent_only_to_who_compares_them(nodes: Any, until: Any) -> None:
+    """An older server would close the connection: what it does not know is no message to it."""
+    a, b, older = await nodes("a", digests=1), await nodes("b", digests=1), await nodes("c")
+    a.network.set_peers({"b": b.address, "c": older.address})
+    await until(lambda: all(map(a.network.is_connected, "bc")))
+    digest = wire.StateDigest(7, 1 << 40, asks=True)
+    assert a.network.send_digest("b", digest)
+    assert not a.network.send_digest("c", digest)
+    assert not a.network.send_digest("nobody", digest)
+    await until(lambda: b.compared)
+    assert b.compared == [("a", digest)]
+    assert not older.compared
+
+
+@pytest_twisted.ensureDeferred
 async def test_messages_of_one_turn_leave_in_one_write(nodes: Any, until: Any) -> None:
     a, b = await nodes("a"), await nodes("b")
     await a.reach(b)

@@ -112,10 +112,48 @@ def test_the_declared_commands_read_what_the_fast_path_writes(
     assert wire.decode(dict(again)) == wire.decode(box)
 
 
+@pytest.mark.parametrize(
+    "digest",
+    [
+        wire.StateDigest(1),
+        wire.StateDigest((1 << 63) - 1, (1 << 64) - 1, 7, True),
+        wire.StateDigest(3, 0, 0, False, True),
+    ],
+)
+def test_digests_come_back_and_are_read_by_the_declared_command(digest: wire.StateDigest) -> None:
+    box = parse(wire.encode_digest(digest))
+    assert wire.decode_digest(box) == digest
+    arguments = commands.StateDigest.parseArguments(amp.AmpBox(box), None)
+    assert arguments["index"] == digest.index
+    assert (arguments["digest"] is None) == (digest.value is None)
+    assert (bool(arguments["asks"]), arguments["origin"] or 0) == (digest.asks, digest.origin)
+    present = {name: value for name, value in arguments.items() if value is not None}
+    assert wire.decode_digest(dict(commands.StateDigest.makeArguments(present, None))) == digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {b"index": b"-1"},
+        {b"index": b"9" * 30},
+        {b"digest": b"1234567"},
+        {b"digest": b"123456789"},
+        {b"origin": b"x"},
+        {b"asks": b"yes"},
+        {b"diverged": b""},
+    ],
+)
+def test_what_is_no_digest_closes_the_connection(changes: dict[bytes, bytes]) -> None:
+    with pytest.raises(wire.BadMessage, match=next(iter(changes)).decode()):
+        wire.decode_digest({b"index": b"5", b"digest": b"12345678", **changes})
+    with pytest.raises(wire.BadMessage, match="lacks"):
+        wire.decode_digest({b"digest": b"12345678"})
+
+
 def test_there_is_a_command_for_each_message_and_no_other() -> None:
     declared = {command.__name__ for command in commands.MESSAGES}
     union = {kind.__name__ for kind in m.Message.__args__}  # type: ignore[attr-defined]
-    assert declared - union == {"AppendFragment"}
+    assert declared - union == {"AppendFragment", "StateDigest"}
     assert union <= declared
 
 
