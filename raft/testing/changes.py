@@ -71,6 +71,17 @@ class Changes:
             force = self.active and rng.random() < 0.15 and not self.swarm.wipes
             self.workload.change(node, members, expected, force=force)
 
+    def allows(self, node: ModelNode, members: tuple[Member, ...]) -> bool:
+        """Tell whether an operator who knows who lost a directory could ask `node` for these."""
+        present = node.server.configuration.ids
+        named = [self.nodes.get(member.id) for member in members]
+        return bool(named) and all(
+            each is not None
+            and not (each.is_lost or each.is_shut_out if each.id in present else False)
+            and (each.id in present or self._may_join(each))
+            for each in named
+        )
+
     def _may_join(self, newcomer: ModelNode) -> bool:
         """Tell whether a server may be named as a member.
 

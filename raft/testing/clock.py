@@ -62,7 +62,7 @@ class LocalClock:
         self.rate = rate
         self._offset = reading - self.timeline.now * rate
         if self._armed:
-            self._set_timer((self.deadline - self._offset) / rate)
+            self._set_timer(self.due_at)
 
     def arm(self, deadline: float) -> None:
         """Ring at `deadline` instead of at the one before."""
@@ -70,7 +70,17 @@ class LocalClock:
         self.deadline = deadline
         # A later deadline is looked at when the timer for the earlier one fires.
         if not (later and self._armed):
-            self._set_timer((deadline - self._offset) / self.rate)
+            self._set_timer(self.due_at)
+
+    @property
+    def due_at(self) -> float:
+        """The moment of the timeline at which the deadline is reached."""
+        return (self.deadline - self._offset) / self.rate
+
+    def rearm(self) -> None:
+        """Set the timer anew, on a timeline that forgot it."""
+        if self._armed:
+            self._set_timer(self.due_at)
 
     def _set_timer(self, moment: float) -> None:
         self._armed = True
@@ -80,10 +90,14 @@ class LocalClock:
     def _fire(self, timer: int) -> None:
         if timer != self._timer:
             return
-        moment = (self.deadline - self._offset) / self.rate
+        moment = self.due_at
         if moment > self.timeline.now:
             self._set_timer(moment)
             return
+        self.ring_now()
+
+    def ring_now(self) -> None:
+        """Ring: the deadline is reached."""
         # Rounding must not leave the clock just below the deadline.
         self._latest = max(self.now(), self.deadline)
         self._armed = False

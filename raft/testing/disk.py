@@ -6,14 +6,13 @@ their tickets, a whole save or nothing of it.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterable
 
 from attrs import Factory, define, field, frozen
 
 from raft.core.configuration import Configuration
-from raft.core.messages import Run
+from raft.core.messages import Entries, Run
 from raft.core.outputs import HardState
 
 NO_OP = 0
@@ -85,6 +84,20 @@ class Records:
         if start < self.first or end > self.end:
             return None
         return self.entries[start - self.first : end - self.first]
+
+    def slice(self, entries: Entries) -> list[Entry] | None:
+        """Return the entries of that range, or None where the log has other ones by now."""
+        found = self.between(entries.start, entries.end)
+        if found is None:
+            return None
+        begin = entries.start
+        for run in entries.runs:
+            # Terms never fall along a log: equal ends mean an equal run.
+            first, last = found[begin - entries.start], found[run.end - 1 - entries.start]
+            if not first[0] == last[0] == run.term:
+                return None
+            begin = run.end
+        return found
 
     def truncate(self, start: int) -> None:
         """Remove the entries from `start` on."""
@@ -223,9 +236,9 @@ class Disk:
         """The newest snapshot proves damaged: the one before, and the log after it, must do."""
         self.snapshot = self.previous
 
-    def crash(self, rng: random.Random) -> list[Write]:
-        """Lose power: some prefix of the queue proves durable (returned), the rest is gone."""
-        kept = [self.sync() for _ in range(rng.randint(0, len(self.queue)))]
+    def crash(self, kept_count: int) -> list[Write]:
+        """Lose power: so many of the queue's first prove durable (returned), the rest is gone."""
+        kept = [self.sync() for _ in range(kept_count)]
         self.queue.clear()
         self.saved_ticket = 0
         return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import Factory, define, field
 
@@ -41,6 +41,7 @@ class Faults:
     """Makes all clients silent for so many seconds."""
     fired: Counter[str] = Factory(Counter)
     """How often each kind of trouble came about: found a victim, and changed something."""
+    wipes_class: ClassVar[type[Wipes]] = Wipes
     _reserved_until: float = 0.0
     """Until then a script of some scenes plays: links are left as they are."""
     wipes: Wipes = field(init=False)
@@ -51,7 +52,7 @@ class Faults:
         """Draw the faults' own chance."""
         self._rng = random.Random(f"{self.swarm.seed}/faults")
         chance = random.Random(f"{self.swarm.seed}/wipes")
-        self.wipes = Wipes(self.network, self.monitors, chance, self.nodes)
+        self.wipes = self.wipes_class(self.network, self.monitors, chance, self.nodes)
         chance = random.Random(f"{self.swarm.seed}/lease faults")
         self._leases = LeaseFaults(self, self.timeline, self.network, chance)
 

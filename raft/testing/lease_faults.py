@@ -52,7 +52,7 @@ class LeaseFaults:
         """The leader's clock becomes the slowest that the bound allows, all others the fastest."""
         skew = self.faults.swarm.clock_skew
         for node in self.faults.nodes.values():
-            node.clock.drift(1 - skew if node is leader else 1 + skew)
+            node.drift(1 - skew if node is leader else 1 + skew)
 
     def _between(self, low: float, high: float) -> float:
         """Return so many seconds, drawn between two numbers of election timeouts."""

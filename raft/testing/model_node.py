@@ -146,14 +146,14 @@ class ModelNode:
     def start(self) -> None:
         """Recover from the disk and begin to serve; bootstrap where that is this node's part."""
         disk = self.disk
-        if disk.may_fall_back and self.faults.damages_snapshot():
+        if disk.may_fall_back and self._finds_damage():
             disk.fall_back()
         snapshot = disk.snapshot
         self.up = True
         self._paused = self._turn_due = self._saving = False
         self.records = disk.records.copy()
-        self.clock.start(self.rng.uniform(0.0, 1000.0))
-        self._dice = Dice(self.rng.random())
+        self.clock.start(self._reading())
+        self._dice = self._new_dice()
         self._dice.spread = self._spread
         self.server = self.server_class.recover(
             self.id,
@@ -189,7 +189,7 @@ class ModelNode:
         """Lose power: memory is gone, a prefix of the unsaved writes proves durable."""
         self.up = False
         self.epoch += 1
-        for write in self.disk.crash(self.rng):
+        for write in self.disk.crash(self._kept()):
             self.monitors.synced(self, write)
         self._inbox.clear()
         self._held.clear()
@@ -200,6 +200,28 @@ class ModelNode:
         self.waiting_reads.clear()
         self.role = Role.FOLLOWER
         self.workload.crashed(self.id)
+
+    # What chance decides of a life.
+
+    def _finds_damage(self) -> bool:
+        """Tell whether the newest snapshot cannot be read when this server starts."""
+        return self.faults.damages_snapshot()
+
+    def _reading(self) -> float:
+        """Return what the clock shows when this server starts: seconds."""
+        return self.rng.uniform(0.0, 1000.0)
+
+    def _new_dice(self) -> Dice:
+        """Return the chance of a life."""
+        return Dice(self.rng.random())
+
+    def _kept(self) -> int:
+        """Return how many of the unsaved writes prove durable when the power fails."""
+        return self.rng.randint(0, len(self.disk.queue))
+
+    def drift(self, rate: float) -> None:
+        """Let the clock run at `rate` from now on."""
+        self.clock.drift(rate)
 
     def lose_directory(self, *, new_incarnation: bool) -> None:
         """Have an empty directory from the next start on."""
@@ -402,6 +424,10 @@ class ModelNode:
             return
         if not self.save_seconds[1]:
             count = len(self.disk.queue) if self.swarm.group_saves else 1
+        self.sync(count)
+
+    def sync(self, count: int) -> None:
+        """The first `count` writes of the queue are durable: carry out what waited for them."""
         ticket = 0
         taken: int | None = None
         for _ in range(count):
@@ -422,13 +448,10 @@ class ModelNode:
             self.hand(Saved(ticket))
 
     def _release(self, ticket: int) -> None:
-        if self._held:
-            held, self._held = self._held, deque()
-            for send in held:
-                if send.after <= ticket:
-                    self._leave(send)
-                else:
-                    self._held.append(send)
+        ready = [send for send in self._held if send.after <= ticket]
+        self._held = deque(send for send in self._held if send.after > ticket)
+        for send in ready:
+            self._leave(send)
 
     # Messages
 
@@ -436,25 +459,11 @@ class ModelNode:
         message = send.message
         attachment: list[Entry] | None = None
         if type(message) is AppendEntries and message.entries.runs:
-            attachment = self._slice(message.entries)
+            attachment = self.records.slice(message.entries)
             if attachment is None:
                 return
         self.monitors.left(self, send.receiver, message)
         self.network.send(self.id, send.receiver, message, attachment)
-
-    def _slice(self, entries: Entries) -> list[Entry] | None:
-        """Return the entries of that range, or None where the log has other ones by now."""
-        found = self.records.between(entries.start, entries.end)
-        if found is None:
-            return None
-        begin = entries.start
-        for run in entries.runs:
-            # Terms never fall along a log: equal ends mean an equal run.
-            first, last = found[begin - entries.start], found[run.end - 1 - entries.start]
-            if not first[0] == last[0] == run.term:
-                return None
-            begin = run.end
-        return found
 
     # The machine
 

@@ -8,6 +8,7 @@ is executed once [RULES S1-S9].
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -152,38 +153,58 @@ class SessionClients:
             return
         match self._rng.choices(ACTIONS, WEIGHTS)[0]:
             case "send":
-                self._send(client)
+                room = self.workload.swarm.session_window
+                room -= client.next_sequence - client.low_mark
+                count = min(room, self._rng.choice((1, 1, 2, 3)))
+                refused = [self._rng.random() < REFUSED_RATE for _ in range(count)]
+                self.send(client, refused)
             case "again":
-                self._send_again(client)
+                if client.waiting:
+                    self.send_again(client, self._rng.choice(sorted(client.waiting)))
             case "keep alive":
-                self._ask(Attempt(client, Kind.KEEP_ALIVE, client.session))
+                self.keep_alive(client)
             case "close":
-                # Whoever closes with commands under way learns nothing more of them.
-                self._ask(Attempt(client, Kind.CLOSE_SESSION, client.session))
-                client.forget()
+                self.close(client)
             case "idle":
                 timeout_us = self.workload.swarm.session_limits.timeout_us
                 idle = min(timeout_us / 1_000_000, 10 * TIMEOUT_SECONDS)
                 client.idle_until = now + self._rng.uniform(0.3, 1.5) * idle
             case _:
-                # A cancelled number counts as answered [RULES S9].
                 if client.waiting:
-                    del client.waiting[self._rng.choice(list(client.waiting))]
+                    self.cancel(client, self._rng.choice(list(client.waiting)))
 
     def _register(self, client: SessionClient) -> None:
         now = self.workload.timeline.now
         if client.nonce and now < client.registered_at + REGISTERED_SECONDS:
             return
-        client.nonce = self._rng.randbytes(8)
         client.registered_at = now
+        self.register(client, self._rng.randbytes(8))
+
+    # What a client does, in so many words.
+
+    def register(self, client: SessionClient, nonce: bytes) -> None:
+        """Ask for a session."""
+        client.nonce = nonce
         self._ask(Attempt(client, Kind.REGISTER, nonce=client.nonce))
 
-    def _send(self, client: SessionClient) -> None:
-        room = self.workload.swarm.session_window
-        room -= client.next_sequence - client.low_mark
-        for _ in range(min(room, self._rng.choice((1, 1, 2, 3)))):
+    def keep_alive(self, client: SessionClient) -> None:
+        """Say that the session is still wanted."""
+        self._ask(Attempt(client, Kind.KEEP_ALIVE, client.session))
+
+    def close(self, client: SessionClient) -> None:
+        """Give the session up, and with it what is under way: nothing more is learnt of that."""
+        self._ask(Attempt(client, Kind.CLOSE_SESSION, client.session))
+        client.forget()
+
+    def cancel(self, client: SessionClient, sequence: int) -> None:
+        """Wait no more for a command: a cancelled number counts as answered [RULES S9]."""
+        del client.waiting[sequence]
+
+    def send(self, client: SessionClient, refused: Sequence[bool]) -> None:
+        """Send new commands, of which some will be refused, and all that were never sent."""
+        for is_refused in refused:
             self._operations += 1
-            sign = -1 if self._rng.random() < REFUSED_RATE else 1
+            sign = -1 if is_refused else 1
             sequence = client.next_sequence
             client.next_sequence += 1
             client.waiting[sequence] = Operation(
@@ -192,10 +213,9 @@ class SessionClients:
         fresh = [each for each in client.waiting.values() if not each.copies]
         self._send_copies(client, fresh)
 
-    def _send_again(self, client: SessionClient) -> None:
-        if client.waiting:
-            first = self._rng.choice(sorted(client.waiting))
-            self._send_copies(client, [client.waiting[first]])
+    def send_again(self, client: SessionClient, sequence: int) -> None:
+        """Send another copy of a command that waits for its answer."""
+        self._send_copies(client, [client.waiting[sequence]])
 
     def _send_copies(self, client: SessionClient, operations: list[Operation]) -> None:
         if not operations:
@@ -208,11 +228,17 @@ class SessionClients:
             operations=tuple(operations),
         )
         self._ask(attempt)
-        if self._rng.random() < LATE_RATE:
+        late_seconds = self._late_seconds()
+        if late_seconds:
             for each in operations:
                 each.copies += 1
-            delay = self._rng.uniform(0, 6) * TIMEOUT_SECONDS
-            self.workload.timeline.after(delay, self._ask_late, attempt)
+            self.workload.timeline.after(late_seconds, self._ask_late, attempt)
+
+    def _late_seconds(self) -> float:
+        """Return when one more copy of what was just sent comes along; 0 where none does."""
+        if self._rng.random() >= LATE_RATE:
+            return 0.0
+        return self._rng.uniform(0, 6) * TIMEOUT_SECONDS
 
     def _ask_late(self, attempt: Attempt) -> None:
         for each in attempt.operations:

@@ -34,7 +34,9 @@ class Budget:
 
 
 def ddmin(
-    items: Sequence[T], fails: Callable[[list[T]], bool], budget: Budget | None = None
+    items: Sequence[T],
+    fails: Callable[[list[T]], bool | list[T]],
+    budget: Budget | None = None,
 ) -> list[T]:
     """Return a part of `items`, in their order, that `fails` and of which nothing can be left out.
 
@@ -42,7 +44,8 @@ def ddmin(
 
     Args:
         items: What may be left out.
-        fails: Whether a part of the items still fails in the same way.
+        fails: Whether a part of the items still fails in the same way; instead of True, the
+            items of it that had to do with it.
         budget: How much may be tried.
     """
     budget = budget or Budget()
@@ -57,9 +60,10 @@ def ddmin(
             part = left[:start] + left[end:]
             if not budget.spend():
                 return left
-            if fails(part):
-                left, shrunk = part, True
-            end = start
+            failed = fails(part)
+            if failed is not False:
+                left, shrunk = part if failed is True else failed, True
+            end = min(start, len(left))
         if size > 1:
             size //= 2
         elif not shrunk:

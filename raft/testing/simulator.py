@@ -8,18 +8,17 @@ change, a change under way must end before that, one way or another (L6), and "a
 members that it leaves. Monitors watch every step of every phase.
 
 Replay a seed with `python -m raft.testing.simulator --seed N`; add `--transcript 40`
-to see its last steps.
+to see its last steps, `--shrink` to see the least that fails: `raft.testing.sim_command`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
-import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import ClassVar
 
-import click
 from attrs import Factory, define, field, frozen
 
 from raft.core.outputs import Role
@@ -50,16 +49,26 @@ BACKLOG_SECONDS = 0.03
 class Failure(Exception):
     """A seed that failed: which rule, when, how to see it again, and the steps before."""
 
-    def __init__(self, seed: int, violation: Violation, moment: float, steps: Iterable[Step]):
+    def __init__(
+        self,
+        seed: int,
+        violation: Violation,
+        moment: float,
+        steps: Iterable[Step],
+        replay: str = "",
+    ):
         """Keep what a regression test needs: the seed and the rule."""
         self.seed = seed
         self.rule = violation.rule
         self.reason = violation.reason
         self.steps = tuple(steps)
-        super().__init__(
-            f"seed {seed} at {moment:.4f} s: {violation}\n"
-            f"replay it with: python -m raft.testing.simulator --seed {seed} --transcript 40"
-        )
+        replay = replay or f"python -m raft.testing.simulator --seed {seed} --transcript 40"
+        super().__init__(f"seed {seed} at {moment:.4f} s: {violation}\nreplay it with: {replay}")
+
+    @property
+    def kind(self) -> str:
+        """The rule, and where the core raised, the error's class: what tells failures apart."""
+        return f"raised {self.reason.partition(':')[0]}" if self.rule == "raised" else self.rule
 
     def transcript(self, last: int) -> str:
         """Return the last steps before the failure, one event or output a line."""
@@ -114,6 +123,12 @@ class Simulation:
     changes: Changes = field(init=False)
     healthy: list[ModelNode] = field(init=False)
     """After healing: all nodes but a minority that stays lame where the swarm says so."""
+    network_class: ClassVar[type[Network]] = Network
+    faults_class: ClassVar[type[Faults]] = Faults
+    workload_class: ClassVar[type[Workload]] = Workload
+    node_class: ClassVar[type[ModelNode]] = ModelNode
+    replay: str = ""
+    """The command that shows a failure again, where it is not the seed's own."""
     _leader_seconds: float = 0.0
 
     def __attrs_post_init__(self) -> None:
@@ -121,15 +136,15 @@ class Simulation:
         swarm, timeline, monitors = self.swarm, self.timeline, self.monitors
         if self.full_digest:
             monitors.sha = hashlib.sha256()
-        self.network = Network(swarm, timeline)
-        self.faults = Faults(swarm, timeline, self.network, monitors, self.nodes)
-        self.workload = Workload(swarm, timeline, monitors, self.nodes)
+        self.network = self.network_class(swarm, timeline)
+        self.faults = self.faults_class(swarm, timeline, self.network, monitors, self.nodes)
+        self.workload = self.workload_class(swarm, timeline, monitors, self.nodes)
         self.faults.hush = self.workload.hush
         self.changes = Changes(swarm, timeline, self.workload, self.nodes)
         self.healthy = []
         monitors.nodes = self.nodes
         for server in swarm.servers:
-            node = ModelNode(
+            node = self.node_class(
                 server,
                 swarm,
                 timeline,
@@ -147,13 +162,7 @@ class Simulation:
     def run(self) -> Report:
         """Run all phases; raise `Failure` at the first broken promise."""
         try:
-            self._chaos()
-            self._heal()
-            leader = self._await_members(self._await_leader())
-            self._await_service(leader)
-            self._steady(leader)
-            self._converge(leader)
-            self.monitors.check_all()
+            self._play()
         except Violation as violation:
             raise self._failure(violation) from None
         except (RaftError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -164,7 +173,7 @@ class Simulation:
 
     def _failure(self, violation: Violation) -> Failure:
         moment, steps = self.timeline.now, self.monitors.transcript
-        return Failure(self.swarm.seed, violation, moment, steps)
+        return Failure(self.swarm.seed, violation, moment, steps, self.replay)
 
     def _report(self) -> Report:
         monitors = self.monitors
@@ -191,6 +200,18 @@ class Simulation:
         )
 
     # Phases
+
+    def _play(self) -> None:
+        self._chaos()
+        self._recover()
+        self.monitors.check_all()
+
+    def _recover(self) -> None:
+        self._heal()
+        leader = self._await_members(self._await_leader())
+        self._await_service(leader)
+        self._steady(leader)
+        self._converge(leader)
 
     def _chaos(self) -> None:
         for node in self.nodes.values():
@@ -373,59 +394,6 @@ def first_failure(seeds: Iterable[int], server_class: type[Server] = Server) -> 
     return None
 
 
-def _fired(reports: Sequence[Report]) -> str:
-    total: Counter[str] = Counter()
-    for report in reports:
-        total.update(report.fired)
-    return ", ".join(f"{kind} {count}" for kind, count in sorted(total.items())) or "none"
-
-
-def _summary(reports: Sequence[Report], failures: int, seconds: float) -> str:
-    events = sum(report.events for report in reports)
-    return (
-        f"{len(reports)} seeds passed, {failures} failed; {events} events, "
-        f"{events / max(seconds, 1e-9):,.0f} a second; "
-        f"{sum(report.commits for report in reports)} entries committed in "
-        f"{sum(report.terms for report in reports)} terms, "
-        f"{sum(report.truncations for report in reports)} truncations, "
-        f"{sum(report.installed for report in reports)} snapshots installed, "
-        f"{sum(report.configurations for report in reports)} configurations "
-        f"({sum(report.abandoned for report in reports)} abandoned), "
-        f"{sum(report.done_reads for report in reports)} reads "
-        f"({sum(report.leased_reads for report in reports)} by lease), "
-        f"{sum(report.session_commands for report in reports)} commands of sessions "
-        f"({sum(report.session_copies for report in reports)} copies, "
-        f"{sum(report.sessions_expired for report in reports)} expiries met); "
-        f"faults: {_fired(reports)}; slowest leader after "
-        f"{max((report.leader_seconds for report in reports), default=0.0) / TIMEOUT_SECONDS:.1f} T"
-    )
-
-
-@click.command()
-@click.option("--seed", default=0, help="The first seed.")
-@click.option("--count", default=1, help="How many seeds to run.")
-@click.option("--transcript", default=0, help="How many steps before a failure to show.")
-@click.option("--digest", is_flag=True, help="Hash every output and show the digest.")
-def main(seed: int, count: int, transcript: int, digest: bool) -> None:
-    """Run seeds of the simulator; exit with 1 if one fails."""
-    reports: list[Report] = []
-    failures = 0
-    begun = time.process_time()
-    for number in range(seed, seed + count):
-        try:
-            report = simulate(number, full_digest=digest)
-        except Failure as failure:
-            failures += 1
-            click.echo(f"{Swarm.draw(number)}\n{failure}")
-            if transcript:
-                click.echo(failure.transcript(transcript))
-            continue
-        reports.append(report)
-        if digest:
-            click.echo(f"{number} {report.digest}")
-    click.echo(_summary(reports, failures, time.process_time() - begun))
-    raise SystemExit(bool(failures))
-
-
 if __name__ == "__main__":
-    main()
+    # What shows failures imports this module by its name: it must not be two.
+    importlib.import_module("raft.testing.sim_command").main()

@@ -31,13 +31,20 @@ class Wipes:
     nodes: dict[str, ModelNode] = Factory(dict)
 
     def victim(self, kind: str) -> ModelNode | None:
-        """Return whom `kind` (wipe, lose) may befall, or None where that would be too much.
+        """Return whom `kind` (wipe, lose) befalls, or None where that would be too much."""
+        possible = self.possible(kind)
+        if possible and not possible[0].is_lost:
+            return self.rng.choice(possible)
+        return possible[0] if possible else None
+
+    def possible(self, kind: str) -> list[ModelNode]:
+        """Return whom `kind` (wipe, lose) may befall: nobody where that would be too much.
 
         All must know who is who: before its incarnation is pinned in every log, a server
         that was wiped cannot be told from itself, and votes are lost with its directory.
         """
         if not self.monitors.configurations:
-            return None
+            return []
         index, configuration = self.monitors.configurations[-1]
         nodes = list(self.nodes.values())
         if (
@@ -46,12 +53,12 @@ class Wipes:
             or any(node.is_paused or node.is_shut_out for node in nodes)
             or any(self._is_behind(node, index) for node in nodes)
         ):
-            return None
+            return []
         for node in nodes:
             if node.is_lost:
                 # Once it is removed, it may begin anew as another server.
                 removed = configuration.member(node.id) is None
-                return node if removed and kind == "wipe" else None
+                return [node] if removed and kind == "wipe" else []
         possible = []
         for node in nodes:
             member = configuration.member(node.id)
@@ -63,7 +70,7 @@ class Wipes:
                 and all(len(half) > 2 for half in halves_of(configuration) if node.id in half)
             ):
                 possible.append(node)
-        return self.rng.choice(possible) if possible else None
+        return possible
 
     def _is_behind(self, node: ModelNode, index: int) -> bool:
         """Tell whether a server with a log lacks the last configuration, or has a later one."""

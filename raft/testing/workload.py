@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import Factory, define, field
 
@@ -62,6 +62,7 @@ class Workload:
     monitors: Monitors
     nodes: dict[str, ModelNode] = Factory(dict)
     requests: dict[int, Request] = Factory(dict)
+    clients_class: ClassVar[type[SessionClients]] = SessionClients
     clients: SessionClients = field(init=False)
     """Those that keep sessions, in worlds that have them."""
     floor: int = 0
@@ -84,7 +85,7 @@ class Workload:
         self._rng = random.Random(f"{self.swarm.seed}/workload")
         self._lease_rng = random.Random(f"{self.swarm.seed}/lease reads")
         self._mean_seconds, self._mix = self.swarm.request_seconds, self.swarm.mix
-        self.clients = SessionClients(self)
+        self.clients = self.clients_class(self)
 
     # Asking
 
@@ -123,15 +124,14 @@ class Workload:
             heard = [self._rng.choice(list(self.nodes.values()))]
             if self.swarm.wipes:
                 heard = [each for each in self.nodes.values() if each.up]
-            node.hand(PinIncarnations(tuple((each.id, each.incarnation) for each in heard)))
+            self.pin(node, tuple((each.id, each.incarnation) for each in heard))
         match self._rng.choices((0, 1, 2), self._mix)[0]:
             case 0:
                 self.write(node, self._rng.choice((1, 1, 1, 2, 5)))
             case 1:
                 self.read(node)
             case _:
-                target = self._rng.choice([None, *self.nodes])
-                node.hand(TransferLeadership(target))
+                self.transfer(node, self._rng.choice([None, *self.nodes]))
 
     def somebody(self) -> ModelNode | None:
         """Return a node that is up, rather one that leads."""
@@ -141,18 +141,34 @@ class Workload:
             return self._rng.choice(leading)
         return self._rng.choice(up) if up else None
 
-    def write(self, node: ModelNode, count: int = 1) -> int:
-        """Ask `node` to append `count` commands; return the request's number."""
-        size = self._rng.randint(40, 120)
+    def pin(self, node: ModelNode, incarnations: tuple[tuple[str, str], ...]) -> None:
+        """Let `node` hear of servers by their incarnations."""
+        node.hand(PinIncarnations(incarnations))
+
+    def transfer(self, node: ModelNode, target: str | None) -> None:
+        """Ask `node` to hand the leadership over."""
+        node.hand(TransferLeadership(target))
+
+    def write(self, node: ModelNode, count: int = 1, size_bytes: int = 0) -> int:
+        """Ask `node` to append `count` commands of that size; return the request's number.
+
+        The size of each is drawn where none is given.
+        """
+        size = size_bytes or self._rng.randint(40, 120)
         number = self._note(Request(node.id, self.floor, count, size))
         node.propose(number, count, size * count)
         return number
 
-    def read(self, node: ModelNode) -> int:
-        """Ask `node` for a linearizable read; return the request's number."""
+    def read(self, node: ModelNode, *, lease: bool | None = None) -> int:
+        """Ask `node` for a linearizable read; return the request's number.
+
+        Whether it may be answered by a lease is drawn where nothing is said.
+        """
         number = self._note(Request(node.id, self.floor))
-        share = self.swarm.lease_share
-        node.read(number, lease=bool(share) and self._lease_rng.random() < share)
+        if lease is None:
+            share = self.swarm.lease_share
+            lease = bool(share) and self._lease_rng.random() < share
+        node.read(number, lease=lease)
         self.timeline.after(PATIENCE_SECONDS, self._give_up, number, node.epoch)
         return number
 

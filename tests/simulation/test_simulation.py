@@ -13,7 +13,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from raft.testing.simulator import Failure, Report, main, simulate
+from raft.testing.sim_command import main
+from raft.testing.simulator import Failure, Report, simulate
 from raft.testing.swarm import FAULTS, LEASE_FAULTS, TIMEOUT_SECONDS, TRIGGERS, WIPES, Swarm
 from tests.simulation.planted import BUGS
 
