@@ -354,7 +354,7 @@ class Diverged(NodeFailed):
 
 
 class StateMachineFailed(NodeFailed):
-    """The application's state machine failed on this node alone; the node stopped."""
+    """The application's state machine failed on this node, which stopped."""
 
     code = "STATE_MACHINE_FAILED"
 

@@ -394,7 +394,7 @@ StatedAnswer = Callable[[bytes | Stated | RaftError], None]
 
 
 class IRescueService(Interface):
-    """What a node answers to who saves its state or brings it back.
+    """What a node answers to who saves its state, brings it back, or skips an entry.
 
     A provider of `IClientService` may provide this too; where it does not, such questions are
     refused. Calls, answers and errors are as there.
@@ -417,6 +417,9 @@ class IRescueService(Interface):
 
     def end_restore(id: bytes, size_bytes: int, digest: bytes, timeout_seconds: float) -> object:
         """Let the backup replace the state; return a Deferred of the entry's index."""
+
+    def skip(index: int, timeout_seconds: float) -> object:
+        """Let no server execute the entry; return a Deferred of the index that says so."""
 
 
 class IClientService(Interface):

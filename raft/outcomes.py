@@ -6,7 +6,7 @@ What a machine's exception means is decided here and nowhere else:
 - MemoryError, RecursionError, OSError and whatever is no `Exception` are troubles of this
   one machine: this node stops with `StateMachineFailed`, the others go on;
 - anything else is the same on every server, hence a result: `CommandFailed` with the
-  class name. A machine with `stop_on_error = True` stops the node instead.
+  class name. A machine with `stop_on_error = True` stops the node instead, and so every node.
 """
 
 from __future__ import annotations
@@ -110,10 +110,19 @@ class Outcomes:
                 where=where(error),
             )
             raise StateMachineFailed(
-                f"{type(error).__name__} at entry {index}, {where(error)}"
+                f"{type(error).__name__} at entry {index}, a command of {len(payload)} bytes,"
+                f" {where(error)}; {self._remedy(error, index)}"
             ) from error
         self.log_unforeseen(error, index)
         return self.refused(CommandFailed(type(error).__name__), index)
+
+    def _remedy(self, error: BaseException, index: int) -> str:
+        every = (
+            f"if every server stops at it: run a release that can apply it, or raft skip {index}"
+        )
+        if isinstance(error, LOCAL_ERRORS) or not isinstance(error, Exception):
+            return f"see to this computer and start the server again; {every}"
+        return f"the machine says stop_on_error; {every}"
 
     def _is_unreadable(self, payload: bytes) -> bool:
         # The hot path has one try for decoding and applying; this tells the two apart.

@@ -55,6 +55,7 @@ from raft.node.restorations import Restorations
 from raft.node.sessions import SessionCare, SessionEntries
 from raft.node.settings import NodeSettings, check_settings, peer_limits
 from raft.node.shell import Shell
+from raft.node.skipping import Skipping
 from raft.node.starting import tell_start
 from raft.node.status import status_of
 from raft.node.switching import Switching
@@ -152,6 +153,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.backups = Backups(self)
         self.session_entries = SessionEntries(self)
         self.restorations = Restorations(self)
+        self.skipping = Skipping(self)
         self._started = False
         self._stopping: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -218,6 +220,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self._failed,
             settings.bounds,
         )
+        self.shell.applying.is_held = settings.hold
         self._started = True
         self._open_doors()
         self.shell.start(settings.id, settings.options, rng, recovered, self.identity.incarnation)

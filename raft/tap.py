@@ -50,6 +50,9 @@ class Options(usage.Options):
         "docs/reference/configuration.md explains every line of it."
     )
     optParameters: ClassVar = [["config", "c", None, "The node's configuration file."]]
+    optFlags: ClassVar = [
+        ["hold", None, "Vote and replicate, and apply nothing: for raft skip (docs/howto/skip.md)."]
+    ]
 
     def postOptions(self) -> None:
         """Refuse to go on without a file."""
@@ -60,17 +63,20 @@ class Options(usage.Options):
 class NodeProcess(MultiService):
     """The process around one node: a node that cannot start ends the process, in one line."""
 
-    def __init__(self, config: NodeConfig, reactor: Any, daemonized: bool = False) -> None:
+    def __init__(
+        self, config: NodeConfig, reactor: Any, daemonized: bool = False, hold: bool = False
+    ) -> None:
         """Assemble the node of `config`, to run in `reactor`.
 
-        `daemonized` says that twistd's parent process waits to hear of an error.
+        `daemonized` says that twistd's parent process waits to hear of an error; `hold` that the
+        machine is to apply nothing.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._config = config
         self._reactor = reactor
         self._daemonized = daemonized
         self._failed = False
-        self.node = make_node(config, reactor)
+        self.node = make_node(config, reactor, hold=hold)
         self.node.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.node.ended.addCallback(self._ended)
 
@@ -112,8 +118,8 @@ def session_limits_of(limits: LimitsTable) -> SessionLimits:
     )
 
 
-def settings_of(config: NodeConfig) -> NodeSettings:
-    """Return what `config` tells a node."""
+def settings_of(config: NodeConfig, hold: bool = False) -> NodeSettings:
+    """Return what `config` tells a node, which may have to hold its machine."""
     timings, limits, listen = config.timings, config.limits, config.listen
     return NodeSettings(
         id=config.node.id,
@@ -127,6 +133,7 @@ def settings_of(config: NodeConfig) -> NodeSettings:
         forward=config.node.forward,
         allow_plaintext=listen.allow_plaintext,
         timeout_seconds=timings.request_timeout,
+        hold=hold,
         segment_size_bytes=limits.segment_bytes,
         options=ServerOptions(
             heartbeat_seconds=timings.heartbeat,
@@ -151,10 +158,13 @@ def settings_of(config: NodeConfig) -> NodeSettings:
     )
 
 
-def make_node(config: NodeConfig, reactor: Any, machine: object = None) -> RaftService:
+def make_node(
+    config: NodeConfig, reactor: Any, machine: object = None, *, hold: bool = False
+) -> RaftService:
     """Assemble the node that `config` describes; start and open nothing.
 
-    `machine` stands in for the one that the file names: for applications that make theirs.
+    `machine` stands in for the one that the file names: for applications that make theirs. With
+    `hold` it applies nothing (`NodeSettings.hold`).
 
     Raises:
         BadConfiguration: the machine is none.
@@ -162,7 +172,7 @@ def make_node(config: NodeConfig, reactor: Any, machine: object = None) -> RaftS
     if machine is None:
         machine = make_machine(config)
     codec = Codec(limit_bytes=config.limits.command_bytes)
-    return RaftService(settings_of(config), machine, reactor=reactor, codec=codec)
+    return RaftService(settings_of(config, hold), machine, reactor=reactor, codec=codec)
 
 
 def makeService(options: Options) -> IService:
@@ -175,7 +185,7 @@ def makeService(options: Options) -> IService:
         # `twist` has no such option and never leaves its terminal.
         parent: Any = options.parent or {}
         daemonized = not parent.get("nodaemon", True)
-        node = NodeProcess(config, reactor, daemonized)
+        node = NodeProcess(config, reactor, daemonized, bool(options["hold"]))
     except BadConfiguration as error:
         refuse(str(error))
     use_monotonic_time(reactor)

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "backup": ("raft.cli.backup:backup", "Save the state of a running cluster to a file."),
     "restore": ("raft.cli.backup:restore", "Bring a backup back into a running cluster."),
     "recover": ("raft.cli.recover:recover", "Go on with what is left after a lost majority."),
+    "skip": ("raft.cli.skip:skip", "Go past a command at which every server stops."),
     "kv": ("raft.cli.kv:kv", "Read and write the built-in key-value store."),
     "write": ("raft.cli.plain:write", "Let any machine apply a command, given as JSON."),
     "read": ("raft.cli.plain:read", "Ask any machine a query, given as JSON."),

@@ -29,6 +29,9 @@ RESTORE_SECONDS: Final = 600.0
 RESTORE_PIECE_BYTES: Final = 256 * 1024
 ID_BYTES: Final = 16
 
+SKIP_SECONDS: Final = 10.0
+"""How long it may take to skip an entry, where the caller does not say."""
+
 Start = Callable[..., Deferred[Any]]
 
 
@@ -147,6 +150,25 @@ class Rescue:
                 changed.
         """
         return self._start(timeout, lambda remaining: self._restored(path, replace, remaining))
+
+    def skip(self, index: int, timeout: float = SKIP_SECONDS) -> Deferred[int]:
+        """Let no server execute the command of entry `index`, at which all of them stop.
+
+        The nodes must hold their machines (`twistd raft --hold`), a majority of them at least.
+        Fires with the index of the entry that says so, once it is committed.
+
+        Raises (as failures):
+            NotFound: the entry is not committed, or is in a snapshot.
+            Refused: it is no command, or the leader has applied it, or does not hold its machine.
+            OutcomeUnknown, Timeout: it may be skipped yet; asking again does no harm.
+        """
+
+        async def step(link: Link, seconds: float) -> int:
+            given = {"index": index, "timeout_ms": max(1, int(seconds * 1000))}
+            answer = await link.call(self._seconds, commands.Skip, seconds, **given)
+            return int(answer["index"])
+
+        return self._start(timeout, lambda remaining: self._search.order(step, remaining))
 
     async def _restored(self, path: str, replace: bool, remaining: Callable[[], float]) -> int:
         found: Backup = await self._in_thread(verify, path)

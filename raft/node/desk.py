@@ -224,6 +224,10 @@ class ClientDesk:
         """Hand the leadership on."""
         return self.node.transfer_leadership(target, timeout_seconds)
 
+    def skip(self, index: int, timeout_seconds: float) -> Deferred[int]:
+        """Let no server execute the command of an entry."""
+        return self.node.skip(index, timeout_seconds)
+
     def begin_backup(self, timeout_seconds: float) -> Deferred[tuple[str, bytes]]:
         """Begin a backup of this node's state."""
         return Deferred.fromCoroutine(self.node.backups.begin(timeout_seconds))

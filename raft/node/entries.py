@@ -6,13 +6,23 @@ from raft.codec import DECODE_ERRORS, Codec
 from raft.errors import BadCommand, NotFound
 from raft.interfaces import Value
 from raft.node.shell import Shell
-from raft.storage.records import Kind, decode, decode_recovery, decode_version
+from raft.storage.records import (
+    SESSION_HEADER_BYTES,
+    Kind,
+    decode,
+    decode_recovery,
+    decode_skip,
+    decode_version,
+)
+
+_COMMANDS = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
 
 
 def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
     """Return the committed entry at `index`: index, term, time in seconds, kind, command.
 
-    Of a switch of the machine's version, `command` is that version.
+    Of a switch of the machine's version, `command` is that version; of an entry that skips
+    another, which one. `size_bytes` is that of its payload.
 
     Raises:
         NotFound: it is compacted away, or not committed (yet).
@@ -33,9 +43,12 @@ def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
         command = decode_recovery(record.payload).command
     elif record.kind == Kind.VERSION:
         command = decode_version(record.payload)
-    elif record.kind == Kind.COMMAND:
+    elif record.kind == Kind.SKIP:
+        command = decode_skip(record.payload)
+    elif record.kind in _COMMANDS:
+        begin = SESSION_HEADER_BYTES if record.kind == Kind.SESSION_COMMAND else 0
         try:
-            command = codec.decode_trusted(record.payload)
+            command = codec.decode_trusted(record.payload[begin:])
         except (*DECODE_ERRORS, RecursionError) as error:
             raise BadCommand(f"the command of entry {index} cannot be decoded") from error
     return {
@@ -43,5 +56,6 @@ def entry_at(shell: Shell, codec: Codec, index: int) -> dict[str, object]:
         "term": record.term,
         "time": record.time_us / 1_000_000,
         "kind": Kind(record.kind).name.lower(),
+        "size_bytes": len(record.payload),
         "command": command,
     }

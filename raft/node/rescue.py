@@ -12,6 +12,7 @@ from raft.backup import BackupMeta, BackupReader, pieces, verify
 from raft.errors import RaftError
 from raft.node.backups import Backups
 from raft.node.restorations import Restorations
+from raft.node.skipping import Skipping
 from raft.restoration import ID_BYTES, PIECE_BYTES
 
 BACKUP_SECONDS = 60.0
@@ -19,14 +20,18 @@ BACKUP_SECONDS = 60.0
 RESTORE_SECONDS = 60.0
 """How long each piece of a restoration may take where the caller does not say."""
 
+SKIP_SECONDS = 10.0
+"""How long it may take to skip an entry where the caller does not say."""
+
 Answer = TypeVar("Answer")
 
 
 class Rescue:
-    """Backup and restoration, while the cluster serves."""
+    """Backup and restoration, while the cluster serves; and the way past a poisonous command."""
 
     backups: Backups
     restorations: Restorations
+    skipping: Skipping
 
     def backup(self, path: str, timeout: float = BACKUP_SECONDS) -> Deferred[BackupMeta]:
         """Save the state of this moment or later to the new file `path`; fires once it is durable.
@@ -83,6 +88,25 @@ class Rescue:
                 await self.restorations.piece(id, offset, piece, timeout)
                 offset += len(piece)
         return await self.restorations.end(id, found.size_bytes, found.digest, timeout)
+
+    def skip(self, index: int, timeout: float = SKIP_SECONDS) -> Deferred[int]:
+        """Let no server execute the command of entry `index`, at which all of them stop.
+
+        The leader can do that, where it holds its machine (`NodeSettings.hold`), as a majority
+        of the cluster should. Fires with the index of the entry that says so, once that is
+        committed; then start the nodes as usual. Whoever waits for the command, or repeats it in
+        its session, gets `CommandFailed("Skipped")`.
+
+        A server that has applied the command stops where it comes to know, and stays so until it
+        joins again with empty directories: see that there is none.
+
+        Raises (as failures):
+            NotLeader, ElectionInProgress, NotAppended: nothing was done; try again.
+            NotFound: the entry is not committed, or is in a snapshot.
+            Refused: it is no command, this server has applied it, or does not hold its machine.
+            Timeout, OutcomeUnknown: it may be skipped yet. Asking again does no harm.
+        """
+        return self._begun(lambda: self.skipping.skip(index, timeout), timeout)
 
     def _begun(
         self, work: Callable[[], Coroutine[Any, Any, Answer]], timeout: float

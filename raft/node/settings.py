@@ -42,6 +42,8 @@ class NodeSettings:
         forward: pass clients' writes on to the leader instead of naming it.
         allow_plaintext: listen without TLS on more than loopback and Unix sockets.
         timeout_seconds: of `write` and `read` where a call names none.
+        hold: vote and replicate, and let the machine apply nothing: while an entry is skipped at
+            which every server stops (`RaftService.skip`).
         session_limits: what the sessions of the cluster are bounded by while this node leads,
             from the next session on that is opened.
     """
@@ -57,6 +59,7 @@ class NodeSettings:
     forward: bool = False
     allow_plaintext: bool = False
     timeout_seconds: float = 3.0
+    hold: bool = False
     segment_size_bytes: int = SEGMENT_SIZE_BYTES
     options: Options = Options()
     bounds: Bounds = Bounds()

@@ -19,8 +19,9 @@ def status_of(node: RaftService) -> dict[str, object]:
 
     Indexes and terms are numbers; `members` lists all members, with what a leader knows of
     their progress; `target` names those that are to be while a change is under way. Of the
-    machine, `machine_version` is in force, `machine_versions` are the oldest and the newest that a
-    server can, and `switch_waits_for` names the members that cannot the newest, or are not
+    machine, `machine_held` says whether nothing is applied, `skipped` names the entries that were
+    never executed, `machine_version` is in force, `machine_versions` are the oldest and the newest
+    that a server can, and `switch_waits_for` names the members that cannot the newest, or are not
     connected. `compared_index` is up to where a majority is known to have the same digest,
     `diverged` names the members that have another one with the first entry known to differ,
     `disputed` the servers by digest where none is a majority's. `recovered` tells of the last
@@ -56,6 +57,8 @@ def status_of(node: RaftService) -> dict[str, object]:
         "target": [member.id for member in server.configuration.target],
         "removed": node.members.is_removed,
         "members": _members(node),
+        "machine_held": shell.applying.is_held,
+        "skipped": sorted(node.replica.skips.done),
         "machine_version": node.replica.versions.active,
         "machine_versions": list(node.switching.span_of(node.id) or ()),
         "switch_waits_for": node.switching.waits_for,

@@ -108,7 +108,7 @@ class Switching:
     def follow(self) -> None:
         """At the end of a leader's turn: judge those who join, append the switch if it is time."""
         server = self.node.shell.server
-        if not isinstance(server.state, Leader):
+        if not isinstance(server.state, Leader) or self.node.shell.applying.is_held:
             return
         if server.configuration.target:
             self._judge_newcomers(server.configuration.newcomers)

@@ -151,6 +151,8 @@ class _Pages(Resource):
             reason = f"it has failed: {node.failure}"
         elif not node.running:
             reason = "it does not run"
+        elif node.settings.hold:
+            reason = "it holds its machine"
         else:
             reason = "" if leader else "it knows no leader"
         answer = {"id": node.id, "healthy": not reason, "leader": leader or "", "reason": reason}

@@ -69,6 +69,7 @@ _CHANGING: Final = frozenset(
         commands.TransferLeadership,
         commands.EndRestore,
         commands.OpenSession,
+        commands.Skip,
         commands.KeepSessions,
         commands.CloseSessions,
     }

@@ -484,6 +484,17 @@ class EndRestore(Question):
     response: ClassVar = [(b"index", _INTEGER)]
 
 
+@_question
+class Skip(Question):
+    """Let no server execute the command of entry `index`; the answer's `index` says so.
+
+    The leader does it where it holds its machine, and answers once that is committed.
+    """
+
+    arguments: ClassVar = [(b"index", _INTEGER), (b"timeout_ms", _OPTIONAL_INTEGER)]
+    response: ClassVar = [(b"index", _INTEGER)]
+
+
 QUESTIONS: Final[tuple[type[Question], ...]] = (
     Hello,
     Write,
@@ -502,6 +513,7 @@ QUESTIONS: Final[tuple[type[Question], ...]] = (
     BeginRestore,
     RestorePiece,
     EndRestore,
+    Skip,
 )
 """All questions, for tables of permissions and their tests."""
 

@@ -449,6 +449,10 @@ _ANSWERERS: Final[dict[bytes, _Answerer]] = {
             arguments["id"], arguments["size_bytes"], arguments["digest"], seconds
         ),
     ),
+    b"Skip": (
+        commands.Skip,
+        lambda service, arguments, seconds: _rescue(service).skip(arguments["index"], seconds),
+    ),
 }
 """The rare questions: their declaration, and what the service is asked."""
 
@@ -467,6 +471,7 @@ _SHAPES: Final[dict[bytes, Callable[[Any], dict[str, Any]]]] = {
     b"BeginRestore": lambda _: {},
     b"RestorePiece": lambda _: {},
     b"EndRestore": lambda index: {"index": index},
+    b"Skip": lambda index: {"index": index},
 }
 """How the service's answers fill the responses."""
 

@@ -50,6 +50,7 @@ BOXES = {
     "OpenSession": asked(lambda client: client.open_session(b"\0nonce\xff\1", 1500)),
     "KeepSessions": asked(lambda client: client.keep_sessions([SESSION, SESSION], 1500)),
     "CloseSessions": asked(lambda client: client.close_sessions([SESSION], 1500)),
+    "Skip": asked(lambda client: client.call(commands.Skip, 9.0, index=57, timeout_ms=1500)),
     "Hello": encode_greeting(IDENTITY, "peer", "b", b"1"),
     "HelloAnswer": encode_answer(IDENTITY, b"1"),
     "HelloOfVersions": encode_greeting(VERSIONED, "peer", "b", b"1"),
