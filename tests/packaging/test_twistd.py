@@ -58,7 +58,7 @@ class Failing(MultiService):
     def startService(self):
         {body}
 
-tap.make_node = lambda config, reactor: Failing()
+tap.make_node = lambda config, reactor, **_: Failing()
 from twisted.scripts.twistd import run
 sys.argv = ["twistd", *{arguments!r}]
 run()
