@@ -101,3 +101,13 @@ def test_what_cannot_be_is_not_asked_for() -> None:
     empty = Cluster(configuration_index=0)
     assert isinstance(ended(empty.remove("a")), NotApplied)
     assert cluster.asked == empty.asked == []
+
+
+def test_who_is_added_is_added_to_what_the_leader_said() -> None:
+    """M4, M8, sc-K1: a newcomer that gets the order itself must not found a cluster with it."""
+    cluster = Cluster()
+    assert ended(cluster.add({"id": "d", **ADDRESSES})) is None
+    assert cluster.asked == [(["a", "b", "c", "d"], True, 7, False)]
+    empty = Cluster(configuration_index=0)
+    assert isinstance(ended(empty.add({"id": "d", **ADDRESSES})), NotApplied)
+    assert empty.asked == []

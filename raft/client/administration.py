@@ -52,8 +52,12 @@ class Administration:
         """Add or update `members`, or make them the cluster."""
 
     def add(self, member: MemberLike, timeout: float = CHANGE_SECONDS) -> Deferred[None]:
-        """Add a voter: a learner at first, promoted once it has caught up."""
-        return self.set_configuration([member], timeout)
+        """Add a voter: a learner at first, promoted once it has caught up.
+
+        Never founds a cluster: where the order reaches `member` itself, which knows no members
+        yet and of which this client may have the address, it is refused.
+        """
+        return self._given(member, lambda voter: partial(edits.merged, given=[voter]), timeout)
 
     def add_learner(self, member: MemberLike, timeout: float = CHANGE_SECONDS) -> Deferred[None]:
         """Add a server that gets the log and never votes, until somebody promotes it."""

@@ -6,6 +6,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -102,3 +103,31 @@ async def test_connections_do_not_take_the_descriptors_that_a_log_needs(
         for each in opened:
             each.close()
     await cluster.wait_until_equal()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_cannot_open_its_next_segment_ends_and_says_why(
+    make_cluster: Callable[..., ProcessCluster], connect: Callable[..., RaftClient]
+) -> None:
+    """D3, sc-P8: the others go on, and so does it once it may open files again."""
+    cluster = make_cluster(settings={"segment_bytes": SEGMENT_BYTES})
+    leader = await cluster.start()
+    client, node = connect(cluster), cluster.node(next(id for id in cluster.nodes if id != leader))
+    await client.write(["set", "before", 1], 10.0)
+    await cluster.wait_until_equal(1)
+    assert node.process is not None
+    opened = len(list(Path(f"/proc/{node.process.pid}/fd").iterdir()))
+    resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (opened, opened))
+    written = 0
+    while node.running:
+        assert written < 40 * SEGMENT_BYTES
+        await client.write(["set", "large", VALUE], 10.0)
+        written += len(VALUE)
+    assert node.exit_code == 1
+    assert "raft: " in node.log
+    assert "Too many open files" in node.log
+    assert "Traceback" not in node.log
+    await cluster.restart(node.id)
+    await client.write(["set", "after", 1], 10.0)
+    await cluster.wait_until_equal(1)
