@@ -111,10 +111,24 @@ class Codec:
     def encode(self, value: object) -> bytes:
         """Return the bytes of a command or query.
 
+        A plain value that is too large is refused before it is encoded; one of an application's
+        own types is measured by its bytes.
+
         Raises:
             BadCommand: it is no plain value, or too deeply nested.
             CommandTooLarge: its bytes exceed `limit_bytes`.
         """
+        size = 0
+        # By hand for what nearly every command is: a list of a few texts and numbers.
+        for each in value if type(value) is list else (value,):
+            kind = type(each)
+            if kind is str or kind is bytes:
+                size += len(each)  # type: ignore[arg-type]
+            elif kind in _HOLDERS:
+                size = least_bytes(value, self.limit_bytes, self.depth_limit)
+                break
+        if size > self.limit_bytes:
+            raise CommandTooLarge(size, self.limit_bytes)
         try:
             payload = self.encode_result(value)
         except ENCODE_ERRORS as error:
@@ -161,6 +175,36 @@ class Codec:
             return self._decode_result(payload)
         except (*DECODE_ERRORS, RecursionError) as error:
             raise BadCommand(_reason("the result cannot be decoded", error)) from error
+
+
+_HOLDERS: Final = frozenset({list, tuple, dict, bytearray})
+
+
+def least_bytes(value: object, limit_bytes: int, depth: int) -> int:
+    """Return how many bytes `value` takes at least; past the limit it is not measured further.
+
+    What holds itself, or one thing many times, would be written out each time. Looks `depth` levels
+    of lists and dicts deep: what nests deeper is for others to refuse.
+    """
+    size = 0
+    level: list[object] = [value]
+    for _ in range(depth + 2):
+        inner: list[object] = []
+        for each in level:
+            kind = type(each)
+            if kind is str or kind is bytes or kind is bytearray:
+                size += len(each)  # type: ignore[arg-type]
+            elif kind is list or kind is tuple or kind is dict:
+                size += len(each)  # type: ignore[arg-type]
+                if size > limit_bytes:
+                    break
+                inner.extend(each)  # type: ignore[arg-type]
+                if kind is dict:
+                    inner += each.values()  # type: ignore[attr-defined]
+        if not inner or size > limit_bytes:
+            break
+        level = inner
+    return size
 
 
 def _decoder(kind: object, hook: DecodeHook | None) -> Callable[[bytes], Value]:

@@ -6,13 +6,14 @@ import datetime
 import math
 import random
 import sys
+import tracemalloc
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.codec import DEPTH_LIMIT, PLAIN, Codec, is_deeper
+from raft.codec import DEPTH_LIMIT, PLAIN, Codec, is_deeper, least_bytes
 from raft.errors import BadCommand, CommandTooLarge
 
 SCALARS = (
@@ -72,6 +73,56 @@ def itself() -> list[object]:
     value: list[object] = []
     value.append(value)
     return value
+
+
+def laughing(levels: int) -> object:
+    """Return a value of a few lists whose bytes are ten to the `levels`."""
+    value: object = "ha"
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        # Zeros that nobody has touched take no memory.
+        ["put", "key", bytes(1 << 30)],
+        "x" * 6_000_000,
+        ["put", {"key": [b"x" * 3_000_000, b"y" * 3_000_000]}],
+        [bytearray(6_000_000)],
+        {"x" * 6_000_000: 1},
+        [[["text"] * 50_000] * 100],
+        laughing(9),
+    ],
+    ids=["gigabyte", "text", "together", "bytearray", "key", "one thing often", "laughs"],
+)
+def test_what_is_too_large_is_refused_before_it_is_encoded(value: object) -> None:
+    """sc-O4: whatever its size, refusing it takes no memory that goes by it."""
+    tracemalloc.start()
+    with pytest.raises(CommandTooLarge) as caught:
+        PLAIN.encode(value)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.size_bytes > caught.value.limit_bytes == PLAIN.limit_bytes
+    # Lists are looked into by references, 8 bytes each, never more of them than the limit.
+    assert most_bytes < 12 * PLAIN.limit_bytes
+
+
+def test_what_is_near_the_limit_is_measured_by_its_bytes() -> None:
+    codec = Codec(limit_bytes=100)
+    assert len(codec.encode("x" * 98)) == 100
+    with pytest.raises(CommandTooLarge, match="101"):
+        codec.encode("x" * 99)
+    with pytest.raises(CommandTooLarge):
+        codec.encode(["é" * 40, "é" * 40])
+    assert codec.encode([[], {}, ["a" * 30], {"k": (b"v",)}])
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES)
+def test_no_value_is_taken_for_larger_than_it_is(value: object) -> None:
+    assert least_bytes(value, 1 << 40, 100) <= len(msgspec.msgpack.encode(value))
 
 
 @pytest.mark.parametrize(
