@@ -182,7 +182,7 @@ class Snapshots:
                 self._check_running()
             await self.threads.call(writer.commit)
             self._check_running()
-        except BaseException:
+        except Exception:
             if writer is not None:
                 await self.threads.call(writer.abort)
             await self._give_up(chunks)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from attrs import evolve
 
 from raft.testing.whole.run import simulate
-from raft.testing.whole.swarm import Swarm
+from raft.testing.whole.swarm import TROUBLES, Swarm
 
 QUIET = evolve(Swarm.draw(1), troubles=(), chaos_seconds=2.0)
+ROUGH = evolve(Swarm.draw(3), troubles=TROUBLES, trouble_seconds=0.2, max_chaos_events=1500)
+DIGEST = "from tests.simulation.test_whole_nodes import digest; print(digest())"
 
 
 @pytest.mark.parametrize("voters", [1, 3])
@@ -18,3 +24,35 @@ def test_a_leader_is_elected_over_real_logs_and_connections(voters: int) -> None
     assert report.terms == 1
     assert report.commits > 10
     assert report.done > 10
+
+
+def digest() -> str:
+    return simulate(3, swarm=ROUGH).digest
+
+
+def test_the_same_seed_does_the_same_again_whatever_the_order_of_hashes() -> None:
+    """I23: all outputs of cores and all bytes on the wire are equal, in other processes too."""
+    found = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        ran = subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env=environment,
+            cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found.add(ran.stdout)
+    assert len(found) == 1
+    assert len(found.pop().strip()) == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [4, 6, 9, 14])
+def test_nothing_is_promised_in_vain_whatever_befalls_the_nodes(seed: int) -> None:
+    """I1 to I23, L1 to L4, sc-Q2: the seeds that run always; `raft.testing.whole` runs more."""
+    report = simulate(seed)
+    assert report.commits
+    assert sum(report.fired.values()) > 5

@@ -6,6 +6,7 @@ import sys
 import time
 
 import click
+from twisted.logger import globalLogBeginner
 
 from raft.testing.whole.run import Failure, Report, simulate
 
@@ -16,6 +17,8 @@ from raft.testing.whole.run import Failure, Report, simulate
 @click.option("--transcript", default=0, metavar="K", help="Print the last K lines of a failure.")
 def main(seed: int, count: int, transcript: int) -> None:
     """Run whole nodes in simulated worlds, one for each seed."""
+    # What nodes log of their troubles is nobody's concern here.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
     begun = time.process_time()
     events = 0
     for number in range(seed, seed + count):

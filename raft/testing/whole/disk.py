@@ -189,12 +189,16 @@ class Disk:
         self._pending_names.append((name, file))
 
     def _claim(self, size_bytes: int) -> None:
-        if self.capacity_bytes is not None and size_bytes > 0:
-            used = sum(len(file.seen) for file in self.names_seen.values())
-            if used + size_bytes > self.capacity_bytes:
-                raise _error(errno.ENOSPC)
+        most = self.capacity_bytes
+        if most is not None and size_bytes > 0 and self.used_bytes + size_bytes > most:
+            raise _error(errno.ENOSPC)
 
     # What befalls it.
+
+    @property
+    def used_bytes(self) -> int:
+        """How much all files take."""
+        return sum(len(file.seen) for file in self.names_seen.values())
 
     def process_died(self) -> None:
         """Close all files; the cache stays."""

@@ -63,6 +63,8 @@ class Host:
     process: Process | None = None
     service: RaftService | None = None
     refused: RaftError | None = None
+    is_damaged: bool = False
+    """Whether something that was durable is lost here: it may stay out."""
     lives: int = 0
     disk_seconds: tuple[float, float] = (0.0, 0.002)
     """How long a turn of the writer takes, at least and at most."""
@@ -138,6 +140,10 @@ class Host:
             self.refused = error
             self.world.tell(self.id, f"does not start: {error}")
             process.kill()
+            if not self.is_damaged:
+                if not isinstance(error, StorageFailed | StorageFull):
+                    self.world.verdict.note("raised", f"{self.id} does not start: {error}")
+                self.world.ended(self)
 
     def _make_storage(self, process: Process, settings: NodeSettings, incarnation: str) -> Any:
         def turn_seconds() -> float:
@@ -178,6 +184,7 @@ class Host:
         self.world.tell(self.id, f"ends: {error}")
         # As twistd does, once the service is closed.
         process.callLater(0, process.kill)
+        self.world.ended(self)
 
     def stop(self) -> None:
         """Ask the service to stop in good order."""
@@ -202,13 +209,12 @@ class Host:
         self.disk.wipe()
         view.lost_disks.append(view.disk)
         view.disk = type(view.disk)()
-        view.is_lost = True
+        view.is_lost = self.is_damaged = True
 
     def _died(self) -> None:
         self.view.ended()
         self.disk.process_died()
         self.service = None
-        self.world.died(self)
 
     # Fuses.
 

@@ -130,7 +130,9 @@ class Process:
     ) -> DelayedCall:
         """Call in `delay` seconds of this process."""
         call = DelayedCall(self, self.seconds() + delay, callable, args, kw)
-        self.put(call)
+        # What the dead leave behind may be tidied up at any time, and must move nothing.
+        if self.is_alive:
+            self.put(call)
         return call
 
     def callFromThread(self, callable: Callable[..., object], *args: Any, **kw: Any) -> None:

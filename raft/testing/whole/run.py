@@ -29,6 +29,8 @@ TRANSPORT_SECONDS: Final = 3.0
 """Until a connection is known to be dead (2 s), and dialled anew (1 s)."""
 SERVICE_SECONDS: Final = 4 * T
 CONVERGENCE_SECONDS: Final = 60 * T
+BACKLOG_SECONDS: Final = 60.0
+"""How long entries of a crowd may take where one at a time is under way."""
 STOP_SECONDS: Final = 15.0
 POLL_SECONDS: Final = T / 10
 CHECK_STEPS: Final = 2_000_000
@@ -139,7 +141,7 @@ class Run:
         for client in world.clients:
             client.start()
             self._act(client, world.timeline.now + swarm.chaos_seconds)
-        self.troubles.begin(swarm.chaos_seconds)
+        self.troubles.begin()
         limit = swarm.max_chaos_events
         world.run(swarm.chaos_seconds, lambda: world.events < limit)
 
@@ -177,8 +179,7 @@ class Run:
         """L2: a fresh client's write and read are answered."""
         world = self.world
         if world.swarm.is_throttled:
-            # What older clients wait for stands before it, in the one queue there is.
-            world.run(max(TIMEOUTS_SECONDS))
+            self._await_backlog()
         begun = world.timeline.now
         # Sessions may all be in use: by clients that died without a word, too.
         has_session = world.swarm.session_limits.sessions >= 100
@@ -196,6 +197,18 @@ class Run:
                 self._violated("L2", f"no answers to a fresh client in {limit:.1f} s")
             world.run(POLL_SECONDS)
         world.clients.append(fresh)
+
+    def _await_backlog(self) -> None:
+        """Wait for what older clients had asked: it stands before, in the one queue there is."""
+        world, begun = self.world, self.world.timeline.now
+        world.run(max(TIMEOUTS_SECONDS))
+        while True:
+            leader = world.agreed_leader(self.healthy)
+            if leader is not None and leader.server.commit_index == leader.server.log.last_index:
+                return
+            if world.timeline.now - begun > CONVERGENCE_SECONDS + BACKLOG_SECONDS:
+                self._violated("L2", "the log is not committed")
+            world.run(POLL_SECONDS)
 
     def _steady(self) -> None:
         world = self.world

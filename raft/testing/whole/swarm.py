@@ -29,6 +29,7 @@ TROUBLES: Final = (
     "slow disk",
     "failing disk",
     "full disk",
+    "rot",
     "transfer",
     "snapshot",
 )

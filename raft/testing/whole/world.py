@@ -26,6 +26,7 @@ from raft.testing.whole.client import Client
 from raft.testing.whole.entropy import Entropy
 from raft.testing.whole.host import CLIENT_PORT, PEER_PORT, Host, settings_of
 from raft.testing.whole.network import Network
+from raft.testing.whole.process import Died
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.verdict import Verdict, WatchingMonitors, Witness
 from raft.testing.whole.view import Interned, View
@@ -63,8 +64,8 @@ class World:
     fired: Counter[str] = Factory(Counter)
     """How often each trouble came about."""
     journal: deque[str] = Factory(lambda: deque(maxlen=JOURNAL_LINES))
-    starts_again: bool = True
-    """Whether a server that ended by itself is started again."""
+    ended: Callable[[Host], None] = lambda _: None
+    """Called when a server has ended by itself, or could not start."""
     bounds: QueueBounds = field(init=False)
     entropy: Entropy = field(init=False)
     network: Network = field(init=False)
@@ -154,8 +155,16 @@ class World:
         self.verdict.note("raised", f"{type(error).__name__}: {error}")
         self.verdict.trace = error
 
-    def died(self, host: Host) -> None:
-        """A server's process is dead."""
+    def address_of(self, name: str) -> str:
+        """Return the address of a server or client."""
+        if name in self.hosts:
+            return self.hosts[name].address
+        return next(client.address for client in self.clients if client.name == name)
+
+    def may_damage(self, host: Host) -> bool:
+        """Tell whether one more disk may lose what was durable: a minority's, in all."""
+        damaged = {each.id for each in self.hosts.values() if each.is_damaged} | {host.id}
+        return len(damaged) <= (len(self.hosts) - 1) // 2
 
     # Time.
 
@@ -177,6 +186,8 @@ class World:
         def hear(event: Any) -> None:
             if event.get("log_level") is LogLevel.critical and "log_failure" in event:
                 failure = event["log_failure"]
+                if failure.check(Died):
+                    return
                 self.verdict.note("raised", f"logged: {failure.type.__name__}: {failure.value}")
 
         globalLogPublisher.addObserver(hear)
@@ -206,7 +217,7 @@ class World:
         """Return the leader that all of `among` know in the same term, if there is one."""
         for host in self.leaders():
             known = (host.id, host.server.current_term)
-            if host in among and all(
+            if all(
                 other.is_serving and (other.server.leader_id, other.server.current_term) == known
                 for other in among
             ):
