@@ -207,7 +207,7 @@ class Guard:
         if message.index > shell.replica.last_applied:
             if message.asks and message.index not in self._waiting:
                 insort(self._waiting, message.index)
-                del self._waiting[: len(self._waiting) - MOST_COMPARED]
+                del self._waiting[:-MOST_COMPARED]
             return
         mine = shell.replica.rolling.at(message.index)
         if mine is None:

@@ -15,9 +15,11 @@ from raft.core import outputs as out
 from raft.core.configuration import Configuration, Member
 from raft.core.roles import Leader
 from raft.core.server import Options
+from raft.errors import Diverged
 from raft.interfaces import ReadTerms
 from raft.node.bounds import Bounds
 from raft.node.calls import LocalReads, LocalWrites
+from raft.node.guard import Guard, Judgement
 from raft.node.shell import Shell
 from raft.replica import Replica
 from raft.storage.memory import MemoryStorage
@@ -59,10 +61,12 @@ class WholeNode:
         options: Options = OPTIONS,
         chance: random.Random | None = None,
         bounds: Bounds = NO_SNAPSHOTS,
+        guarded: bool = False,
     ) -> None:
         """Recover what `storage` holds and start; `founders` found a cluster where it is empty.
 
-        With `chance`, all that the node draws comes from there.
+        With `chance`, all that the node draws comes from there. `guarded` ones compare their
+        digests, and stop where theirs is wrong.
         """
         self.id, self.wire, self.options = id, wire, options
         self.world: World = world or wire.world
@@ -88,6 +92,7 @@ class WholeNode:
         )
         self.writes = LocalWrites(self.shell, codec)
         self.reads = LocalReads(codec)
+        self.guard = Guard(id, self.shell, self.port, self._set_aside) if guarded else None
         wire.nodes[id] = self
         self._start(tuple(founders), chance)
 
@@ -106,8 +111,13 @@ class WholeNode:
         self.on_change(change)
 
     def turned(self) -> None:
-        """Count a turn; the shell calls this at the end of each."""
+        """Count a turn, and compare digests; the shell calls this at the end of each."""
         self.turns += 1
+        if self.guard is not None:
+            self.guard.turned()
+
+    def _set_aside(self, found: Judgement) -> None:
+        self.shell.fail(Diverged(found.index, found.is_exact))
 
     @property
     def leads(self) -> bool:
@@ -143,6 +153,8 @@ class WholeNode:
 
     def stop(self) -> None:
         """Lose the power; what `storage.crash()` returns is what was saved."""
+        if self.guard is not None:
+            self.guard.stop()
         self.shell.stop()
         self.wire.nodes.pop(self.id, None)
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.testing.world import World
-from raft.transport.wire import SnapshotChunk
+from raft.transport.wire import SnapshotChunk, StateDigest
 
 if TYPE_CHECKING:
     from raft.testing.whole_node import WholeNode
@@ -55,12 +55,14 @@ class Wire(Generic[AnyNode]):
         """Open all links."""
         self.cut.clear()
 
-    def carry(self, sender: str, receiver: str, message: ms.Message, *beside: Any) -> bool:
+    def carry(
+        self, sender: str, receiver: str, message: ms.Message | StateDigest, *beside: Any
+    ) -> bool:
         """Take a message; False where it cannot be sent."""
         node = self.nodes.get(receiver)
         if node is None or (sender, receiver) in self.cut:
             return False
-        if not self.drop(sender, receiver, message):
+        if isinstance(message, StateDigest) or not self.drop(sender, receiver, message):
             if isinstance(message, ms.AppendEntries):
                 # What travels is the records: who receives sums them up.
                 message = evolve(message, entries=ms.Entries(message.prev_log_index + 1))
@@ -70,10 +72,17 @@ class Wire(Generic[AnyNode]):
             self.world.callLater(moment - now, self.arrive, sender, receiver, message, *beside)
         return True
 
-    def arrive(self, sender: str, receiver: str, message: ms.Message, *beside: Any) -> None:
+    def arrive(
+        self, sender: str, receiver: str, message: ms.Message | StateDigest, *beside: Any
+    ) -> None:
         """Hand a message to its receiver, where that is up and can be reached."""
-        if receiver in self.nodes and (sender, receiver) not in self.cut:
-            self.nodes[receiver].shell.receive(sender, message, *beside)
+        if receiver not in self.nodes or (sender, receiver) in self.cut:
+            return
+        node = self.nodes[receiver]
+        if not isinstance(message, StateDigest):
+            node.shell.receive(sender, message, *beside)
+        elif node.guard is not None:
+            node.guard.heard(sender, message)
 
 
 class Port:
@@ -96,6 +105,10 @@ class Port:
         if self.keeps_sent:
             self.sent.append((peer, message))
         return self.wire.carry(self.id, peer, message, records, chunk)
+
+    def send_digest(self, peer: str, digest: StateDigest) -> bool:
+        """Send a digest; see `raft.node.guard.DigestNetwork`."""
+        return self.wire.carry(self.id, peer, digest)
 
     def flush(self) -> None:
         """Nothing is held back."""

@@ -106,6 +106,7 @@ def test_what_callers_were_told_is_what_was_applied(seed: int) -> None:
     storm.calm()
     nodes = storm.nodes
     assert [node.failures for node in nodes] == [[], [], []]
+    assert all(node.guard and node.guard.agreed_index for node in nodes)
     journal = nodes[0].machine.applied
     assert all(node.machine.applied == journal for node in nodes)
     assert len({node.replica.digest for node in nodes}) == 1

@@ -80,7 +80,9 @@ class Node(WholeNode):
     ) -> None:
         told = {name: settings.pop(name) for name in TOLD if name in settings}
         bounds = Bounds(**{"snapshot_entries": 0, **settings})
-        super().__init__(wire, id, machine or Journal(), founders, storage, bounds=bounds, **told)
+        super().__init__(
+            wire, id, machine or Journal(), founders, storage, bounds=bounds, guarded=True, **told
+        )
         self.port.keeps_sent = True
 
     def restarted(self, **settings: Any) -> Node:
