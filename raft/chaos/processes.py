@@ -128,14 +128,17 @@ async def disk_full(stage: Stage, chance: random.Random) -> None:
     """Fill a node's disk up, and clear it again."""
     units = stage.units(chance, 2.0, 20.0)
     with stage.taken(chance) as id:
-        if id not in stage.cluster.disks:
+        if id not in stage.cluster.disks or not await stage.settled([id], 3.0):
             raise Nobody
         stage.tell("disk full", f"the disk of {id} is full for {units:.1f} T")
+        # Where the log's own reserve is used up, it stops; and nothing starts on a full disk.
+        stage.excused.add(id)
         stage.cluster.fill_disk(id)
         try:
             await stage.sleep_units(units)
         finally:
             stage.cluster.clear_disk(id)
+            await _forgiven(stage, id)
 
 
 async def few_descriptors(stage: Stage, chance: random.Random) -> None:

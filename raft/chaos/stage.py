@@ -170,7 +170,8 @@ class Stage:
         node = self.cluster.nodes[id]
         if node.running or node.process is None or id in self.down:
             return
-        said = next((line for line in reversed(node.log.splitlines()) if line), "nothing")
+        lines = [line for line in node.log.splitlines() if line.startswith("raft: ")]
+        said = lines[-1] if lines else node.log[-200:]
         if id in self.excused:
             self.tell("ended by itself", f"{id} ended: {said}")
         else:
