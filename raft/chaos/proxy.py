@@ -34,7 +34,7 @@ QUEUE_BYTES: Final = 256 << 10
 REMEMBERED_BYTES: Final = 64 << 10
 """How much of the beginning of each stream is kept, to be sent a second time."""
 
-DUPLICATE_SECONDS: Final = 2.0
+DUPLICATE_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 5.0
 
 STRANGER: Final = "?"
