@@ -31,7 +31,8 @@ class Asked:
         self.skipped: list[int] = []
         self.error: Exception | None = None
 
-    def get_entry(self, index: int) -> Deferred[dict[str, object]]:
+    def get_entry(self, index: int, timeout: float) -> Deferred[dict[str, object]]:
+        assert timeout > 0
         return succeed(self.entry) if index == 57 else fail(NotFound(f"entry {index} is not"))
 
     def status(self, address: str) -> Deferred[dict[str, Any]]:
@@ -125,7 +126,7 @@ def test_who_does_not_answer_is_named(asked: Asked, capsys: pytest.CaptureFixtur
 def test_what_is_not_there_or_not_done_is_one_line(
     asked: Asked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert typed("58", "--yes") == 1
+    assert typed("58", "--yes", "-t", "0.000001") == 1
     assert capsys.readouterr().err.startswith("raft: ")
     assert typed("0", "--yes") == 2
     asked.error = Timeout()

@@ -16,7 +16,8 @@ has to type:
     <!-- transcript: file notes.toml -->   the next block is the content of this file
     <!-- transcript: plain -->             the next block is not executed
 
-`twistd ... raft --config FILE &` starts a node that runs until the document ends. Documents use
+`twistd ... raft --config FILE &` starts a node that runs until the document ends; it finds modules
+that are files of the document. Documents use
 the ports of a plain `raft init`; the session's are others, mapped both ways.
 What only looks (`raft status`, `raft kv get` ...) is repeated for a while until it prints what
 it should: an election takes its time.
@@ -228,6 +229,11 @@ class Session:
         )
         return self.from_ports(out.decode()), code
 
+    def path_of_modules(self) -> str:
+        """Return the setting of PYTHONPATH with which a document's own modules are found."""
+        found = filter(None, (str(self.directory), os.environ.get("PYTHONPATH")))
+        return f"PYTHONPATH={os.pathsep.join(found)}"
+
     def shims(self) -> Path:
         """Return a directory with a `raft` that runs the package under test."""
         directory = self.directory.parent / f"{self.directory.name}-bin"
@@ -305,7 +311,8 @@ class Session:
         found = NODE.match(text)
         assert found, text
         id = Path(found["file"]).stem
-        command = [*twistd(), *shlex.split(found["options"])]
+        command = ["/usr/bin/env", self.path_of_modules(), *twistd()]
+        command += shlex.split(found["options"])
         log_path = self.directory / f"{id}.log"
         self.nodes[id] = Running(command, log_path, start_process(command, log_path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,10 @@ from raft.cli.running import Cluster, cluster_options, run
 from raft.cli.status import Row, gather
 from raft.cli.values import to_json
 from raft.client import RaftClient
-from raft.errors import BadConfiguration, Refused
+from raft.errors import BadConfiguration, NotFound, Refused
 
 FAILED: Final = 1
+AGAIN_SECONDS: Final = 0.1
 SHOWN: Final = 200
 """How many characters of a command are shown."""
 
@@ -66,7 +68,7 @@ def skip(
     cluster = Cluster.chosen(endpoints, config, timeout_seconds, allow_plaintext)
 
     async def work(client: RaftClient) -> int:
-        entry = await client.get_entry(index)
+        entry = await entry_at(client, index, timeout_seconds)
         looked = Looked(entry, tuple(await gather(client, cluster.endpoints)))
         for line in told(looked):
             click.echo(line)
@@ -79,6 +81,24 @@ def skip(
         return 0
 
     return run(cluster, work)
+
+
+async def entry_at(client: RaftClient, index: int, timeout_seconds: float) -> dict[str, object]:
+    """Return the entry, as soon as anybody knows that it is committed.
+
+    Held nodes have only just been started, as a rule, and know that after an election.
+    """
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return await client.get_entry(index, max(deadline - time.monotonic(), 0.001))
+        except NotFound:
+            if time.monotonic() >= deadline:
+                raise
+        await deferLater(reactor, AGAIN_SECONDS)
 
 
 def confirmed() -> bool:
