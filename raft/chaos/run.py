@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from attrs import Factory, define, frozen
 from twisted.internet.defer import DeferredList
+from twisted.internet.task import LoopingCall
 
 from raft.chaos.changes import reconcile
 from raft.chaos.clients import Crowd, Notes
@@ -40,6 +41,10 @@ HEALING_UNITS: Final = 40.0
 EQUAL_SECONDS: Final = 60.0
 START_SECONDS: Final = 60.0
 BATCH: Final = 200
+YOUNG_SECONDS: Final = 30.0
+OLD_SECONDS: Final = 60.0
+MEMORY_SECONDS: Final = 5.0
+"""How often memory is looked at."""
 KEPT_KEYS: Final = 100
 """So many keys of each phase's ledger stay, and must still be there at the very end."""
 
@@ -137,6 +142,7 @@ class Run:
         self.outcome.faults = self.stage.tally
         self._leases = bool(template.settings.get("clock_drift"))
         self._logs = Logs()
+        self._sampling: LoopingCall | None = None
         self._memory: dict[int, list[tuple[float, int]]] = {}
         self._ledgers: list[Notes] = []
 
@@ -171,6 +177,8 @@ class Run:
         """
         await self._cluster.start(START_SECONDS)
         self.stage.watch()
+        self._sampling = LoopingCall(self._sample_memory)
+        self._sampling.start(MEMORY_SECONDS)
 
     async def _reckon(self) -> None:
         """Hold the cluster, at the very end, to what it promised long ago."""
@@ -182,6 +190,8 @@ class Run:
     async def end(self) -> None:
         """End everything that was started."""
         self.stage.rest()
+        if self._sampling is not None and self._sampling.running:
+            self._sampling.stop()
         self.outcome.memory_slope = slope(list(self._memory.values()))
         await self._client.close()
         await self._cluster.stop()
@@ -271,7 +281,6 @@ class Run:
         violations += await descriptors_are_few(self.stage)
         nodes = [*self._cluster.nodes.values(), *self._cluster.retired]
         violations += self._logs.complaints(nodes)
-        self._sample_memory()
         for text in violations:
             self.stage.violated(text)
         self.outcome.outcomes += notes.outcomes
@@ -300,11 +309,13 @@ class Run:
 def slope(samples: list[list[tuple[float, int]]]) -> float | None:
     """Return by how many bytes an hour processes grow, of those that were seen often enough.
 
-    Each process is measured against itself alone: one that has just started is small.
+    Each process is measured against itself alone, from half a minute after its start: one that
+    has just started is small, and few live long.
     """
     above = below = 0.0
-    for each in samples:
-        if len(each) >= 3:
+    for seen in samples:
+        each = [(when, size) for when, size in seen if when >= seen[0][0] + YOUNG_SECONDS]
+        if len(each) >= 2 and each[-1][0] - each[0][0] >= OLD_SECONDS:
             mean = sum(when for when, _ in each) / len(each)
             level = sum(size for _, size in each) / len(each)
             above += sum((when - mean) * (size - level) for when, size in each)

@@ -143,11 +143,13 @@ def chaos(
         mean_seconds=pace,
         draw=draw,
     )
-    place = _place(directory, chosen)
     console = Console(stderr=True, highlight=False)
-    for name, why in unavailable().items():
-        if name in (faults or FAULTS):
-            console.print(Text(f"raft: without {name}: {why}"))
+    missing = unavailable()
+    if faults and all(name in missing for name in faults):
+        raise BadInput(f"--faults: none of these is possible here: {missing[faults[0]]}")
+    for name in [name for name in faults or FAULTS if name in missing]:
+        console.print(Text(f"raft: without {name}: {missing[name]}"))
+    place = _place(directory, chosen)
     outcome = _run(place, plan, template, console, verbose)
     is_fine = not (outcome.violations or outcome.undecided)
     if is_fine and not keep:

@@ -118,10 +118,12 @@ def test_a_line_that_no_log_may_have_is_found_once(line: str) -> None:
 
 
 def test_the_slope_of_memory_is_of_each_process_against_itself() -> None:
-    assert slope([[(0.0, 100)], [(0.0, 1), (1.0, 9)]]) is None
-    steady = [(float(second), 500) for second in range(10)]
-    growing = [(float(second), 100 + second) for second in range(10)]
-    assert slope([steady]) == 0
+    # Too few, too short, and all of it too soon after the start.
+    assert slope([[(0.0, 100)], [(0.0, 1), (40.0, 9), (80.0, 99)], [(0.0, 1), (29.0, 9)]]) is None
+    steady = [(float(second), 500) for second in range(0, 200, 5)]
+    growing = [(float(second), 100 + second) for second in range(0, 200, 5)]
+    settling = [(float(second), min(second, 30)) for second in range(0, 200, 5)]
+    assert slope([steady, settling]) == 0
     assert slope([growing]) == pytest.approx(3600)
     assert slope([growing, steady]) == pytest.approx(1800)
 
