@@ -377,6 +377,19 @@ async def test_a_switch_that_waits_is_told_below_the_table(raft: Any, node: Node
         assert "machine" not in (await raft("status", "-e", node.address))[1]
 
 
+async def test_who_has_diverged_is_told_below_the_table(raft: Any, node: Node) -> None:
+    """sc-SM4: by whichever node says so; what cannot be read is left out."""
+    say(node, "follower", members(node))
+    node.said |= {"diverged": {"[c]": 40, "d": "?"}, "disputed": [["a", "b"], ["c", "[d]"]]}
+    _, out, _ = await raft("status", "-e", node.address)
+    told = " ".join(out.split())
+    assert "The state of [c] has diverged at entry 40: keep its data directory" in told
+    assert "The states of the servers differ (a, b | c, [d]), and no side is a majority" in told
+    for nothing in ({}, [], None, "?", [["a"], 7]):
+        node.said |= {"diverged": nothing, "disputed": nothing}
+        assert "state" not in (await raft("status", "-e", node.address))[1]
+
+
 async def test_no_leader_exits_with_one(raft: Any, node: Node) -> None:
     say(node, "follower", members(node))
     code, out, _ = await raft("status", "-e", node.address)

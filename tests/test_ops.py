@@ -19,6 +19,7 @@ from twisted.internet.protocol import Protocol
 from raft.core.configuration import Member
 from raft.errors import BadConfiguration, StorageFailed
 from raft.machines.kv import KeyValueStore
+from raft.node.guard import Judgement
 from raft.node.settings import NodeSettings
 from raft.ops import http
 from raft.service import RaftService
@@ -215,6 +216,21 @@ async def test_metrics_are_what_prometheus_reads(node: RaftService) -> None:
     assert told["raft_leader", "n1"] == 1
     assert told["raft_match_index", "n1"] >= told["raft_commit_index", ""]
     assert told["process_resident_memory_bytes", ""] > 0
+
+
+async def test_a_node_whose_state_has_diverged_says_so(node: RaftService) -> None:
+    """sc-SM4: on every page, as long as its process lives."""
+    told = samples(await fetch(node, "/metrics"))
+    assert told["raft_compared_index", ""] >= 0
+    assert told["raft_disputed_index", ""] == 0
+    node._set_aside(Judgement(5, True, 6, 1, 2, ("n2", "n3")))
+    told = samples(await fetch(node, "/metrics"))
+    assert told["raft_failed", ""] == 1
+    assert told["raft_diverged_index", "n1"] == 5
+    assert (await fetch(node, "/health")).status == 503
+    status = (await fetch(node, "/status")).json
+    assert (status["role"], status["diverged"]) == ("diverged", {"n1": 5})
+    assert "from entry 5 on" in status["failure"]
 
 
 async def test_refused_commands_are_counted(make_node: Callable[..., RaftService]) -> None:

@@ -142,6 +142,11 @@ def remarks(found: Sequence[tuple[str, Survey | RaftError]]) -> list[str]:
         clusters.setdefault(each.identity.cluster_id, []).append(each.identity.server_id)
         if each.is_pending:
             lines.append(f"{path}: a recovery was begun; the next start finishes it")
+        if each.divergence is not None:
+            lines.append(
+                f"{path}: the state of this server has diverged, since entry "
+                f"{each.divergence.index}; it does not serve"
+            )
         for note in each.recoveries:
             at = moment(note.recovered_at)
             members = ", ".join(sorted(note.previous_configuration.ids))
@@ -174,6 +179,7 @@ def as_mapping(each: Survey | RaftError) -> dict[str, object]:
         ],
         "joint_with": sorted(each.configuration.outgoing),
         "is_pending": each.is_pending,
+        "diverged_index": each.divergence.index if each.divergence else 0,
         "recoveries": [
             {
                 "time": note.recovered_at,

@@ -24,6 +24,7 @@ from raft.errors import BadConfiguration, RaftError
 from raft.interfaces import Recovered
 from raft.storage import survivor
 from raft.storage.directory import DataDirectory, Identity, encode_identity
+from raft.storage.divergence import DIVERGED_NAME, Divergence, read_divergence
 from raft.storage.files import Files, RealFiles, failure
 from raft.storage.readonly import ReadOnlyFiles
 from raft.storage.records import (
@@ -66,6 +67,7 @@ class Survey:
         configuration_index: where it stands.
         recoveries: of the cluster, as far as the log reaches back, oldest first.
         is_pending: a recovery was begun here and is not finished: the next start finishes it.
+        divergence: what says that the machine's state is not the cluster's, or None.
     """
 
     path: str
@@ -81,6 +83,7 @@ class Survey:
     configuration_index: int
     recoveries: tuple[RecoveryNote, ...] = ()
     is_pending: bool = False
+    divergence: Divergence | None = None
 
     @property
     def reached(self) -> tuple[int, int]:
@@ -152,7 +155,8 @@ def surveyed(path: str, identity: Identity, files: Files) -> Survey:
         recoveries = tuple(_recoveries(log, found))
     finally:
         log.stop()
-    return _survey_of(path, identity, found, recoveries, survivor.is_pending(files, path))
+    is_pending, divergence = survivor.is_pending(files, path), read_divergence(files, path)
+    return _survey_of(path, identity, found, recoveries, is_pending, divergence)
 
 
 def _survey_of(
@@ -161,6 +165,7 @@ def _survey_of(
     found: Recovered,
     recoveries: tuple[RecoveryNote, ...],
     is_pending: bool,
+    divergence: Divergence | None,
 ) -> Survey:
     snapshot = found.snapshot
     last_index, last_term = found.first_index - 1, found.prev_term
@@ -186,6 +191,7 @@ def _survey_of(
         configuration_index,
         recoveries,
         is_pending,
+        divergence,
     )
 
 
@@ -222,10 +228,7 @@ def plan(
         BadConfiguration: it must not go on alone; the text says why, and what would help.
     """
     me, mine = chosen.identity, chosen.path
-    if chosen.is_pending:
-        raise BadConfiguration(f"{mine}: a recovery was begun; start the server, it finishes it")
-    if not chosen.configuration.members:
-        raise BadConfiguration(f"{mine} knows no members: it belongs to no cluster yet")
+    _check_chosen(chosen)
     for other in others:
         _check_other(chosen, other)
     known = chosen.configuration.member(me.server_id)
@@ -258,6 +261,21 @@ def plan(
     # The vote of an unfinished term must not come back, nor the entries of its leader.
     term = max(chosen.hard_state.current_term, chosen.last_term) + 1
     return Plan(chosen, Configuration((member,)), note, term)
+
+
+def _check_chosen(chosen: Survey) -> None:
+    path = chosen.path
+    if chosen.is_pending:
+        raise BadConfiguration(f"{path}: a recovery was begun; start the server, it finishes it")
+    if chosen.divergence is not None:
+        raise BadConfiguration(
+            f"{path}: the state of this server has diverged, since entry "
+            f"{chosen.divergence.index}: it would not serve; recover another one. Where none is "
+            f"left, remove the file {DIVERGED_NAME!r} there, if you can do with a state that may "
+            "be wrong"
+        )
+    if not chosen.configuration.members:
+        raise BadConfiguration(f"{path} knows no members: it belongs to no cluster yet")
 
 
 def _check_other(chosen: Survey, other: Survey) -> None:

@@ -285,7 +285,7 @@ async def test_who_was_let_in_before_another_was_pinned_speaks_for_it_no_more(
     await leader.set_configuration([member], 8.0)
     for node in (leader, other):
         await until(lambda node=node: node.shell.server.configuration.member("c") is not None)
-        await until(lambda node=node: not [c for c in node.network._incoming if c.sender == "c"])
+        await until(lambda node=node: not [c for c in node.network._incoming if c.speaker == "c"])
         await until(lambda node=node: not first.network.is_connected(node.id))
     await leader.write(["set", "k", 1])
     await first.stopService()

@@ -12,10 +12,13 @@ import pytest_twisted
 from attrs import evolve
 from twisted.logger import LogLevel, globalLogPublisher
 
-from raft.errors import Diverged, NodeFailed, NotApplied
+from raft.errors import Diverged, NodeFailed, NotApplied, StorageDamaged, StorageFull
 from raft.interfaces import Context, Value
 from raft.machines.kv import KeyValueStore
+from raft.machines.sqlite import SQLiteDatabase
+from raft.node.guard import Judgement
 from raft.service import RaftService
+from raft.storage.directory import DataDirectory
 from raft.transport.calls import dial
 from raft.transport.commands import Status
 from raft.transport.wire import StateDigest
@@ -297,3 +300,59 @@ async def test_who_compares_no_digests_is_not_judged(nodes: Nodes) -> None:
     assert older.serves
     assert leader.network.is_connected(older.id)
     assert not leader.guard.accused
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mark_that_cannot_be_read_or_written_is_told(
+    nodes: Nodes, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sc-SM4: one that cannot be read ends the start; without one it stops all the same."""
+    (node,) = await founded(nodes, "a")
+    await node.stopService()
+    mark = nodes.path / "a" / "diverged"
+    mark.write_bytes(b"?")
+    with pytest.raises(StorageDamaged, match="diverged"):
+        nodes.start("a", Wrong())
+    mark.unlink()
+    again = nodes.start("a", Wrong())
+
+    def full(*_: object) -> None:
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(DataDirectory, "note_divergence", full)
+    again._set_aside(Judgement(5, True, 6, 1, 2, ("b", "c")))
+    assert again.is_set_aside
+    assert any("cannot be marked" in line for line in critical(events))
+
+
+@pytest_twisted.ensureDeferred
+async def test_databases_are_compared_across_restarts_and_restored_backups(
+    nodes: Nodes, events: list[Any], tmp_path: Path
+) -> None:
+    """S5, N8, sc-SM3: what a durable machine notes goes on; a backup is the same on all."""
+
+    def database(id: str) -> SQLiteDatabase:
+        return SQLiteDatabase(tmp_path / f"machine-{id}")
+
+    started = [nodes.start(id, database(id)) for id in "abc"]
+    await started[0].set_configuration([nodes.member(node) for node in started], 8.0)
+    leader = await nodes.leader()
+    await leader.write(["execute", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"])
+    insert = ["execute", "INSERT INTO t (x) VALUES (raft_uuid())"]
+    for _ in range(10):
+        await leader.write(insert)
+    await compared(nodes, list(nodes.all.values()))
+    await leader.backup(str(tmp_path / "backup"))
+    follower = nodes.others(leader)[0]
+    fixed = nodes.fixed(follower)
+    await follower.stopService()
+    again = nodes.start(follower.id, database(follower.id), **fixed)
+    assert again.replica.rolling.origin == 0
+    for _ in range(10):
+        await leader.write(insert)
+    await leader.restore(str(tmp_path / "backup"), replace=True)
+    for _ in range(10):
+        await leader.write(insert)
+    await compared(nodes, list(nodes.all.values()))
+    assert len({node.replica.digest for node in nodes.all.values()}) == 1
+    assert not critical(events)

@@ -26,6 +26,7 @@ from raft.storage.directory import (
     decode_identity,
     encode_identity,
 )
+from raft.storage.divergence import Divergence, write_divergence
 from raft.storage.files import RealFiles, read_all, replace_file
 from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import (
@@ -328,6 +329,19 @@ def test_a_worse_survivor_is_refused(three: dict[str, str]) -> None:
     assert (member.peer_address, member.client_address) == ("tcp:new:1", "tcp:new:2")
     with pytest.raises(BadConfiguration, match="knows no members"):
         plan(evolve(b, configuration=Configuration()))
+
+
+def test_who_has_diverged_is_no_survivor(
+    three: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sc-SM4: it would not serve, and what it holds is wrong; a survey says so."""
+    write_divergence(RealFiles(), three["b"], Divergence(5, True, 6, "0" * 16, "1" * 16, ("a",)))
+    with pytest.raises(BadConfiguration, match="diverged, since entry 5"):
+        plan(room.survey(three["b"]), force=True)
+    assert main.run(("recover", "--survey", *three.values())) == 0
+    assert "diverged, since entry 5; it does not serve" in capsys.readouterr().out
+    assert main.run(("recover", "--survey", "--json", *three.values())) == 0
+    assert '"diverged_index": 5' in capsys.readouterr().out
 
 
 def test_the_command_surveys_asks_and_recovers(

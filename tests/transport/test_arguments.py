@@ -38,6 +38,7 @@ EXAMPLES: dict[type[errors.RaftError], errors.RaftError] = {
     errors.CommandError: errors.CommandError("NO_MONEY", "3 left"),
     errors.CommandFailed: errors.CommandFailed("KeyError"),
     errors.CommandTooLarge: errors.CommandTooLarge(9, 8),
+    errors.Diverged: errors.Diverged(7, False),
     errors.LogLost: errors.LogLost(7, 5),
     errors.StorageDamaged: errors.StorageDamaged("/x", 7, "restore it"),
 }
