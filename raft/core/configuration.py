@@ -9,6 +9,7 @@ the form "how far has a majority come" is one function, `agreed`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from attrs import field, frozen
 
@@ -50,17 +51,17 @@ class Configuration:
     outgoing: frozenset[str] = field(default=frozenset(), converter=_names)
     target: tuple[Member, ...] = field(default=(), converter=_by_id)
 
-    @property
+    @cached_property
     def voters(self) -> frozenset[str]:
         """The ids of the (incoming) voters."""
         return frozenset(member.id for member in self.members if member.voter)
 
-    @property
+    @cached_property
     def ids(self) -> frozenset[str]:
         """The ids of all who must be sent the log: members and outgoing voters."""
         return frozenset(member.id for member in self.members) | self.outgoing
 
-    @property
+    @cached_property
     def halves(self) -> tuple[frozenset[str], ...]:
         """The sets of voters that must each have a majority: one, or two while joint."""
         return (self.voters, self.outgoing) if self.outgoing else (self.voters,)
@@ -78,11 +79,15 @@ class Configuration:
 
     def is_voter(self, server: str) -> bool:
         """Tell whether `server` votes, in either half."""
-        return any(server in half for half in self.halves)
+        return server in self.voters or server in self.outgoing
 
     def member(self, server: str) -> Member | None:
         """Return the member of that id, or None."""
-        return next((member for member in self.members if member.id == server), None)
+        return self._by_name.get(server)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Member]:
+        return {member.id: member for member in reversed(self.members)}
 
     def majority(self, granted: Iterable[str]) -> bool:
         """Tell whether the *set* `granted` holds a majority of each half [RULES E3]."""

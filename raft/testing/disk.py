@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from attrs import Factory, define, field, frozen
 
 from raft.core.configuration import Configuration
-from raft.core.messages import Entries, Run
+from raft.core.messages import AppendEntries, Entries, Run
 from raft.core.outputs import HardState
 
 NO_OP = 0
@@ -152,6 +152,21 @@ def configurations_among(
         (index, entry[1])
         for index, entry in enumerate(entries, start)
         if type(entry[1]) is Configuration
+    )
+
+
+def with_entries(request: AppendEntries, entries: list[Entry], arrival: int) -> AppendEntries:
+    """Return a request as the core hears it: summed up from the entries that came with it."""
+    start = request.entries.start
+    told = Entries(start, summed_up(start, entries), configurations_among(start, entries), arrival)
+    # Spelled out, because this is done for every message of entries.
+    return AppendEntries(
+        request.term,
+        request.prev_log_index,
+        request.prev_log_term,
+        told,
+        request.leader_commit,
+        request.sequence,
     )
 
 

@@ -15,6 +15,7 @@ from raft.core.configuration import Configuration
 from raft.core.events import Event
 from raft.core.outputs import Outputs
 from raft.testing.disk import NO_OP, Entry
+from raft.testing.members import latest_configuration
 
 if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
@@ -72,6 +73,8 @@ class Ghost:
     nodes: dict[str, ModelNode] = Factory(dict)
     events: int = 0
     steps: int = 0
+    checks: int = 0
+    """How often anything but a step was looked at."""
     truncations: int = 0
     installed: int = 0
     digest: int = 0
@@ -91,6 +94,8 @@ class Ghost:
     """The committed configurations, with their indexes."""
     sequences_at_loss: dict[tuple[str, int, str], int] = Factory(dict)
     """(incarnation of a leader, its term, a peer) to the last message before the peer's loss."""
+    configuration_places: list[int] = Factory(lambda: [1])
+    """The indexes at which any log ever held a configuration, in order."""
     abandoned: int = 0
     leased: int = 0
     digests: dict[int, int] = Factory(dict)
@@ -106,6 +111,12 @@ class Ghost:
     def transcript(self) -> tuple[Step, ...]:
         """The last steps of all nodes."""
         return tuple(Step(at, node, tuple(events), out) for at, node, events, out in self._steps)
+
+    def latest_configuration(
+        self, node: ModelNode, end: int | None = None
+    ) -> tuple[int, Configuration]:
+        """Return the last configuration in the node's log below `end`, with its index."""
+        return latest_configuration(node, self.configuration_places, self.configurations, end)
 
     def violated(self, rule: str, reason: str) -> NoReturn:
         """Stop the run: `rule` is broken."""

@@ -5,6 +5,7 @@ What holds for all entries is carried forward from entry to entry, in constant t
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define
@@ -22,7 +23,7 @@ from raft.core.messages import (
 from raft.core.outputs import RestoreSnapshot, Role
 from raft.testing.disk import Entry, StoredSnapshot, Write
 from raft.testing.ghost import Ghost
-from raft.testing.members import latest_configuration, quorums_meet
+from raft.testing.members import quorums_meet
 from raft.testing.once import Once
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class LogMonitors(Ghost):
         logs that hold it are equal up to it.
         """
         records = node.records
+        self.checks += len(entries)
         if start != records.end:
             self.violated("I12", f"{node.id} appends {start} after {records.end - 1}")
         before = records.term_at(start - 1) or 0
@@ -53,6 +55,8 @@ class LogMonitors(Ghost):
                 if not fresh:
                     self.violated("I5", f"{node.id} takes in {key}, which nobody created")
                 self.created[key] = (before, entry)
+                if type(entry[1]) is Configuration and key[0] not in self.configuration_places:
+                    insort(self.configuration_places, key[0])
                 if isinstance(entry[1], Configuration) and key != (1, 1):
                     self._configured(node, start + offset, entry[0], entry[1])
             elif fresh and known == (before, entry) and key == (1, 1):
@@ -77,18 +81,19 @@ class LogMonitors(Ghost):
         uncommitted = node.records.between(max(commit + 1, node.records.first), index) or []
         if any(isinstance(entry[1], Configuration) for entry in uncommitted):
             self.violated("I14", f"{node.id} has two uncommitted configurations below {index}")
-        _, before = latest_configuration(node, self.configurations, index)
+        _, before = self.latest_configuration(node, index)
         if not quorums_meet(before, configuration):
             self.violated("I14", f"{node.id} goes from {before} to {configuration} at {index}")
 
     def compared(self, node: ModelNode, index: int, expected_index: int) -> None:
         """M4: a change that names the configuration before it follows that one."""
-        before, _ = latest_configuration(node, self.configurations, index)
+        before, _ = self.latest_configuration(node, index)
         if before != expected_index:
             self.violated("M4", f"{node.id} changes {before} at {index}, asked {expected_index}")
 
     def synced(self, node: ModelNode, write: Write) -> None:
         """Note what became durable: a vote is given once in a term, for ever [I2]."""
+        self.checks += 1
         state = write.hard_state
         if state is None or state.voted_for is None:
             return
@@ -135,6 +140,7 @@ class LogMonitors(Ghost):
 
     def left(self, node: ModelNode, receiver: str, message: Message) -> None:
         """Check a message as it leaves: what it promises must be on the disk."""
+        self.checks += 1
         if isinstance(message, AppendEntriesResult):
             if message.success:
                 self._acknowledged(node, message.term, message.match_index)
@@ -179,6 +185,7 @@ class LogMonitors(Ghost):
 
     def applied(self, node: ModelNode, index: int, entry: Entry) -> None:
         """I7: everyone applies the committed entry."""
+        self.checks += 1
         if index >= len(self.committed) or self.committed[index] is not entry:
             self.violated("I7", f"{node.id} applies {entry} at {index}, which is not committed")
 
@@ -191,6 +198,7 @@ class LogMonitors(Ghost):
 
     def check_all(self) -> None:
         """Walk all logs: the core's view of them, and log matching, entry by entry [I5]."""
+        self.checks += 1
         seen: dict[tuple[int, int], ModelNode] = {}
         for node in self.nodes.values():
             if not node.up:
@@ -203,7 +211,7 @@ class LogMonitors(Ghost):
                     self.violated("I12", f"{node.id} mistakes the term of entry {index}")
                 if index <= node.commit_index and records[index] is not self.committed[index]:
                     self.violated("I7", f"{node.id} holds another committed entry {index}")
-            _, latest = latest_configuration(node, self.configurations)
+            _, latest = self.latest_configuration(node)
             if node.server.configuration != latest:
                 self.violated("I14", f"{node.id} goes by another configuration than {latest}")
             key = (records.end - 1, log.last_term)

@@ -56,18 +56,24 @@ def _quorums_meet(one: Halves, other: Halves) -> bool:
 
 
 def latest_configuration(
-    node: ModelNode, committed: list[tuple[int, Configuration]], end: int | None = None
+    node: ModelNode,
+    places: list[int],
+    committed: list[tuple[int, Configuration]],
+    end: int | None = None,
 ) -> tuple[int, Configuration]:
     """Return the last configuration in the node's log below `end`, with its index [RULES M1].
 
-    `committed` are the committed ones: the last of them that the log's beginning covers
-    counts where the log itself holds none.
+    `places` are all indexes at which any log ever held one, in order. `committed` are the
+    committed ones: the last of them that the log's beginning covers counts where the log itself
+    holds none.
     """
     records = node.records
-    for index in range((end or records.end) - 1, records.first - 1, -1):
-        payload = records[index][1]
-        if isinstance(payload, Configuration):
-            return index, payload
+    first, last = records.first, (end or records.end) - 1
+    for index in reversed(places):
+        if first <= index <= last:
+            payload = records.entries[index - first][1]
+            if type(payload) is Configuration:
+                return index, payload
     for index, configuration in reversed(committed):
         if index < records.first:
             return index, configuration

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING
 
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, field
 
 from raft.core.configuration import Configuration
 from raft.core.events import (
@@ -26,7 +26,6 @@ from raft.core.events import (
 )
 from raft.core.messages import (
     AppendEntries,
-    Entries,
     InstallSnapshot,
     InstallSnapshotResult,
     Message,
@@ -51,8 +50,7 @@ from raft.testing.disk import (
     Records,
     StoredSnapshot,
     Write,
-    configurations_among,
-    summed_up,
+    with_entries,
 )
 from raft.testing.machines import DigestMachine, Machine, SessionMachine
 from raft.testing.snapshots import Snapshots
@@ -284,13 +282,7 @@ class ModelNode:
             self._next_arrival = arrival = self._next_arrival + 1
             start = message.entries.start
             self._arrivals[arrival] = (start, attachment)
-            entries = Entries(
-                start,
-                summed_up(start, attachment),
-                configurations_among(start, attachment),
-                arrival,
-            )
-            message = evolve(message, entries=entries)
+            message = with_entries(message, attachment, arrival)
         elif type(message) is InstallSnapshot and isinstance(attachment, StoredSnapshot):
             self.snapshots.arrived[attachment.index] = attachment
         self.hand(Received(sender, message))

@@ -26,7 +26,7 @@ from raft.core.messages import (
 from raft.core.outputs import ChangeAbandoned, Outputs, Quarantined, Role
 from raft.core.roles import Leader
 from raft.testing.log_monitors import LogMonitors
-from raft.testing.members import is_quorum, latest_configuration, votes
+from raft.testing.members import is_quorum, votes
 
 if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
@@ -47,7 +47,8 @@ class Monitors(LogMonitors):
     def stepping(self, node: ModelNode, events: list[Event]) -> None:
         """Note that a core is about to be handed `events`."""
         self._steps.append((node.timeline.now, node.id, events, None))
-        self._end = node.records.end
+        records = node.records
+        self._end = records.first + len(records.entries)
 
     def stepped(self, node: ModelNode, events: list[Event], outputs: Outputs) -> None:
         """Check what a step did; its saves are queued, nothing else is carried out."""
@@ -118,16 +119,16 @@ class Monitors(LogMonitors):
 
     def _campaigns(self, node: ModelNode) -> None:
         """I15: only voters ask for votes, and who does not know its removal committed [D 4.2.2]."""
-        index, configuration = latest_configuration(node, self.configurations)
+        index, configuration = self.latest_configuration(node)
         if not votes(configuration, node.id):
-            _, before = latest_configuration(node, self.configurations, index)
+            _, before = self.latest_configuration(node, index)
             if index <= node.server.commit_index or not votes(before, node.id):
                 self.violated("I15", f"{node.id} campaigns and is no voter of {configuration}")
 
     def _chosen(self, node: ModelNode, term: int) -> None:
         """I15: who leads has the votes of a quorum of voters; its own counts if it is one."""
         self._campaigns(node)
-        _, configuration = latest_configuration(node, self.configurations)
+        _, configuration = self.latest_configuration(node)
         # A vote stays one, also if the voter lost its directory since.
         voters = [
             other.id
@@ -213,7 +214,7 @@ class Monitors(LogMonitors):
         term, index = answer.term, leader.server.match_index(peer)
         follower = self.nodes[peer]
         disk = follower.disk
-        if answer.sequence <= self.sequences_at_loss.get((leader.incarnation, term, peer), 0):
+        if answer.sequence <= self.sequences_at_loss.get((leader.incarnation, term, peer), -1):
             # What an answer says is true of the disk that was there when it was sent.
             disk = follower.lost_disks[-1]
         known = disk.hard_state.current_term
@@ -269,17 +270,16 @@ class Monitors(LogMonitors):
         ]
         # A step may commit, and append the next configuration then.
         ends = (node.records.end, self._end)
-        known = [latest_configuration(node, self.configurations, end)[1] for end in ends]
+        known = [self.latest_configuration(node, end)[1] for end in ends]
         if not any(is_quorum(each, holders) for each in known):
             self.violated("I8", f"{node.id} commits {commit}, {holders} hold it of {known[0]}")
 
     def _ordered(self, node: ModelNode, outputs: Outputs, commit: int) -> None:
         """I12: applied <= committed and saved; the log as the core and the shell know it."""
-        log = node.server.log
-        if log.last_index != node.records.end - 1:
-            self.violated(
-                "I12", f"{node.id} believes in {log.last_index}, holds {node.records.end - 1}"
-            )
+        log, records = node.server.log, node.records
+        last_index = records.first + len(records.entries) - 1
+        if log.last_index != last_index:
+            self.violated("I12", f"{node.id} believes in {log.last_index}, holds {last_index}")
         last_applied = outputs.apply_end - 1
         if last_applied > node.applied:
             if last_applied > commit:

@@ -81,6 +81,8 @@ class Report:
 
     seed: int
     events: int
+    checks: int
+    """How often a monitor looked: at a step, a message, a write, an entry, or at everything."""
     commits: int
     terms: int
     fired: dict[str, int]
@@ -181,6 +183,7 @@ class Simulation:
         return Report(
             seed=self.swarm.seed,
             events=monitors.events,
+            checks=monitors.steps + monitors.checks,
             commits=len(monitors.committed) - 1,
             terms=len(monitors.leaders),
             fired=dict(self.faults.fired),
@@ -249,7 +252,7 @@ class Simulation:
         ]
 
     def _run_for(self, seconds: float) -> None:
-        self.timeline.run(self.timeline.now + seconds, lambda: True)
+        self.timeline.run(self.timeline.now + seconds)
 
     def _agreed_leader(self) -> ModelNode | None:
         """Return the leader that all healthy members know in the same term, if there is one."""

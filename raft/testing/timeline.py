@@ -28,14 +28,14 @@ class Timeline:
         self._count = count = self._count + 1
         heappush(self._queue, (self.now + delay_seconds, count, action, args))
 
-    def run(self, end: float, going_on: Callable[[], bool]) -> None:
-        """Run what is due before `end`, as long as `going_on()` after each action."""
+    def run(self, end: float, going_on: Callable[[], bool] | None = None) -> None:
+        """Run what is due before `end`; where given, as long as `going_on()` after each action."""
         queue = self._queue
         while queue and queue[0][0] < end:
             moment, _, action, args = heappop(queue)
             if moment > self.now:
                 self.now = moment
             action(*args)
-            if not going_on():
+            if going_on is not None and not going_on():
                 return
         self.now = end

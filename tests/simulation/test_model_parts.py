@@ -29,14 +29,12 @@ def disk_with(*writes: Write) -> Disk:
 
 def test_a_crash_keeps_a_prefix_of_the_queue() -> None:
     """D1: any prefix may survive, none and all included, and nothing else."""
-    kept = set()
-    for seed in range(50):
+    for count in range(4):
         disk = disk_with(*(Write(n, start=n, entries=(ENTRIES[n - 1],)) for n in (1, 2, 3)))
-        survivors = disk.crash(random.Random(seed))
+        survivors = disk.crash(count)
         assert disk.records.entries == list(ENTRIES[: len(survivors)])
         assert not disk.queue
-        kept.add(len(survivors))
-    assert kept == {0, 1, 2, 3}
+        assert len(survivors) == count
 
 
 def test_a_save_truncates_before_it_appends() -> None:
