@@ -207,6 +207,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             limits=peer_limits(settings, self.codec.limit_bytes),
             chance=rng,
             term=lambda: durable_term(self.shell.server),
+            is_member=lambda id: self.shell.server.configuration.member(id) is not None,
             compare=lambda sender, digest: self.guard.heard(sender, digest),
         )
         self.shell = Shell(

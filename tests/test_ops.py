@@ -337,17 +337,19 @@ async def test_headers_are_bounded(node: RaftService) -> None:
     assert answer.status != 200
 
 
-async def test_connections_are_bounded(node: RaftService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MOST_CONNECTIONS", 2)
-    silent = [await connected(node, b"") for _ in range(2)]
-    assert (await fetch(node, "/health")).status == 0
-    silent[0].transport.loseConnection()
-    await silent[0].ended
-    # The server hears of it in a later turn.
-    while (await fetch(node, "/health")).status != 200:
-        pass
-    silent[1].transport.loseConnection()
-    await silent[1].ended
+async def test_connections_are_bounded_and_the_oldest_makes_room(
+    node: RaftService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SECURITY 12, sc-N19: who opens many and says nothing does not keep a monitor out."""
+    monkeypatch.setattr(http, "MOST_CONNECTIONS", 3)
+    silent = [await connected(node, b"GET / HT") for _ in range(8)]
+    assert (await fetch(node, "/health")).status == 200
+    await gatherResults([each.ended for each in silent[:6]])
+    open_ones = [each for each in silent if not each.ended.called]
+    assert len(open_ones) <= 2
+    for each in open_ones:
+        each.transport.loseConnection()
+        await each.ended
 
 
 async def test_a_silent_connection_is_closed(

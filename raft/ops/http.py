@@ -227,9 +227,15 @@ class _Limited(WrappingFactory[ProtocolWrapper]):
         super().__init__(site)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
-        """Take one more connection, or close it."""
-        if len(self.protocols) >= MOST_CONNECTIONS:
-            return None
+        """Take one more connection; where there are too many the oldest goes.
+
+        An answer takes one turn: who is here for longest has asked nothing, or is done.
+        """
+        staying: list[Any] = [each for each in self.protocols if not each.disconnecting]
+        if len(staying) >= MOST_CONNECTIONS:
+            # It is lost in a later turn, and must not be counted, or cut, once more until then.
+            staying[0].disconnecting = True
+            staying[0].transport.abortConnection()
         return super().buildProtocol(addr)
 
     def abort(self) -> None:

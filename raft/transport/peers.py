@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,6 +84,7 @@ class PeerNetwork:
         chance: random.Random | None = None,
         exclusion: Callable[[Greeting], int] = lambda _greeting: 0,
         term: Callable[[], int] = lambda: 0,
+        is_member: Callable[[str], bool] = lambda _server: True,
         compare: Callable[[str, StateDigest], object] = lambda _sender, _digest: None,
     ) -> None:
         """Connect to nobody yet.
@@ -103,6 +105,8 @@ class PeerNetwork:
                 configuration of which that server is no member, or 0. It is told so.
             limits: the bounds.
             chance: draws the jitter of reconnections.
+            is_member: asked about a server's id where there is no place for one more
+                connection: who is none makes room.
             term: returns the last term that is durable, for greetings; 0 for none.
             compare: called with (sender's id, digest) at each digest of another server.
         """
@@ -113,12 +117,14 @@ class PeerNetwork:
         self._connected = connected
         self._disconnected = disconnected
         self._accept = accept
+        self._is_member = is_member
         self._term = term
         self._chance = chance or random.Random()
         self._links: dict[str, Link] = {}
         self._dirty: dict[str, Outgoing] = {}
         self._flush_call: Any = None
-        self._incoming: dict[Incoming, None] = {}
+        self._incoming: dict[Incoming, str] = {}
+        """Accepted connections, the oldest first, and the host of each."""
         self._outgoing: dict[Outgoing, None] = {}
         self._ports: list[IListeningPort] = []
         self._stopped = False
@@ -310,26 +316,40 @@ class PeerNetwork:
         self._ports.append(port)
         return port
 
-    def admit(self) -> Incoming | None:
-        """Return the protocol for one more accepted connection, or None to close it."""
+    def admit(self, host: str = "") -> Incoming | None:
+        """Return the protocol for one more connection from `host`, or None to close it."""
         self._make_room()
         if self._stopped or len(self._incoming) >= self.limits.connections:
             self.counters.refused += 1
             return None
         connection = Incoming(self._desk, self.counters)
-        self._incoming[connection] = None
+        self._incoming[connection] = host
         self.counters.accepted += 1
         connection.closed.addCallback(self._incoming_lost, connection)
         self._sweep.wake()
         return connection
 
     def _make_room(self) -> None:
-        # Silent connections must not keep members out: the oldest stranger goes first.
+        """Close who has the least right to be here, where there is no place for one more.
+
+        Members must not be kept out: not by silent connections, of which the oldest goes of the
+        host that has most of them, and not by servers that are none.
+        """
         strangers = [each for each in self._incoming if not each.is_greeted and each.is_open]
         if len(strangers) >= self.limits.strangers:
-            self.counters.refused += 1
-            strangers[0].abandon("too many connections without a handshake")
-            self._incoming.pop(strangers[0], None)
+            ((busiest, _),) = Counter(self._incoming[each] for each in strangers).most_common(1)
+            oldest = next(each for each in strangers if self._incoming[each] == busiest)
+            self._send_away(oldest, "too many connections without a handshake")
+        elif len(self._incoming) >= self.limits.connections:
+            for each in self._incoming:
+                if each.is_greeted and not self._is_member(each.speaker):
+                    self._send_away(each, "too many connections, and it is no member")
+                    return
+
+    def _send_away(self, connection: Incoming, reason: str) -> None:
+        self.counters.refused += 1
+        connection.abandon(reason)
+        self._incoming.pop(connection, None)
 
     def _greeted(self, connection: Incoming) -> None:
         # Bytes of a connection that its sender has given up must not mix with the new one's.
@@ -423,5 +443,5 @@ class _IncomingFactory(Factory):
     def __init__(self, network: PeerNetwork) -> None:
         self._network = network
 
-    def buildProtocol(self, addr: object) -> Incoming | None:
-        return self._network.admit()
+    def buildProtocol(self, addr: Any) -> Incoming | None:
+        return self._network.admit(getattr(addr, "host", ""))

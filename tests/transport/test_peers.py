@@ -422,6 +422,45 @@ async def test_silent_strangers_do_not_keep_a_member_out(nodes: Any, until: Any)
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_fills_the_places_loses_them_first(nodes: Any) -> None:
+    """SECURITY 12, sc-N19: one host's silent connections do not push out another's."""
+    b = await nodes("b", evolve(QUICK, handshake_seconds=60.0))
+    network = b.network
+
+    def dial(host: str) -> Any:
+        connection = network.admit(host)
+        connection.makeConnection(StringTransport())
+        return connection
+
+    member = dial("10.0.0.1")
+    crowd = [dial("10.6.6.6") for _ in range(50)]
+    assert member.is_open
+    assert [each.is_open for each in crowd] == [False] * 48 + [True] * 2
+    member.dataReceived(hello("a"))
+    assert member.is_greeted
+    for each in (member, *crowd):
+        each.connectionLost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_servers_that_are_no_members_make_room_for_members(nodes: Any) -> None:
+    """SECURITY 12, sc-N19: whoever greets under many names does not keep a member out."""
+    b = await nodes("b", evolve(QUICK, connections=4))
+    network = b.network
+    network._is_member = {"m1", "m2", "m3", "m4", "m5"}.__contains__
+    made: dict[str, Any] = {}
+    for name in ("x1", "m1", "x2", "m2", "m3", "m4"):
+        made[name] = network.admit("10.0.0.1")
+        made[name].makeConnection(StringTransport())
+        made[name].dataReceived(hello(name))
+    assert [name for name, each in made.items() if each.is_open] == ["m1", "m2", "m3", "m4"]
+    assert network.admit("10.0.0.1") is None
+    assert network.counters.refused == 3
+    for each in made.values():
+        each.connectionLost()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_peer_that_never_reads_costs_a_bounded_queue_and_is_given_up(
     nodes: Any, until: Any
 ) -> None:
