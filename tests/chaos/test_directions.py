@@ -110,7 +110,7 @@ async def test_wall_clocks_change_nothing(stand: Stand) -> None:
     leader = await cluster.start()
     term = await stand.term_of(leader)
     number = 0
-    for ahead in (3600.0, -3600.0, DAY_SECONDS, -DAY_SECONDS, 0.0):
+    for ahead in (3600.0, -3600.0, DAY_SECONDS, -DAY_SECONDS):
         for id in (leader, first, second, third):
             cluster.set_clock(id, ahead)
             number += 1
@@ -120,6 +120,9 @@ async def test_wall_clocks_change_nothing(stand: Stand) -> None:
     statuses: Any = await cluster.wait_until_equal(1)
     assert {status["leader"] for status in statuses.values()} == {leader}
     assert {status["session_expired_count"] for status in statuses.values()} == {0}
+    # Timers that ran by a wall clock would be silent until it comes to where it was, in a day.
+    cluster.kill(leader)
+    await cluster.wait_for_leader(HEALING_SECONDS, other_than=leader)
     for node in cluster.nodes.values():
         assert "Traceback" not in node.log
     # Their logs show that they did believe it.
