@@ -390,6 +390,15 @@ async def test_who_has_diverged_is_told_below_the_table(raft: Any, node: Node) -
         assert "state" not in (await raft("status", "-e", node.address))[1]
 
 
+async def test_who_holds_its_machine_is_named_below_the_table(raft: Any, node: Node) -> None:
+    say(node, "leader", members(node))
+    node.said["machine_held"] = True
+    _, out, _ = await raft("status", "-e", node.address)
+    assert out.splitlines()[-1] == "Nothing is applied on n1: started with --hold."
+    node.said["machine_held"] = False
+    assert "--hold" not in (await raft("status", "-e", node.address))[1]
+
+
 async def test_no_leader_exits_with_one(raft: Any, node: Node) -> None:
     say(node, "follower", members(node))
     code, out, _ = await raft("status", "-e", node.address)

@@ -69,6 +69,8 @@ async def show(client: RaftClient, endpoints: Sequence[str], as_json: bool) -> i
                 console.print(Text(said))
         for said in _divergence_texts(rows):
             console.print(Text(said, style="bold red"))
+        if held := [row.id for row in rows if (row.status or {}).get("machine_held")]:
+            console.print(Text(f"Nothing is applied on {', '.join(held)}: started with --hold."))
         for row in rows:
             if reason_given := (row.status or {}).get("leaderless_reason"):
                 console.print(Text(f"{row.id} knows no leader: {reason_given}."))

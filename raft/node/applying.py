@@ -15,6 +15,8 @@ APPLY_SECONDS: Final = 0.005
 """How long one turn may apply entries: a million of them must not look like a dead leader."""
 
 APPLY_BYTES: Final = 256 * 1024
+LOOK_AHEAD_BYTES: Final = 4 << 20
+"""So much of the log is let arrive before its first command is executed, if it must not be."""
 NOTHING_BEGUN: Final = (0, 0, b"", 0)
 
 
@@ -27,11 +29,13 @@ class Applying:
     Attributes:
         is_held: whether nothing is applied.
         end: entries below this index are committed and saved.
+        told_commit: up to where the log is committed, by the word of leaders.
     """
 
     shell: Shell
     is_held: bool = False
     end: int = 1
+    told_commit: int = 0
     _begun: tuple[int, int, bytes, int] = NOTHING_BEGUN
     """(next index, end, records, its offset) of committed records that are partly applied."""
 
@@ -47,7 +51,7 @@ class Applying:
         if self.is_held:
             self._answer_committed()
             return
-        end = shell.scribe.skips.heed(replica, self.end)
+        end = shell.scribe.skips.heed(replica, self._reach())
         self._apply(end, deadline)
         if not shell.running:
             # The machine itself has stopped the node.
@@ -64,6 +68,21 @@ class Applying:
         released = shell.sequences.early_bytes and shell.sequences.release()
         if last_applied + 1 < end or shell.reads.queued or released or is_working:
             shell.schedule()
+
+    def _reach(self) -> int:
+        """Return the end of what may be applied, as far as it is known to be right.
+
+        Where a command may stop every server, the entry that skips it may be on its way: behind it,
+        and committed too. Who is catching up lets that come first.
+        """
+        log, replica = self.shell.server.log, self.shell.replica
+        if not replica.stops_on_error or self.told_commit <= log.last_index:
+            return self.end
+        following = replica.last_applied + 1
+        if following > log.last_index:
+            return self.end
+        waiting_bytes = log.size_bytes(following, log.last_index + 1)
+        return self.end if waiting_bytes >= LOOK_AHEAD_BYTES else following
 
     def _answer_committed(self) -> None:
         """Answer who wrote what is committed by now, though nobody applies it here."""

@@ -273,6 +273,9 @@ class Shell:
                 self.complaints.warn(text, sender, sender=sender, error=error)
                 return
             self.currency.heard(sender, message)
+            if message.term >= self.server.current_term:
+                told_commit = max(self.applying.told_commit, message.leader_commit)
+                self.applying.told_commit = told_commit
         elif isinstance(message, ms.InstallSnapshot) and chunk is not None:
             message = self.snapshots.receiving.receive(sender, message, chunk)
         elif isinstance(message, ms.InstallSnapshotResult):

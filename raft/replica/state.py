@@ -31,6 +31,7 @@ class State:
         machine: the application's.
         versions: which behaviour of it is in force; to be read only.
         skips: entries that are not executed; tell it which ones to expect.
+        stops_on_error: whether every unforeseen exception of the machine stops the node.
         restorations: of backups; give it the log to read.
         sessions: the clients', as of the last entry applied; to be read only.
         last_applied: Figure 2's; 0 before the first entry.
@@ -75,7 +76,8 @@ class State:
         self._clock = clock
         self._slice_seconds = slice_seconds
         self._context = CommandContext(seed)
-        self._outcomes = Outcomes(codec, bool(getattr(machine, "stop_on_error", False)))
+        self.stops_on_error = bool(getattr(machine, "stop_on_error", False))
+        self._outcomes = Outcomes(codec, self.stops_on_error)
         self._ended: list[bytes] = []
         """The sessions that ended at the entry that is being applied, and why."""
         self.sessions = Sessions(self._session_ended)

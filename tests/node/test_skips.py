@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raft.core.server import Options
 from raft.errors import StateMachineFailed
 from raft.node.writes import Batch
 from raft.storage.memory import MemoryStorage
@@ -71,6 +72,31 @@ def test_who_was_away_learns_of_it_before_it_comes_to_the_entry() -> None:
     world.run(2.0, lambda: all(node.applied == leader.applied > poison for node in _all(wire)))
     assert journals(wire) == [[["add", 1], ["add", 2]]] * 3
     assert not any(node.failures for node in _all(wire))
+
+
+def test_who_catches_up_by_single_entries_lets_the_rest_of_the_log_come_first() -> None:
+    """sc-P14: a server that stands still meanwhile and is never restarted learns of it too."""
+    small = Options(max_append_entries=1, max_inflight_messages=1)
+    world, wire, _ = cluster(3, options=small)
+    leader = leader_of(wire)
+    away = others(wire, leader)[0]
+    away.replica.stops_on_error = True
+    world.run(0.5, lambda: away.applied == leader.applied)
+    wire.isolate(away.id)
+    poison = leader.applied + 1
+    for command in ("poison", 2):
+        leader.write(["add", command])
+    world.advance(0)
+    for node in _all(wire):
+        node.shell.applying.is_held = node is not away
+    world.run(0.5, lambda: leader.shell.server.commit_index == poison + 1)
+    skip(leader, poison)
+    world.run(0.5, lambda: leader.shell.server.commit_index == poison + 2)
+    wire.heal()
+    leader = leader_of(wire)
+    world.run(2.0, lambda: away.failures or away.applied >= poison + 2)
+    assert not away.failures
+    assert away.machine.applied == [["add", 2]]
 
 
 def test_what_an_uncommitted_entry_skips_is_neither_executed_nor_passed_by() -> None:
