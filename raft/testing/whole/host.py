@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, evolve, field
 
-from raft.errors import RaftError, StorageFailed, StorageFull
+from raft.errors import RaftError, StorageDamaged, StorageFailed, StorageFull
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
@@ -140,10 +140,14 @@ class Host:
             self.refused = error
             self.world.tell(self.id, f"does not start: {error}")
             process.kill()
-            if not self.is_damaged:
-                if not isinstance(error, StorageFailed | StorageFull):
-                    self.world.verdict.note("raised", f"{self.id} does not start: {error}")
-                self.world.ended(self)
+            if isinstance(error, StorageDamaged) or not isinstance(
+                error, StorageFailed | StorageFull
+            ):
+                # Whose disk has rotted stays out; of any other nothing may pass for damage.
+                if not self.is_damaged:
+                    self.world.verdict.note("I11", f"{self.id} does not start: {error}")
+                return
+            self.world.ended(self)
 
     def _make_storage(self, process: Process, settings: NodeSettings, incarnation: str) -> Any:
         def turn_seconds() -> float:

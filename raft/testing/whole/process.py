@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 THREAD_SECONDS: Final = (0.0, 0.002)
 """How long what is done in another thread takes."""
 
+ROUNDING_SECONDS: Final = 1e-9
+
 
 class Died(BaseException):
     """The process is dead: what asked for something is not there any more."""
@@ -117,13 +119,14 @@ class Process:
         self.sockets: dict[Socket, None] = {}
         self.pool = Pool(self)
         self._offset = chance.uniform(0.0, 1000.0) - timeline.now * rate
+        self._latest = 0.0
         self._late: list[DelayedCall] = []
 
     # Time.
 
     def seconds(self) -> float:
         """Return the process's monotonic seconds."""
-        return self._offset + self.timeline.now * self.rate
+        return max(self._offset + self.timeline.now * self.rate, self._latest)
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: Any, **kw: Any
@@ -153,9 +156,11 @@ class Process:
             return
         if self.is_paused:
             self._late.append(call)
-        elif call.time > self.seconds() + 1e-9:
+        elif call.time > self.seconds() + ROUNDING_SECONDS:
             self.put(call)
         else:
+            # Rounding must not leave the clock for ever just below what is due.
+            self._latest = max(self._latest, call.time)
             call.is_done = True
             self.enter(call.call, *call.arguments, **call.named)
 

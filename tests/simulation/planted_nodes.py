@@ -1,0 +1,263 @@
+"""Bugs of what stands around the core, to be planted into whole nodes and their clients.
+
+Each is one wrong line of the log, the snapshots, the connections, the sessions or the client: what
+a simulator of cores alone cannot see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+import raft.client.numbered
+import raft.storage.snapshots
+import raft.storage.writer
+from raft.client.lanes import Lane
+from raft.client.meanings import Meaning, meaning
+from raft.core.outputs import HardState, Send
+from raft.errors import RaftError, Timeout
+from raft.node.reads import Reads
+from raft.node.sending import Sending
+from raft.outcomes import Result
+from raft.sessions import Session, Sessions
+from raft.storage.files import Files, sync
+from raft.storage.recovery import Recovery
+from raft.storage.snapshots import SnapshotWriter
+from raft.storage.writer import LogWriter, Save
+from raft.testing.whole.writer import ClockedWriter
+from raft.transport.boxes import Box
+from raft.transport.calls import ClientConnection
+from tests.simulation.planted import Bug, Patch
+
+NODE_BUGS: dict[str, Bug] = {}
+
+
+def planted(*rules: str) -> Callable[[Patch], Patch]:
+    """Enter a bug under its function's name."""
+
+    def enter(plant: Patch) -> Patch:
+        NODE_BUGS[plant.__name__] = Bug(plant, frozenset(rules))
+        return plant
+
+    return enter
+
+
+# The log.
+
+
+@planted("I11")
+def frames_are_not_synced(patch: pytest.MonkeyPatch) -> None:
+    """[D5]: what is acknowledged stands in the page cache alone."""
+    patch.setattr(raft.storage.writer, "sync", lambda *_: None)
+
+
+@planted("I11")
+def a_failed_sync_passes_for_done(patch: pytest.MonkeyPatch) -> None:
+    """[D3]: after the first failure the pages are clean, and not on the disk."""
+
+    def forgiving(files: Files, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            sync(files, fd)
+
+    patch.setattr(raft.storage.writer, "sync", forgiving)
+
+
+@planted("I11")
+def saves_are_reported_before_they_are_written(patch: pytest.MonkeyPatch) -> None:
+    """[L8]: the acknowledgement overtakes the disk."""
+    wake = ClockedWriter._wake
+    tickets: dict[int, list[int]] = {}
+
+    def eager(writer: ClockedWriter) -> None:
+        wake(writer)
+        queued: Any = writer.queue
+        for ticket in tickets.pop(id(queued), []):
+            writer.saved(ticket)
+
+    from raft.testing.whole.writer import RingingQueue
+
+    put = RingingQueue.put
+
+    def noted(queue: RingingQueue, item: Any, *rest: Any) -> None:
+        if type(item) is tuple:
+            tickets.setdefault(id(queue), []).append(item[0])
+        put(queue, item, *rest)
+
+    patch.setattr(RingingQueue, "put", noted)
+    patch.setattr(ClockedWriter, "_wake", eager)
+
+
+@planted("I11")
+def recovery_drops_the_last_frame(patch: pytest.MonkeyPatch) -> None:
+    """[D1]: a valid frame passes for a torn one."""
+    replay = Recovery._replay_entries
+
+    def forgetful(recovery: Recovery, *arguments: Any) -> None:
+        _, _, frame, content, _ = arguments
+        ends = not any(content[frame.end : frame.end + 64])
+        if not (ends and recovery.ledger.next_index > recovery.ledger.first):
+            replay(recovery, *arguments)
+
+    patch.setattr(Recovery, "_replay_entries", forgetful)
+
+
+@planted("I11", "I2", "I3")
+def recovery_forgets_the_vote(patch: pytest.MonkeyPatch) -> None:
+    """[E1]: the term is read, and whom it voted for in it is not."""
+    run = Recovery.run
+
+    def forgetful(recovery: Recovery) -> LogWriter:
+        writer = run(recovery)
+        writer.ledger.hard_state = HardState(writer.ledger.hard_state.current_term, None)
+        return writer
+
+    patch.setattr(Recovery, "run", forgetful)
+
+
+@planted("I11", "raised")
+def truncations_are_not_written(patch: pytest.MonkeyPatch) -> None:
+    """[D2]: after a restart the entries that were replaced stand in front of their successors."""
+    patch.setattr(raft.storage.writer, "encode_truncate", lambda *_: b"")
+
+
+@planted("I11")
+def hard_state_is_written_when_entries_are(patch: pytest.MonkeyPatch) -> None:
+    """[E1]: a vote without entries waits in memory."""
+    write = LogWriter.write
+
+    def lazy(writer: LogWriter, saves: Iterable[Save]) -> None:
+        write(writer, [save for save in saves if save[3] != save[4] or save[2] is not None])
+
+    patch.setattr(LogWriter, "write", lazy)
+
+
+@planted("I11", "raised")
+def snapshots_are_marked_before_they_are_synced(patch: pytest.MonkeyPatch) -> None:
+    """[N1]: the log is dropped for a file that power can take."""
+    commit = SnapshotWriter.commit
+
+    def hasty(writer: SnapshotWriter) -> None:
+        patch.setattr(raft.storage.snapshots, "sync", lambda *_: None)
+        commit(writer)
+
+    patch.setattr(SnapshotWriter, "commit", hasty)
+
+
+# The connections.
+
+
+@planted("I11", "I2")
+def messages_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """[L1, E1]: votes and acknowledgements leave before what they promise is saved."""
+    carry_out = Sending.carry_out
+
+    def hasty(sending: Sending, sends: Iterable[Send]) -> None:
+        carry_out(sending, [evolve(send, after=0) for send in sends])
+
+    patch.setattr(Sending, "carry_out", hasty)
+
+
+@planted("I16", "I17", "I18", "raised")
+def answers_are_taken_in_the_order_of_the_questions(patch: pytest.MonkeyPatch) -> None:
+    """[A3]: an answer belongs to the question whose tag it carries."""
+    received = ClientConnection.box_received
+
+    def oldest(connection: ClientConnection, box: Box) -> None:
+        if b"_answer" in box and connection._asked and connection.is_greeted:
+            box = {**box, b"_answer": next(iter(connection._asked))}
+        received(connection, box)
+
+    patch.setattr(ClientConnection, "box_received", oldest)
+
+
+@planted("L1", "L2", "L3", "L4")
+def a_lost_connection_is_not_dialled_again(patch: pytest.MonkeyPatch) -> None:
+    """After a reset two servers never speak again."""
+    from raft.transport.outgoing import Link
+
+    later = Link._later
+    patch.setattr(
+        Link, "_later", lambda link, reason: None if " lost" in reason else later(link, reason)
+    )
+
+
+# Reads and answers.
+
+
+@planted("I18")
+def reads_are_answered_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
+    """[R3]: a leader that was deposed answers from its own state."""
+    ask = Reads.ask
+
+    def hasty(reads: Reads, request: int, lease: bool = False) -> bool:
+        if not ask(reads, request, lease):
+            return False
+        reads.confirm(request, 0)
+        return False
+
+    patch.setattr(Reads, "ask", hasty)
+
+
+# Sessions and the client.
+
+
+@planted("I16", "I17", "I20", "I7")
+def sessions_are_no_part_of_snapshots(patch: pytest.MonkeyPatch) -> None:
+    """[S4]: who restores one executes copies again, or knows nobody."""
+    patch.setattr(Sessions, "is_untouched", property(lambda _: True))
+
+
+@planted("I16", "I17", "I7")
+def copies_are_executed_again(patch: pytest.MonkeyPatch) -> None:
+    """[S2]: a retry is no retry."""
+
+    class Blind(dict[int, Result]):
+        def get(self, *_: Any) -> None:  # type: ignore[override]
+            return None
+
+    touch = Sessions.touch
+
+    def touched(sessions: Sessions, session: bytes, now_us: int) -> Session | None:
+        found = touch(sessions, session, now_us)
+        if found is not None and type(found.results) is not Blind:
+            found.results = Blind(found.results)
+        return found
+
+    patch.setattr(Sessions, "touch", touched)
+
+
+@planted("I16", "I17")
+def a_client_repeats_without_a_session(patch: pytest.MonkeyPatch) -> None:
+    """[S7]: what may be applied is sent again, and nobody knows it again."""
+
+    def bold(lane: Lane, error: RaftError) -> bool:
+        return meaning(error) is not Meaning.FINAL
+
+    patch.setattr(raft.client.lanes.WriteLane, "_may_repeat", bold)
+
+
+@planted("I16", "I17")
+def a_resumed_session_gets_new_numbers(patch: pytest.MonkeyPatch) -> None:
+    """[S7]: a batch that comes back is numbered anew."""
+    call = raft.client.numbered.Account.call
+
+    def anew(account: Any, batch: Any) -> Any:
+        batch.sequence = 0
+        return call(account, batch)
+
+    patch.setattr(raft.client.numbered.Account, "call", anew)
+
+
+@planted("I17")
+def a_time_out_passes_for_a_clear_no(patch: pytest.MonkeyPatch) -> None:
+    """What was sent may be applied, whatever the clock says."""
+    begin = Timeout.__init__
+
+    def sure(error: Timeout, appended: bool = False, message: str = "") -> None:
+        begin(error, False, message)
+
+    patch.setattr(Timeout, "__init__", sure)

@@ -1,0 +1,23 @@
+"""Whole nodes in virtual time find the bugs they are for; see `test_planted_bugs`."""
+
+from __future__ import annotations
+
+import pytest
+
+from raft.testing.whole.run import first_failure
+from tests.simulation.planted_nodes import NODE_BUGS
+
+pytestmark = pytest.mark.slow
+
+SEEDS = 80
+"""All were found within the first thirty when this was written."""
+
+
+@pytest.mark.parametrize("name", sorted(NODE_BUGS))
+def test_a_bug_around_the_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure names a rule that the bug breaks."""
+    bug = NODE_BUGS[name]
+    bug.plant(monkeypatch)
+    failure = first_failure(range(SEEDS))
+    assert failure is not None, f"not found in {SEEDS} seeds"
+    assert failure.rule in bug.rules, str(failure)
