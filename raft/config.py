@@ -123,6 +123,8 @@ class NodeTable:
     """Absolute once read: a relative one starts at the file's directory."""
     machine: str = field(default="kv", metadata=read_by(_machine))
     forward: bool = field(default=False, metadata=read_by(as_flag))
+    repair: bool = field(default=False, metadata=read_by(as_flag))
+    """A log that is found damaged at the start is repaired by the others."""
 
 
 @frozen

@@ -208,7 +208,8 @@ class Recovered:
     on: `first_index` is at most one above the snapshot's index. `prev_term` is the term of
     the entry before the first (0 for none). `configurations` are those in the log, by index.
     `skips` are the entries of the log that skip others: by their index, which one they name.
-    `snapshot_bytes` is the size of the snapshot's machine bytes, about.
+    `snapshot_bytes` is the size of the snapshot's machine bytes, about. `lost` is (term, index) of
+    the last entry that the log held before it was damaged, where it is being repaired.
     """
 
     hard_state: HardState = HardState()
@@ -220,6 +221,7 @@ class Recovered:
     last_time_us: int = 0
     snapshot_bytes: int = 0
     skips: Mapping[int, int] = field(factory=dict)
+    lost: tuple[int, int] = (0, 0)
 
 
 class ISnapshotWriter(Interface):

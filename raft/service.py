@@ -64,6 +64,8 @@ from raft.numbering import SessionCall
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
 from raft.storage.divergence import Divergence
+from raft.storage.repair import Repair, end
+from raft.storage.repair_plan import recover
 from raft.storage.starts import PeerLives
 from raft.storage.wal import WriteAheadLog
 from raft.transport.clients import ClientListener
@@ -146,6 +148,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self._make_storage = make_storage
         self._open_directory = open_directory
         self._directory: DataDirectory | None = None
+        self.repair: Repair | None = None
         self.ops: OpsDoor | None = None
         self._observers = Observers(settings.id)
         self.waiters = Waiters(reactor)
@@ -191,7 +194,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         # In this order: the start syncs the directory, and so what is read here is durable.
         noted = directory.peer_lives()
         self.identity = self._identity(directory)
-        recovered = self._recover()
+        recovered = self._recover(directory)
         rng = random.Random(secrets.randbits(128))
         self.members = Members.of(self, noted)
         self.doubles = Doubles(self)
@@ -216,7 +219,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             self.storage,
             self.replica,
             self.network,
-            self._observers.tell,
+            self._changed,
             self._turned,
             self._failed,
             settings.bounds,
@@ -244,13 +247,34 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self._listen()
         self.started_at = self.clock()
 
-    def _recover(self) -> Recovered:
+    def _recover(self, directory: DataDirectory) -> Recovered:
         self.storage = self._make_storage(self.settings, self.identity.incarnation)
-        recovered = self.storage.recover()
+        recovered, self.repair = recover(self.storage, directory, self.settings.repair)
         self.replica.open()
         if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
         return recovered
+
+    def _changed(self, change: out.Change) -> None:
+        if isinstance(change, out.LogRepaired):
+            self._repaired()
+        self._observers.tell(change)
+
+    def _repaired(self) -> None:
+        """Note that the log is whole; where that fails the next start finds so by itself."""
+        if self._directory is None or self.repair is None:
+            return
+        _log.warn(
+            "{id}: the log is repaired, and as far as it was before it was damaged; look after the "
+            "disk, then remove {names} from {path}",
+            id=self.id,
+            names=", ".join(self.repair.set_aside) or "nothing",
+            path=self._directory.path,
+        )
+        try:
+            self.repair = end(self._directory.files, self._directory.path, self.repair)
+        except OSError as error:
+            _log.warn("{id}: the end of the repair is not noted: {error}", id=self.id, error=error)
 
     def _receive(
         self, sender: str, message: Message, records: bytes, chunk: SnapshotChunk | None

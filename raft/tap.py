@@ -135,6 +135,7 @@ def settings_of(config: NodeConfig, hold: bool = False) -> NodeSettings:
         timeout_seconds=timings.request_timeout,
         hold=hold,
         segment_size_bytes=limits.segment_bytes,
+        repair=config.node.repair,
         options=ServerOptions(
             heartbeat_seconds=timings.heartbeat,
             election_timeout_seconds=timings.election_timeout,

@@ -90,7 +90,7 @@ def test_the_commented_defaults_are_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "demo" / "node1.toml"
     before = read_config(path)
     text, count = re.subn(r"^# (?=\[advertise\]|\w+ = )", "", path.read_text(), flags=re.MULTILINE)
-    assert count == 21
+    assert count == 22
     path.write_text(text)
     assert read_config(path) == before
 

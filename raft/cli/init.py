@@ -37,6 +37,8 @@ data_directory = "$id-data"
 machine = "$machine"
 # Whether this node passes writes on to the leader when it does not lead itself.
 # forward = false
+# Whether a log that is found damaged at the start is repaired by the other nodes.
+# repair = false
 
 [listen]
 # Endpoints that this node opens: for the other nodes, for clients, for a web page with metrics.

@@ -128,7 +128,7 @@ def answer_pre_vote(server: Server, sender: str, request: PreVote) -> None:
     """Say whether `sender` would get this server's vote; change nothing [RULES E5]."""
     granted = (
         request.term >= server.current_term
-        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)
+        and server.would_elect(request.last_log_index, request.last_log_term)
         and not heard_leader(server, sender)
     )
     term = request.term if granted else server.current_term
@@ -164,7 +164,7 @@ def answer_vote_request(server: Server, sender: str, request: RequestVote) -> No
         server.voted_for in (None, sender)
         and not isinstance(server.state, Leader)
         and server.leader_id is None
-        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)
+        and server.would_elect(request.last_log_index, request.last_log_term)
     )
     if granted:
         server.vote_for(sender)

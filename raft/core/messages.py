@@ -117,7 +117,8 @@ class AppendEntriesResult:
     one asked for [RULES L6], and `last_log_index` is the follower's own last: one that is
     below what it acknowledged tells that its disk went back [RULES L5].
     `promise_seconds` is how long the follower refuses other candidates after
-    hearing this leader: its own election_timeout_min.
+    hearing this leader: its own election_timeout_min. `repairing`, in a refusal, says that the
+    follower's log was damaged, that it knows how far it was, and fetches it anew [RULES D1].
     """
 
     term: int
@@ -128,6 +129,7 @@ class AppendEntriesResult:
     hint_index: int = 0
     hint_term: int = 0
     promise_seconds: float = 0.0
+    repairing: bool = False
 
 
 @frozen

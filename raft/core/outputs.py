@@ -202,6 +202,13 @@ class Quarantined:
 
 
 @frozen
+class LogRepaired:
+    """The log, which was damaged, is saved as far as it was: up to `index`. It votes for itself."""
+
+    index: int
+
+
+@frozen
 class ConfigurationCommitted:
     """`configuration`, entry `index`, is committed; nothing of it can be undone any more."""
 
@@ -230,7 +237,13 @@ class Compacted:
 
 
 Change = (
-    RoleChanged | TransferEnded | Quarantined | ConfigurationCommitted | ChangeAbandoned | Compacted
+    RoleChanged
+    | TransferEnded
+    | Quarantined
+    | LogRepaired
+    | ConfigurationCommitted
+    | ChangeAbandoned
+    | Compacted
 )
 
 

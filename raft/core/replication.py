@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from raft.core import elections, membership, reads, snapshots
 from raft.core.events import Propose
 from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
-from raft.core.outputs import Accepted, Proposed, Quarantined, Refusal, Rejected, Replicated
+from raft.core.outputs import (
+    Accepted,
+    LogRepaired,
+    Proposed,
+    Quarantined,
+    Refusal,
+    Rejected,
+    Replicated,
+)
 from raft.core.progress import Pace, Progress
 from raft.core.roles import Departure, Follower, Leader
 from raft.errors import InvariantViolated
@@ -170,6 +178,7 @@ def _refuse(server: Server, sender: str, request: AppendEntries) -> None:
         hint_index=hint_index,
         hint_term=hint_term,
         promise_seconds=server.options.election_timeout_seconds,
+        repairing=server.is_repairing,
     )
     server.send(sender, result)
 
@@ -189,6 +198,21 @@ def _acknowledge(server: Server, leader: str, follower: Follower, sequence: int)
         promise_seconds=server.options.election_timeout_seconds,
     )
     server.send(leader, result)
+
+
+def judge_repair(server: Server) -> None:
+    """End the repair of a damaged log once it is saved as far as it was [RULES D1].
+
+    The order of elections decides: a log that ends with an entry of a later term holds all that was
+    committed before that term, and one of the same term and no lower index holds all that was lost.
+    """
+    log = server.log
+    if not server.is_repairing or log.saved_index < log.first_index - 1:
+        return
+    if (log.term_at(log.saved_index), log.saved_index) >= server.lost:
+        server.lost = (0, 0)
+        server.turn.changes.append(LogRepaired(log.saved_index))
+        elections.reset_timer(server)
 
 
 def acknowledge_saved(server: Server) -> None:
@@ -220,6 +244,9 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
     if result.sequence > progress.match_sequence and (
         went_back or result.match_index <= progress.match_index
     ):
+        if result.repairing:
+            _begin_anew(server, sender, result)
+            return
         server.turn.changes.append(Quarantined(sender, progress.match_index, result.last_log_index))
         progress.quarantine()
         return
@@ -228,6 +255,22 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
     if probing or ahead:
         index, _ = server.log.last_of_term_at_most(result.hint_index, result.hint_term)
         progress.probe(min(index + 1, result.match_index))
+
+
+def _begin_anew(server: Server, peer: str, result: AppendEntriesResult) -> None:
+    """Forget how far a member matched that says it repairs a damaged log [RULES D1].
+
+    It knows what it has lost, and votes by it, so it need not be quarantined [RULES L5]. Answers
+    to what was sent before this moment may be those of before the damage: they are not believed.
+    """
+    leader = server.state
+    if isinstance(leader, Leader):
+        index, _ = server.log.last_of_term_at_most(result.hint_index, result.hint_term)
+        leader.progress[peer] = Progress(
+            max(1, min(index + 1, result.match_index)),
+            server.now,
+            first_sequence=leader.sequence + 1,
+        )
 
 
 def answering(server: Server, sender: str, term: int, sequence: int) -> Progress | None:

@@ -117,6 +117,12 @@ class Server:
     told_configuration: int = 0
     """The index of the last configuration that was told to be committed."""
     started_at: float = -math.inf
+    lost: tuple[int, int] = (0, 0)
+    """(term, index) of the last entry that a damaged log had, while it is being repaired.
+
+    Until the log is saved as far again, by the order of elections, this server does not stand for
+    them, and grants its vote as though it still had that entry [RULES D1].
+    """
     asked_leader: dict[int, Question] = Factory(dict)
     """Reads that a follower passed on, by their number on the wire."""
     next_question: int = 0
@@ -137,12 +143,14 @@ class Server:
         configurations: tuple[tuple[int, Configuration], ...] = (),
         applied: tuple[int, int] = (0, 0),
         incarnation: str = "",
+        lost: tuple[int, int] = (0, 0),
     ) -> Server:
         """Return a follower with what storage recovered.
 
         `snapshot` is (index, term, configuration, configuration index). The log begins at
         `first_index`, at most one above the snapshot's index. `applied` is index and term of the
-        last entry that the machine has, which may be durable by itself: it was committed.
+        last entry that the machine has, which may be durable by itself: it was committed. `lost` is
+        term and index of the last entry that the log had before it was damaged; zeros for none.
 
         Raises:
             InvariantViolated: what was recovered does not fit together.
@@ -162,6 +170,7 @@ class Server:
             pair for pair in configurations if pair[0] > log.configurations[-1][0]
         ]
         log.saved_index = log.last_index
+        server.lost = lost if lost > (log.last_term, log.last_index) else (0, 0)
         server._check_recovered(snapshot[1] if snapshot else 0)
         server._resume_after(*applied)
         # A number that no question of an earlier life can have carried (sc-D3).
@@ -232,13 +241,26 @@ class Server:
         Voters may, and who lost its vote by a configuration that may not be committed: others
         may lack that entry, and can elect nobody against a log that ends with it [D 4.2.2].
         """
-        if self.excluded_index or self.is_voter:
-            return not self.excluded_index
+        if self.excluded_index or self.is_repairing:
+            return False
+        if self.is_voter:
+            return True
         configurations = self.log.configurations
         return (
             self.log.configuration_index > self.commit_index
             and len(configurations) > 1
             and self._votes_in(configurations[-2][1])
+        )
+
+    @property
+    def is_repairing(self) -> bool:
+        """Whether the log was damaged, and the leader has not yet sent again what it held."""
+        return self.lost > (0, 0)
+
+    def would_elect(self, last_index: int, last_term: int) -> bool:
+        """Tell whether a log that ends so is as up to date as this server's is, or was (5.4.1)."""
+        return (
+            self.log.is_up_to_date(last_index, last_term) and (last_term, last_index) >= self.lost
         )
 
     @property
@@ -369,6 +391,7 @@ class Server:
         self.saved_ticket = ticket
         self.unsaved_since = math.inf if ticket == self.last_ticket else self.now
         self.log.saved(ticket)
+        replication.judge_repair(self)
         elections.count_own_vote(self)
         replication.acknowledge_saved(self)
 

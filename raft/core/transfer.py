@@ -69,11 +69,13 @@ def abandon(server: Server) -> None:
 def timeout_now(server: Server, sender: str, message: TimeoutNow) -> None:
     """Campaign at once, without a pre-vote, because the leader of this term wishes it.
 
-    Who does not vote by its own configuration never campaigns [RULES E8].
+    Who does not vote by its own configuration never campaigns [RULES E8], nor who lacks what its
+    log once held [RULES D1].
     """
     if (
         message.term == server.current_term
         and server.is_voter
+        and not server.is_repairing
         and not isinstance(server.state, Leader)
         and server.leader_id in (None, sender)
     ):

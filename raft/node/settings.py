@@ -44,6 +44,7 @@ class NodeSettings:
         timeout_seconds: of `write` and `read` where a call names none.
         hold: vote and replicate, and let the machine apply nothing: while an entry is skipped at
             which every server stops (`RaftService.skip`).
+        repair: let a log that is found damaged at the start be repaired by the other servers.
         session_limits: what the sessions of the cluster are bounded by while this node leads,
             from the next session on that is opened.
     """
@@ -64,6 +65,7 @@ class NodeSettings:
     options: Options = Options()
     bounds: Bounds = Bounds()
     client_limits: ClientLimits = ClientLimits()
+    repair: bool = False
     session_limits: SessionLimits = SessionLimits(results=SESSION_RESULTS)
 
 

@@ -143,7 +143,7 @@ class Shell:
             found.runs,
             found.configurations,
             (self.replica.last_applied, self.replica.last_applied_term),
-            incarnation,
+            *(incarnation, found.lost),
         )
         self.cache = RecordCache(self.bounds.cache_bytes, self.storage.read)
         self.cache.restart_after(self.server.log.last_index)

@@ -25,10 +25,10 @@ def status_of(node: RaftService) -> dict[str, object]:
     connected. `compared_index` is up to where a majority is known to have the same digest,
     `diverged` names the members that have another one with the first entry known to differ,
     `disputed` the servers by digest where none is a majority's. `recovered` tells of the last
-    `raft recover`, or is None. `leaderless_reason` says why no leader is known, or is empty. Of
-    what took longer than half an election timeout the counts and the longest are told: `stall`
-    (the process stood still), `slow_save` (a save of the disk) and `silence` (a connected member
-    did not answer this leader). Times are in
+    `raft recover`, or is None; `repair` of the last repair of a damaged log. `leaderless_reason`
+    says why no leader is known, or is empty. Of what took longer than half an election timeout
+    the counts and the longest are told: `stall` (the process stood still), `slow_save` (a save of
+    the disk) and `silence` (a connected member did not answer this leader). Times are in
     seconds, sizes in bytes.
     """
     if not node.serves:
@@ -74,6 +74,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         **_of_pulse(node),
         **_of_bytes(node),
         "storage_full": node.storage.full,
+        "repair": _repair(node),
         "digest": node.replica.digest,
         **_compared(node),
         "failure": _failure(node),
@@ -172,6 +173,21 @@ def _compared(node: RaftService) -> dict[str, object]:
         "diverged": guard.diverged,
         "disputed_index": dispute.index if dispute else 0,
         "disputed": [list(side) for side in dispute.sides] if dispute else [],
+    }
+
+
+def _repair(node: RaftService) -> dict[str, object] | None:
+    """Return what was last done to a damaged log, or is being done; None where nothing ever was."""
+    repair = node.repair
+    if repair is None:
+        return None
+    return {
+        "state": repair.state,
+        "begun_at": repair.begun_at,
+        "damages": list(repair.damages),
+        "set_aside": list(repair.set_aside),
+        "last_term": repair.last[0],
+        "last_index": repair.last[1],
     }
 
 

@@ -179,6 +179,11 @@ class DataDirectory:
             os.close(lock)
             raise
 
+    @property
+    def files(self) -> Files:
+        """The file system that the directory is on."""
+        return self._files
+
     def set_cluster_id(self, cluster_id: str) -> None:
         """Make the server a member of `cluster_id`, durably and for good. Blocks."""
         if self.identity.cluster_id == cluster_id:

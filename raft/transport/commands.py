@@ -192,6 +192,7 @@ class AppendEntriesResult(OneWay):
         (b"hint_index", _OPTIONAL_INTEGER),
         (b"hint_term", _OPTIONAL_INTEGER),
         (b"promise_seconds", _OPTIONAL_FLOAT),
+        (b"repairing", _OPTIONAL_BOOLEAN),
     ]
 
 

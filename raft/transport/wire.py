@@ -150,6 +150,7 @@ def encode_fragment(message: AppendEntries, offset_bytes: int, piece: bytes) -> 
 
 _FRAGMENT: Final = pair(b"_command", b"AppendFragment")
 _APPEND: Final = pair(b"_command", b"AppendEntries")
+_REPAIRING: Final = pair(b"repairing", b"True")
 _APPEND_RESULT: Final = pair(b"_command", b"AppendEntriesResult")
 
 
@@ -168,6 +169,8 @@ def _encode_append_result(message: AppendEntriesResult) -> bytes:
         box += pair(b"hint_term", b"%d" % message.hint_term)
     if message.promise_seconds:
         box += pair(b"promise_seconds", repr(float(message.promise_seconds)).encode())
+    if message.repairing:
+        box += _REPAIRING
     return box + b"\0\0"
 
 
@@ -304,6 +307,7 @@ def _append_result(box: Box, _before: bytes) -> Parsed:
         _number(box, b"hint_index") if hinted else 0,
         _number(box, b"hint_term") if hinted else 0,
         _seconds(box, b"promise_seconds"),
+        b"repairing" in box and _boolean(box, b"repairing"),
     )
     return message, b"", None
 

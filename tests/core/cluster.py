@@ -84,6 +84,7 @@ def build(
     snapshot: tuple[int, int, Configuration, int] | None = None,
     first_index: int = 1,
     prev_term: int = 0,
+    lost: tuple[int, int] = (0, 0),
     **options: Any,
 ) -> Server:
     """Return a follower, just recovered: entry 1 is the configuration, `terms` the log.
@@ -103,6 +104,7 @@ def build(
         prev_term,
         runs(first_index, log),
         () if snapshot else ((1, members or configuration()),),
+        lost=lost,
     )
 
 
@@ -213,6 +215,8 @@ class Disk:
     hard_state: HardState = HardState()
     terms: list[int] = Factory(list)
     payloads: list[object] = Factory(list)
+    lost: tuple[int, int] = (0, 0)
+    """Term and index of the last entry before it was damaged."""
 
 
 @define
@@ -414,6 +418,21 @@ class Cluster:
         """Lose a server's memory, and start it again with what its disk holds."""
         node = self.nodes[id]
         old, disk = node.server, node.disk
+        if not old.is_repairing:
+            disk.lost = (0, 0)
+        self._restart(id, old, disk)
+
+    def damage(self, id: str, kept: int) -> None:
+        """Crash a server, and lose its log behind entry `kept`; it knows how far it was."""
+        node = self.nodes[id]
+        self.crash(id)
+        disk = node.disk
+        if kept < len(disk.terms):
+            disk.lost = max(disk.lost, (disk.terms[-1], len(disk.terms)))
+            del disk.terms[kept:], disk.payloads[kept:]
+            self._restart(id, node.server, disk)
+
+    def _restart(self, id: str, old: Server, disk: Disk) -> None:
         # The first entry of a log that was built says nothing: it is a configuration for all.
         reached = [pair for pair in old.log.configurations if pair[0] == 1 <= len(disk.terms)]
         reached += [
@@ -432,5 +451,6 @@ class Cluster:
             0,
             runs(1, disk.terms),
             tuple(reached),
+            lost=disk.lost,
         )
         self.nodes[id] = Node(server, disk, list(disk.payloads))

@@ -11,7 +11,7 @@ RULES = [
     *(f"L{number}" for number in range(1, 11)),
     *(f"R{number}" for number in range(1, 9)),
     *(f"M{number}" for number in range(1, 8)),
-    *("M10", "N6"),
+    *("M10", "N6", "D1"),
 ]
 """Elections, log replication, reads, membership, snapshots: the core's part of them."""
 
@@ -36,5 +36,5 @@ def test_each_rule_is_stated_by_a_test() -> None:
 
 def test_each_test_names_its_rule() -> None:
     """Each test of the core begins with the rule that it holds, and says it in a sentence."""
-    pattern = re.compile(r"[ELRMN]\d+: [^.?]+", re.ASCII)
+    pattern = re.compile(r"[DELRMN]\d+: [^.?]+", re.ASCII)
     assert [name for name, text in stated().items() if not pattern.match(text)] == []

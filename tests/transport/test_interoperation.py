@@ -115,6 +115,7 @@ class AppendEntriesResult(amp.Command):
         (b"hint_index", amp.Integer(optional=True)),
         (b"hint_term", amp.Integer(optional=True)),
         (b"promise_seconds", amp.Float(optional=True)),
+        (b"repairing", amp.Boolean(optional=True)),
     ]
 
 

@@ -45,6 +45,7 @@ EVERY_MESSAGE = [
     m.RequestVoteResult(4, False),
     append(1),
     m.AppendEntriesResult(4, True, 10, 1, 12, promise_seconds=0.3),
+    m.AppendEntriesResult(4, False, 10, 2, 5, 5, 3, 0.3, repairing=True),
     m.InstallSnapshotResult(4, 10, 2, True, 4096),
     m.TimeoutNow(4),
     m.ReadIndex(4, 77),
