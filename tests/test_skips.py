@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from raft.backup import BackupMeta
 from raft.codec import PLAIN
 from raft.errors import BadCommand, CommandFailed, StateMachineFailed, from_wire
 from raft.machines.kv import KeyValueStore
@@ -211,6 +212,21 @@ def test_without_skipped_entries_a_snapshot_has_the_bytes_it_had() -> None:
     assert b"skips" not in content
     replica.skips.done.add(1)
     assert b"skips" in b"".join(replica.snapshot()[1])
+
+
+def test_a_backup_of_another_cluster_brings_none_of_its_skips() -> None:
+    """N8: what its log skipped are other entries than those of this log."""
+    source = Replica(KeyValueStore())
+    source.skips.expect(2)
+    apply(source, b"".join(LOG[:4]))
+    meta, chunks = source.snapshot()
+    said = BackupMeta("other", meta.index, 1, meta.time_us, "kv", 1, "a", 5)
+    replica = Replica(KeyValueStore())
+    replica.skips.expect(1)
+    apply(replica, command(1, "set", "x", 1))
+    replica._take_backup(said, chunks)
+    assert (get(replica, "x"), get(replica, "b")) == (None, 1)
+    assert replica.skips.done == {1}
 
 
 def test_a_durable_machine_notes_what_was_skipped(tmp_path: Path) -> None:

@@ -273,6 +273,9 @@ class Service:
     def end_restore(self, id: bytes, size: int, digest: bytes, seconds: float) -> object:
         return succeed(9)
 
+    def skip(self, index: int, seconds: float) -> object:
+        return succeed(9)
+
 
 def questions(octets: bytes) -> object:
     """Each question has one answer, and none is a failure of the node."""
@@ -346,6 +349,7 @@ def question_seeds() -> list[bytes]:
         _asked(commands.BeginRestore, id=id, meta=b"m", replace=True),
         _asked(commands.RestorePiece, id=id, offset=0, piece=b"p"),
         _asked(commands.EndRestore, id=id, size_bytes=4, digest=bytes(32)),
+        _asked(commands.Skip, index=4, timeout_ms=5),
         *boxes_of(encode_greeting(Identity("cluster", "", ""), "client", "", b"1")),
     ]
     return [b"\0" + as_input(box) for box in asked] + [b"\1" + encode_box(asked[0].items())]
