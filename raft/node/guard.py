@@ -6,7 +6,7 @@
 
 So everybody has the digests of all members of one entry, and judges for itself. What a majority of
 the voters has is right [sc-SM3]. A server that has another digest is set aside [sc-SM4]: it first
-asks one of the majority, by halves, for the digests of earlier entries, till it knows the first one
+asks the majority, by halves, for the digests of earlier entries, till it knows the first one
 that differs; then it says so to all, marks its directory, and stops for good, its data kept. That
 takes a few round trips, half a second at most. The others name it in their logs and their status,
 and let it in no more, should it not do so by itself.
@@ -107,7 +107,6 @@ class Narrowing:
     """
 
     judgement: Judgement
-    peers: list[str]
     low: int
     high: int
     is_known: bool
@@ -160,7 +159,8 @@ class Guard:
             self._snapshot_index = server.snapshot_index
             self.ask(server.snapshot_index)
         if self._doubt is not None and shell.clock() >= self._doubt[1]:
-            self._judge(self._doubt[0])
+            (doubted, _), self._doubt = self._doubt, None
+            self._judge(doubted, was_awaited=True)
         if server.role is not Role.LEADER:
             return
         if applied >= self._asked_index + PERIOD_ENTRIES or shell.clock() >= self._ask_at:
@@ -199,7 +199,7 @@ class Guard:
             return
         narrowing = self.narrowing
         if narrowing is not None:
-            if sender == narrowing.peers[0] and message.index == narrowing.asked:
+            if sender in narrowing.judgement.majority and message.index == narrowing.asked:
                 self._narrow(narrowing, message)
             return
         if message.value is not None:
@@ -230,7 +230,7 @@ class Guard:
 
     # Who is right.
 
-    def _judge(self, index: int) -> None:
+    def _judge(self, index: int, was_awaited: bool = False) -> None:
         configuration = self.shell.server.configuration
         own = self._reports.get(index, {}).get(self.id)
         if own is None or self.narrowing is not None:
@@ -238,8 +238,10 @@ class Guard:
         sides, mine = self._sides(index, own[1]), own[2]
         right = next((each for each in sides if configuration.majority(sides[each])), None)
         if right is None:
-            if len(sides) > 1:
+            if len(sides) > 1 and was_awaited:
                 self._differ(Dispute(index, tuple(map(tuple, sides.values()))))
+            elif len(sides) > 1 and self._doubt is None:
+                self._doubt = index, self.shell.clock() + DOUBT_SECONDS
             return
         self.dispute = self._doubt = None
         if mine == right:
@@ -268,12 +270,6 @@ class Guard:
 
     def _differ(self, dispute: Dispute) -> None:
         """Nobody can tell who is right: say so, once for each way in which they differ."""
-        now = self.shell.clock()
-        if self._doubt is None:
-            self._doubt = dispute.index, now + DOUBT_SECONDS
-        if now < self._doubt[1] or self._doubt[0] != dispute.index:
-            return
-        self._doubt = None
         if self.dispute is None or self.dispute.sides != dispute.sides:
             _log.critical(
                 "The states of the servers differ at entry {index}: {sides}. No side is a majority "
@@ -332,7 +328,7 @@ class Guard:
             # The entry before the first one has the same digest everywhere.
             low, is_known = oldest, oldest == 0
         judgement = Judgement(index, False, index, mine, right, tuple(peers))
-        narrowing = Narrowing(judgement, peers, min(low, index - 1), index, is_known)
+        narrowing = Narrowing(judgement, min(low, index - 1), index, is_known)
         self.narrowing = narrowing
         narrowing.deadline = self.shell.reactor.callLater(NARROWING_SECONDS, self._narrowed)
         if is_known:
@@ -350,11 +346,11 @@ class Guard:
         digest = self.shell.replica.rolling
         value, narrowing.asked = digest.at(index), index
         message = StateDigest(index, value, digest.origin, asks=True)
-        while not self.network.send_digest(narrowing.peers[0], message):
-            if len(narrowing.peers) == 1:
-                self._narrowed()
-                return
-            del narrowing.peers[0]
+        # Whoever answers first will do: one of them may be gone.
+        majority = narrowing.judgement.majority
+        sent = [self.network.send_digest(peer, message) for peer in majority]
+        if not any(sent):
+            self._narrowed()
 
     def _narrow(self, narrowing: Narrowing, message: StateDigest) -> None:
         mine = self.shell.replica.rolling.at(message.index)

@@ -83,14 +83,10 @@ def diverge(world: World, leader: Node, *odd: Node, before: int = 30, after: int
     asked = leader.write(["add", "odd"])
     world.run(2.0, lambda: asked.fired)
     world.run(0.05)
-    index = leader.machine.applied.index(["add", "odd"])
+    index = leader.applied
     write(leader, after)
-    del index
-    return next(
-        entry
-        for entry in range(1, leader.applied + 1)
-        if b"odd" in leader.shell.cache.slice(entry, entry + 1, 1)[1]
-    )
+    assert b"odd" in leader.shell.cache.slice(index, index + 1, 1)[1]
+    return index
 
 
 def judged(node: Node) -> Diverged | None:
@@ -172,6 +168,24 @@ def test_answers_that_are_on_their_way_are_awaited(told: list[str]) -> None:
     assert not any("No side" in line for line in told)
 
 
+def test_who_is_set_aside_is_out_of_every_later_judgement(told: list[str]) -> None:
+    """sc-SM3: what it asked while it looked for the entry is no dispute, and the next one is."""
+    world, _, leader, followers = odd_cluster(3)
+    wrong, healthy = followers
+    diverge(world, leader, wrong)
+    world.run(3.0, lambda: judged(wrong))
+    world.run(3 * PERIOD_SECONDS)
+    assert not any("No side" in line for line in told)
+    index = diverge(world, leader, healthy)
+    world.run(3 * PERIOD_SECONDS)
+    dispute = guard_of(leader).dispute
+    assert dispute is not None
+    assert dispute.index >= index
+    assert set(dispute.sides) == {(leader.id,), (healthy.id,)}
+    assert not judged(healthy)
+    assert not judged(leader)
+
+
 # The first entry that differs.
 
 
@@ -231,18 +245,32 @@ def test_who_gets_no_answers_stops_all_the_same(told: list[str]) -> None:
     assert any("at or before" in line for line in told)
 
 
-def test_another_of_the_majority_is_asked_where_one_is_gone() -> None:
+def test_whoever_of_the_majority_answers_is_believed_where_one_is_gone() -> None:
     world, wire, leader, followers = odd_cluster(3)
     wrong = followers[0]
     index = diverge(world, leader, wrong, after=0)
     world.run(3.0, lambda: guard_of(wrong).narrowing)
     narrowing = guard_of(wrong).narrowing
     assert narrowing is not None
-    wire.cut |= {(wrong.id, narrowing.peers[0])}
+    wire.cut |= {(wrong.id, narrowing.judgement.majority[0])}
     world.run(1.0, lambda: judged(wrong))
     found = judged(wrong)
     assert found is not None
-    assert found.index >= index
+    assert (found.index, found.is_exact) == (index, True)
+
+
+def test_who_can_reach_nobody_stops_at_once() -> None:
+    world, _, leader, followers = odd_cluster(3)
+    wrong = followers[0]
+    diverge(world, leader, wrong, after=20)
+    guard = guard_of(wrong)
+    guard.network.send_digest = lambda *_: False  # type: ignore[method-assign]
+    index = wrong.applied
+    for node in (leader, followers[1]):
+        guard.heard(node.id, StateDigest(index, 7, 0))
+    found = judged(wrong)
+    assert found is not None
+    assert (found.index, found.is_exact) == (index, False)
 
 
 def test_what_is_older_than_all_that_is_known_is_told_as_not_exact() -> None:
@@ -345,7 +373,9 @@ def test_digests_of_strangers_and_of_other_origins_are_not_compared(told: list[s
     world, _, leader, followers = odd_cluster(3)
     write(leader, 20)
     guard, index = guard_of(leader), leader.applied
-    guard.heard("stranger", StateDigest(index, 7, 0))
+    sent = sent_digests(leader)
+    guard.heard("stranger", StateDigest(index, 7, 0, True))
+    assert not sent
     for node in followers:
         # As if these had been restored from a snapshot of an older release.
         guard.heard(node.id, StateDigest(index, 7, 3))
