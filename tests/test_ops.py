@@ -332,6 +332,14 @@ async def test_who_sends_a_large_body_is_cut_off(node: RaftService) -> None:
     assert answer.status == 0
 
 
+async def test_a_host_that_is_no_text_is_refused(node: RaftService) -> None:
+    """SECURITY 28, 31: it was an error of the server, with a traceback in its log each time."""
+    collected = await connected(
+        node, b"GET /health HTTP/1.1\r\nHost: localhos\x90\xf2\r\nConnection: close\r\n\r\n"
+    )
+    assert Answer(await collected.ended).status == 421
+
+
 async def test_headers_are_bounded(node: RaftService) -> None:
     answer = await fetch(node, "/health", more=b"X: " + b"x" * 20_000 + b"\r\n\r\n")
     assert answer.status != 200

@@ -133,8 +133,9 @@ class _Pages(Resource):
         The address at which the connection arrived is fine too: a page elsewhere can make its
         own name point here, but then the browser sends that name.
         """
-        given = request.requestHeaders.getRawHeaders("Host") or []
-        host = host_of(given[0]) if len(given) == 1 else None
+        # As bytes: Twisted's own decoding raises at what is not UTF-8.
+        given = request.requestHeaders.getRawHeaders(b"Host") or []
+        host = host_of(given[0].decode("latin-1")) if len(given) == 1 else None
         if host is None:
             return False
         arrived: Any = request.getHost()

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(12
 
 FLOOD_BYTES = 262 << 20
 """What stock AMP takes of one box, and grows by."""
-GROWTH_BYTES = 32 << 20
+GROWTH_BYTES = 8 << 20
 """How much a node may grow by while it is flooded, all of its ports together."""
 IDLE = 300
 """Connections to each port that say nothing, or next to nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
@@ -141,6 +142,21 @@ def test_connections_that_are_malformed_at_any_rate_fill_no_log(logged_texts: li
     assert len(logged_texts) == 2 * BURST_LINES + 1
     assert "Closed the connection" in logged_texts[-1]
     assert counters.log.left_out_count == 2 * (200 - BURST_LINES)
+
+
+@pytest.mark.parametrize("name", ["b\nforged", "b\x1b[31mred", "b\u2028x", "b\x00", "b\u202ex"])
+def test_a_name_that_would_forge_log_lines_is_refused(name: str, logged_texts: list[str]) -> None:
+    """SECURITY 38: neither newlines nor a terminal's commands get into a log, escaped at most."""
+    for key in (b"server_id", b"incarnation", b"cluster_id", b"role", b"address"):
+        counters = Counters()
+        incoming, transport = connection([], counters)
+        box = boxes_of(HELLO)
+        incoming.dataReceived(encode_box([*{**box, key: name.encode()}.items()]))
+        assert not incoming.is_greeted
+        assert transport.disconnected
+        assert counters.malformed == 1
+    assert all(text.isprintable() for text in logged_texts)
+    assert len(logged_texts) == 5
 
 
 def test_fragments_that_begin_anew_drop_those_before() -> None:
