@@ -71,7 +71,10 @@ class Report:
     lives: int
     done: int
     failed: int
+    truncations: int
     installed: int
+    dropped: int
+    """Unsynced writes that a loss of power undid, whole or in part."""
     virtual_seconds: float
     leader_seconds: float
     is_undecided: bool
@@ -125,7 +128,9 @@ class Run:
             lives=sum(host.lives for host in world.hosts.values()),
             done=sum(client.done for client in world.clients),
             failed=sum(client.failed for client in world.clients),
+            truncations=monitors.truncations,
             installed=monitors.installed,
+            dropped=sum(host.disk.dropped for host in world.hosts.values()),
             virtual_seconds=world.timeline.now,
             leader_seconds=self._leader_seconds,
             is_undecided=self.is_undecided,
