@@ -9,8 +9,12 @@ import sys
 import pytest
 from attrs import evolve
 
-from raft.testing.whole.run import simulate
+from raft.testing.choices import Choices
+from raft.testing.shrinking import Budget
+from raft.testing.whole.run import Failure, simulate
+from raft.testing.whole.shrink import as_test, shrink
 from raft.testing.whole.swarm import TROUBLES, Swarm
+from tests.simulation.planted_nodes import NODE_BUGS
 
 QUIET = evolve(Swarm.draw(1), troubles=(), chaos_seconds=2.0)
 ROUGH = evolve(Swarm.draw(3), troubles=TROUBLES, trouble_seconds=0.2, max_chaos_events=1500)
@@ -30,6 +34,7 @@ def digest() -> str:
     return simulate(3, swarm=ROUGH).digest
 
 
+@pytest.mark.slow
 def test_the_same_seed_does_the_same_again_whatever_the_order_of_hashes() -> None:
     """I23: all outputs of cores and all bytes on the wire are equal, in other processes too."""
     found = set()
@@ -50,9 +55,38 @@ def test_the_same_seed_does_the_same_again_whatever_the_order_of_hashes() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [4, 6, 9, 14])
+def test_a_list_of_choices_is_the_run_that_made_it() -> None:
+    """A failure is replayed from its choices, and any part of them is a run as well."""
+    choices = Choices.drawing(3)
+    report = simulate(3, swarm=ROUGH, choices=choices)
+    again = Choices.replaying(choices.made())
+    assert simulate(3, swarm=ROUGH, choices=again) == report
+    assert again.made() == choices.made()
+    calmer = [each for each in choices.made() if each.stream == "trouble"]
+    assert simulate(3, swarm=ROUGH, choices=Choices.replaying(calmer)).fired
+
+
+@pytest.mark.slow
+def test_a_failure_shrinks_to_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vote that is forgotten takes one start too many, and few choices."""
+    NODE_BUGS["recovery_forgets_the_vote"].plant(monkeypatch)
+    with pytest.raises(Failure) as caught:
+        simulate(3)
+    failure = caught.value
+    left = shrink(failure, Budget(tries=25))
+    assert failure.rule == "I11"
+    assert len(left) < 5
+    told = as_test(failure, left)
+    compile(told, "a test", "exec")
+    assert f"simulate({failure.seed}, choices=Choices.replaying(choices))" in told
+    assert "--seed 3" in str(failure)
+    assert "starts" in failure.transcript(20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [4, 6, 9, 14, 171])
 def test_nothing_is_promised_in_vain_whatever_befalls_the_nodes(seed: int) -> None:
-    """I1 to I23, L1 to L4, sc-Q2: the seeds that run always; `raft.testing.whole` runs more."""
+    """I1 to I23, L1 to L4: the seeds that run always; `raft.testing.whole` runs more."""
     report = simulate(seed)
     assert report.commits
     assert sum(report.fired.values()) > 5

@@ -122,7 +122,9 @@ class Network:
 
     def _move(self, is_meant: Callable[[Stream], bool]) -> None:
         for stream in list(self.streams):
-            if is_meant(stream):
+            if stream.is_idle:
+                del self.streams[stream]
+            elif is_meant(stream):
                 stream.retransmit()
 
     def reset_between(self, one: Host, other: Host) -> int:

@@ -258,6 +258,11 @@ class Stream:
         if self._silent_since == since:
             self._lose_sender(net.TCPTimedOutError())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nothing will be."""
+        return self.sender.is_closed and not self._moving
+
     def retransmit(self) -> None:
         """Something may pass again."""
         if self.link.is_cut or self.receiver.process.host in self.network.down:
@@ -320,8 +325,8 @@ class Stream:
 
     def _ended(self, error: Exception) -> None:
         """The other end learns that this connection is over."""
+        # What goes the other way may still be stuck, with the same message.
         self.network.streams.pop(self, None)
-        self.network.streams.pop(self.receiver.output, None)
         self.receiver.end(error)
 
     def _lose_sender(self, error: Exception) -> None:
