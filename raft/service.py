@@ -9,7 +9,8 @@
 Nothing is opened before `startService`: the lock, the threads and the ports belong to
 the process that runs, not to the one that only reads its configuration.
 
-This is one room of more than 500 lines: most of them say what a public call promises.
+What its calls promise stands in the rooms of `raft.node` that it is made of. This is one room of
+little more than 500 lines: what is opened is closed in the same place.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from raft.core import events as ev
 from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.messages import Message
-from raft.errors import BadCommand, Diverged, NodeStopped, RaftError
-from raft.interfaces import Indexed, IStorage, ReadTerms, Recovered, Value
+from raft.errors import Diverged, NodeStopped, RaftError
+from raft.interfaces import IStorage, Recovered
 from raft.node.administration import Administration
+from raft.node.asking import Asking
 from raft.node.backups import Backups
 from raft.node.calls import LocalReads, LocalWrites
 from raft.node.changes import Changes
@@ -48,8 +50,6 @@ from raft.node.membership import Members
 from raft.node.observers import Observer, Observers
 from raft.node.ports import address_of, at_once
 from raft.node.pulse import Pulse
-from raft.node.reads import ReadBatch
-from raft.node.refusals import refusal
 from raft.node.rescue import Rescue
 from raft.node.restorations import Restorations
 from raft.node.sessions import SessionCare, SessionEntries
@@ -60,7 +60,6 @@ from raft.node.starting import tell_start
 from raft.node.status import status_of
 from raft.node.switching import Switching
 from raft.node.waiters import Waiters, following
-from raft.numbering import SessionCall
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
 from raft.storage.divergence import Divergence
@@ -96,7 +95,7 @@ def _write_ahead_log(settings: NodeSettings, incarnation: str) -> IStorage:
     )
 
 
-class RaftService(Service, Administration, Rescue, SessionCare):
+class RaftService(Service, Asking, Administration, Rescue, SessionCare):
     """One node: serves its machine's state to this process and, over AMP, to clients.
 
     Attributes:
@@ -376,7 +375,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         self.backups.close()
         self.restorations.close()
         self.forwarder.close()
-        self.waiters.fail_all(self._not_running())
+        self.waiters.fail_all(self.not_running())
         files = [self.storage.stop(), self.shell.snapshots.idle()]
         sockets = [self.network.stop()]
         if not self.is_set_aside:
@@ -444,160 +443,8 @@ class RaftService(Service, Administration, Rescue, SessionCare):
         """Whether it runs, and has not failed."""
         return bool(self.running) and self.shell.running
 
-    def write(
-        self,
-        command: object,
-        timeout: float | None = None,
-        *,
-        session: SessionCall | None = None,
-    ) -> Deferred[Value]:
-        """Replicate and apply `command`; fires with the machine's result.
-
-        It has then been saved by a majority and applied here. Writes are appended in the
-        order of the calls. Cancelling before the end of this reactor turn is definite:
-        nothing is appended. Later, or where this node passes it on, the outcome is unknown,
-        and cancelling undoes nothing; in a session the number of what was cancelled counts as
-        answered.
-
-        Args:
-            command: what the machine understands.
-            timeout: in seconds, 3 by default.
-            session: the command's number in a session (`open_session`): written again with
-                the same one, here or on another node, it takes effect once, and every copy has
-                the same result.
-
-        Raises (as failures):
-            NotLeader, ElectionInProgress, Overloaded, StorageFull, NotAppended: definitely
-                not applied by this call.
-            Timeout: `appended` says whether the outcome is unknown.
-            OutcomeUnknown: the leadership was lost after the append. `StaleSequence` and
-                `ResultDropped` are the kinds of it that sessions know.
-            SessionExpired: the session has ended; not applied, if this was the first try.
-            CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
-        """
-        return self._write(command, timeout, session, False)
-
-    def write_indexed(
-        self,
-        command: object,
-        timeout: float | None = None,
-        *,
-        session: SessionCall | None = None,
-    ) -> Deferred[Indexed]:
-        """Do as `write` does; fires with the result and the index of its entry in the log.
-
-        A read with that as `min_index`, on any server, sees the write.
-        """
-        return self._write(command, timeout, session, True)
-
-    def _write(
-        self, command: object, timeout: float | None, session: SessionCall | None, indexed: bool
-    ) -> Deferred[Any]:
-        try:
-            seconds = self.checked_seconds(timeout)
-        except RaftError as error:
-            return fail(error)
-        if self.forwards:
-            return self._forward(command, seconds, session, indexed)
-        return self.writes.write(command, seconds, indexed, session)
-
-    def checked_seconds(self, timeout: float | None) -> float:
-        """Return the time that a call may take; raise where there can be none."""
-        if not self.serves:
-            raise self._not_running()
-        seconds = self.settings.timeout_seconds if timeout is None else timeout
-        if not isinstance(seconds, int | float) or not seconds >= 0:
-            raise BadCommand(f"timeout is {timeout!r}; give seconds, 0 or more")
-        return seconds
-
-    def _forward(
-        self, command: object, seconds: float, session: SessionCall | None, indexed: bool
-    ) -> Deferred[Any]:
-        return self.writes.forward(
-            command,
-            lambda payload, answer: self.forwarder.write_batch(
-                self.leader_address(), [payload], seconds, answer, indexed, session
-            ),
-            indexed,
-        )
-
-    @property
-    def forwards(self) -> bool:
-        """Whether writes go on to the leader: set so, and another server leads."""
-        leader = self.shell.server.leader_id
-        return self.settings.forward and leader is not None and leader != self.id
-
-    def read(
-        self,
-        query: object,
-        timeout: float | None = None,
-        *,
-        consistency: str = "",
-        min_index: int = 0,
-        max_age: float | None = None,
-    ) -> Deferred[Value]:
-        """Answer `query` from applied state that is as current as `consistency` says.
-
-        Always safe to retry. Without `consistency` it is `linearizable`, and a follower
-        answers `NotLeader`, unless it is set to forward.
-
-        Args:
-            query: what the machine understands.
-            timeout: in seconds, 3 by default.
-            consistency: `linearizable` sees every write that was answered before this call,
-                by any node; a follower or learner asks the leader how far it must be, and
-                answers itself. `lease` is the same without asking anyone, on a leader whose
-                lease is valid (`Options.clock_drift_bound` is set); elsewhere it is as none.
-                `local` is whatever this node has applied. `bounded` is `local` where that is
-                no older than `max_age`; till then it waits.
-            min_index: wait until this entry is applied here: what `write_indexed` or
-                `read_indexed` told, by whichever node.
-            max_age: in seconds, for `bounded`.
-
-        Raises (as failures):
-            NotLeader, ElectionInProgress, Overloaded: try again, elsewhere or later.
-            Timeout: there was no answer in time, or no state that is new enough.
-            CommandError, CommandFailed, BadCommand, CommandTooLarge: refused.
-        """
-        return self._read(query, timeout, consistency, min_index, max_age, False)
-
-    def read_indexed(
-        self,
-        query: object,
-        timeout: float | None = None,
-        *,
-        consistency: str = "",
-        min_index: int = 0,
-        max_age: float | None = None,
-    ) -> Deferred[Indexed]:
-        """Do as `read` does; fires with the answer, and the index and age of its state."""
-        return self._read(query, timeout, consistency, min_index, max_age, True)
-
-    def _read(
-        self,
-        query: object,
-        timeout: float | None,
-        consistency: str,
-        min_index: int,
-        max_age: float | None,
-        indexed: bool,
-    ) -> Deferred[Any]:
-        try:
-            terms = ReadTerms(consistency, min_index, max_age)
-            deadline = self.clock() + self.checked_seconds(timeout)
-        except RaftError as error:
-            return fail(error)
-        return self.reads.read(query, deadline, self.read_batch, terms, indexed)
-
-    def read_batch(self, batch: ReadBatch) -> None:
-        """Take encoded queries; the clients' door uses it too."""
-        leads = self.shell.server.role is out.Role.LEADER
-        if leads or self.settings.forward or batch.terms.on_any_node:
-            self.shell.read(batch)
-        else:
-            batch.finish(refusal(self.shell.server, out.Refusal.NOT_LEADER))
-
-    def _not_running(self) -> RaftError:
+    def not_running(self) -> RaftError:
+        """Return why nothing is served."""
         return self.failure if isinstance(self.failure, RaftError) else NodeStopped()
 
     def leader(self) -> str | None:
@@ -618,7 +465,7 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             NodeStopped, NodeFailed: the node has ended.
         """
         if self._closing is not None:
-            return fail(self._not_running())
+            return fail(self.not_running())
         return self.waiters.wait(self.leader, timeout, "no leader was elected")
 
     def status(self) -> dict[str, object]:
@@ -653,12 +500,12 @@ class RaftService(Service, Administration, Rescue, SessionCare):
             Timeout: the target did not take over in time; this node leads on, as a rule.
         """
         if not self._started or not self.shell.running:
-            return fail(self._not_running())
+            return fail(self.not_running())
         return hand_over(self, target, timeout)
 
     def take_snapshot(self) -> Deferred[int]:
         """Take a snapshot now; fires with the index up to which the log may be compacted."""
-        return self.shell.snapshots.take() if self.serves else fail(self._not_running())
+        return self.shell.snapshots.take() if self.serves else fail(self.not_running())
 
     # Observers, and callers who wait for a state.
 
