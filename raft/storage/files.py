@@ -25,7 +25,9 @@ FILE_MODE = 0o600
 MOST_BUFFERS = 512
 """Stays below the smallest limit on buffers in one call (IOV_MAX is 1024 on Linux)."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+FULL = (errno.ENOSPC, errno.EDQUOT, *NO_DESCRIPTOR)
+"""There is no room for more, and nothing is wrong with what is there [RULES D4]."""
 
 
 class Files(Protocol):
@@ -200,6 +202,11 @@ def replace_file(files: Files, directory: str, name: str, content: bytes) -> Non
 
 def failure(path: str, error: OSError, doing: str) -> StorageFailed | StorageFull:
     """Return the error to raise for `error`, with the path, what was being done and the remedy."""
+    if error.errno in NO_DESCRIPTOR:
+        return StorageFull(
+            f"{path}: no file descriptor left while {doing} ({error}); raise the limit of open "
+            "files, or close some connections"
+        )
     if error.errno in FULL:
         return StorageFull(f"{path}: no room while {doing} ({error}); free some space on that disk")
     return StorageFailed(

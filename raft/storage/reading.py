@@ -72,6 +72,13 @@ class Reader:
         if len(self._open) > MOST_OPEN:
             close_fd(self.files, self._open.pop(0))
 
+    def close_older(self) -> bool:
+        """Close the files of all older segments; tell whether there were any open."""
+        was_open = bool(self._open)
+        while self._open:
+            close_fd(self.files, self._open.pop())
+        return was_open
+
     def close(self, segment: Segment) -> None:
         """Close the segment's file."""
         if segment in self._open:

@@ -122,10 +122,11 @@ class WriterThread:
             self._retry_at = now + RETRY_SECONDS
         if self.writer.full and not was_full:
             _log.warn(
-                "{path}: no room for the next segment of {size} bytes; new commands are refused "
-                "until there is some",
+                "{path}: no room for the next segment of {size} bytes ({reason}); new commands are "
+                "refused until there is some",
                 path=self.writer.directory,
                 size=self.writer.segment_size_bytes,
+                reason=self.writer.full_because,
             )
         elif was_full and not self.writer.full:
             _log.info("{path}: there is room again", path=self.writer.directory)

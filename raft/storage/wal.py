@@ -23,9 +23,10 @@ from zope.interface import implementer
 from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, StorageDamaged
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
-from raft.storage.files import Files, RealFiles, failure
+from raft.storage.files import Files, failure
 from raft.storage.marks import Mark
 from raft.storage.recovery import REMEDY, Recovery
+from raft.storage.reserve import ReservedFiles
 from raft.storage.snapshots import SnapshotFiles
 from raft.storage.thread import MakeWriter, Queued, WriterThread
 from raft.storage.writer import LogWriter, MarkSave
@@ -47,7 +48,7 @@ class WriteAheadLog:
     """
 
     directory: str
-    files: Files = field(factory=RealFiles)
+    files: Files = field(factory=ReservedFiles)
     segment_size_bytes: int = SEGMENT_SIZE_BYTES
     incarnation: str = ""
     _queue: SimpleQueue[Queued] = field(factory=SimpleQueue)

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from raft.core.outputs import HardState
 from raft.errors import InvariantViolated, StorageFailed
 from raft.storage import frames, segments
-from raft.storage.files import FULL, Files, failure, sync, write_all
+from raft.storage.files import FULL, NO_DESCRIPTOR, Files, failure, sync, write_all
 from raft.storage.ledger import Ledger
 from raft.storage.marks import (
     How,
@@ -77,9 +77,12 @@ class LogWriter:
     sealed: bool = True
     """Whether a later frame proves the last one with content durable."""
     full: bool = False
+    full_because: str = ""
     sync_count: int = 0
     lock: Lock = field(factory=Lock)
     reader: Reader = field(init=False)
+    _owes_sync: bool = False
+    """Whether a segment was unlinked, and there was no descriptor to sync the directory with."""
     _preparing: Generator[None, None, Segment] | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -160,17 +163,26 @@ class LogWriter:
         Returns whether there is more to be done now. A full disk is no error in here: it sets
         `full`, and a later call tries again [RULES D4].
         """
-        if self.ledger.removable:
-            self._remove_oldest()
-        elif self.spare is None:
-            try:
+        removes = self.ledger.removable
+        try:
+            if removes:
+                self._remove_oldest()
+            elif self.spare is None:
                 self._prepare()
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                self.full = True
-                return False
+        except OSError as error:
+            # Where a sync was tried and failed nothing may be tried again [RULES D3].
+            if error.errno not in (NO_DESCRIPTOR if removes else FULL):
+                raise
+            if error.errno in NO_DESCRIPTOR and self._close_older():
+                return True
+            self.full = True
+            self.full_because = error.strerror or str(error)
+            return False
         return self.untidy
+
+    def _close_older(self) -> bool:
+        with self.lock:
+            return self.reader.close_older()
 
     @property
     def untidy(self) -> bool:
@@ -294,6 +306,8 @@ class LogWriter:
             raise
 
     def _remove_oldest(self) -> None:
+        if self._owes_sync:
+            self._sync_removal()
         oldest, kept = self.ledger.segments[:2]
         term = 0
         if kept.start > self.ledger.first:
@@ -304,4 +318,9 @@ class LogWriter:
             self.reader.close(oldest)
         # One name at a time, oldest first: a crash must never leave a gap between segments.
         self.files.unlink(oldest.path)
+        self._owes_sync = True
+        self._sync_removal()
+
+    def _sync_removal(self) -> None:
         self.files.sync_directory(self.directory)
+        self._owes_sync = False

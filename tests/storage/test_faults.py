@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
+import resource
 import struct
 import threading
 import time
@@ -21,7 +23,9 @@ from raft.storage import frames, segments
 from raft.storage.files import RealFiles
 from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import HEADER_BYTES, encode
+from raft.storage.reserve import ReservedFiles
 from raft.storage.wal import WriteAheadLog
+from tests.storage.crashes import Script, recovered
 
 SEGMENT_BYTES = 4096
 LAST_CALL = 90
@@ -213,6 +217,92 @@ def test_a_write_of_nothing_is_an_error_and_no_endless_loop():
     disk.fault = lambda name, number: 0 if name == "pwrite" else None
     under_test.run(saves())
     assert isinstance(under_test.failed[0], StorageFailed)
+
+
+@pytest.mark.parametrize("call", ["open", "sync_directory"])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE], ids=errno.errorcode.get)
+def test_without_descriptors_votes_and_saves_go_on_and_nothing_fails(call, code):
+    """D4, sc-P8: no descriptor for the next segment is a full disk, not a broken one."""
+    disk = ImaginedDisk()
+    under_test = Direct(disk)
+    under_test.tidied()
+    given = list(saves())
+    under_test.save(given[0])
+
+    def fault(name, number):
+        if name == call:
+            raise OSError(code, os.strerror(code))
+
+    disk.fault = fault
+    at = 1
+    while not under_test.store.full:
+        under_test.save(given[at])
+        at += 1
+    under_test.store.save(40, HardState(2, "b"), None, 0, 0, b"")
+    under_test.wait(lambda: under_test.saved[-1] == 40)
+    disk.fault = None
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while under_test.store.full:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    under_test.stop()
+    assert not under_test.failed
+    assert reopened(disk) == (HardState(2, "b"), state_after(at)[1])
+
+
+def test_removals_without_a_descriptor_stay_in_order():
+    """D4, sc-F15, sc-P8: a directory's sync that could not begin comes before the next removal."""
+    script = Script()
+    script.open()
+    script.vote(1)
+    for _ in range(5):
+        script.append(4, 700)
+    script.take_snapshot(16, 1)
+    script.mark(16, 1, keep_from=16)
+    script.take_snapshot(17, 1)
+    script.mark(17, 1, keep_from=17)
+    writer = script.writer
+    made = []
+
+    def fault(name, number):
+        made.append(name)
+        if name == "sync_directory" and made.count(name) <= 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    script.disk.fault = fault
+    while writer.untidy:
+        writer.tidy()
+    removals = [name for name in made if name in ("unlink", "sync_directory")]
+    assert removals[:5] == ["unlink", *["sync_directory"] * 4]
+    script.disk.fault = None
+    for _, files in script.disk.crash_states(len(script.disk.operations) - 12):
+        recovered(ImaginedDisk.holding(files))
+
+
+def test_the_log_keeps_descriptors_back(tmp_path):
+    """sc-P8: at the process's limit the log still gets what it needs for a moment."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = ReservedFiles()
+    taken = []
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, limit[1])
+        )
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        fd = files.open(str(tmp_path / "a"), create=True)
+        files.sync_directory(str(tmp_path))
+        with contextlib.suppress(OSError):
+            for name in "bcdef":
+                taken.append(files.open(str(tmp_path / name), create=True))
+        assert len(list(tmp_path.iterdir())) < 6
+        files.close(fd)
+        files.sync_directory(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        for fd in taken:
+            os.close(fd)
 
 
 def sealed_log():
