@@ -13,10 +13,13 @@ from rich.text import Text
 
 from raft.cli.values import moment, to_json
 from raft.errors import BadConfiguration, RaftError
-from raft.storage.survey import Plan, Survey, look, plan, survey
+from raft.storage.survey import Plan, Survey, Wreck, look, plan, survey
 from raft.storage.survey import recover as carry_out
 
 FAILED = 1
+
+Found = Survey | Wreck | RaftError
+"""What a survey tells of one directory."""
 
 
 @click.command()
@@ -103,10 +106,10 @@ def show(directories: Sequence[str], as_json: bool) -> int:
         console.print(table(found))
         for line in remarks(found):
             click.echo(line)
-    return FAILED if any(isinstance(each, RaftError) for _, each in found) else 0
+    return 0 if all(isinstance(each, Survey) for _, each in found) else FAILED
 
 
-def table(found: Sequence[tuple[str, Survey | RaftError]]) -> Table:
+def table(found: Sequence[tuple[str, Found]]) -> Table:
     """Return what is in each directory as a table."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     headings = ("server", "incarnation", "term", "last entry", "of term", "committed", "members")
@@ -131,13 +134,16 @@ def table(found: Sequence[tuple[str, Survey | RaftError]]) -> Table:
     return shown
 
 
-def remarks(found: Sequence[tuple[str, Survey | RaftError]]) -> list[str]:
+def remarks(found: Sequence[tuple[str, Found]]) -> list[str]:
     """Return what there is to say of single directories, and of the clusters they belong to."""
     lines = []
     clusters: dict[str, list[str]] = {}
     for path, each in found:
         if isinstance(each, RaftError):
             lines.append(f"raft: {path}: {each}")
+            continue
+        if isinstance(each, Wreck):
+            lines += left_of(path, each)
             continue
         clusters.setdefault(each.identity.cluster_id, []).append(each.identity.server_id)
         if each.is_pending:
@@ -159,10 +165,42 @@ def remarks(found: Sequence[tuple[str, Survey | RaftError]]) -> list[str]:
     return lines
 
 
-def as_mapping(each: Survey | RaftError) -> dict[str, object]:
+def left_of(path: str, found: Wreck) -> list[str]:
+    """Say what is left in a damaged directory, and whether the other servers can repair it."""
+    id, salvaged = found.identity.server_id, found.salvaged
+    good = ", ".join(f"{each.start} to {each.end - 1}" for each in salvaged.stretches)
+    lines = [f"raft: {path}: {found.error}", f"{id}: good are entries {good or 'none'}."]
+    if salvaged.last is not None:
+        lines.append(
+            f"{id}: its log went up to entry {salvaged.last[1]} of term {salvaged.last[0]}."
+        )
+    lines += [f"{id}: damaged is {damage}" for damage in salvaged.damages]
+    if found.helpless:
+        lines.append(f"{id}: {found.helpless}")
+    else:
+        lines.append(f"{id}: the others can repair it, with `repair = true` under [node].")
+    return lines
+
+
+def as_mapping(each: Found) -> dict[str, object]:
     """Return what is in a directory as plain values."""
     if isinstance(each, RaftError):
         return {"error": str(each)}
+    if isinstance(each, Wreck):
+        last_term, last_index = each.salvaged.last or (None, None)
+        return {
+            "error": str(each.error),
+            "server_id": each.identity.server_id,
+            "cluster_id": each.identity.cluster_id,
+            "good": [[part.start, part.end] for part in each.salvaged.stretches],
+            "damages": [
+                {"path": damage.path, "offset": damage.offset, "reason": damage.reason}
+                for damage in each.salvaged.damages
+            ],
+            "last_index": last_index,
+            "last_term": last_term,
+            "can_be_repaired": not each.helpless,
+        }
     return {
         "cluster_id": each.identity.cluster_id,
         "server_id": each.identity.server_id,

@@ -20,7 +20,7 @@ from attrs import evolve, frozen
 
 from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
-from raft.errors import BadConfiguration, RaftError
+from raft.errors import BadConfiguration, RaftError, StorageDamaged
 from raft.interfaces import Recovered
 from raft.storage import survivor
 from raft.storage.directory import DataDirectory, Identity, encode_identity
@@ -36,6 +36,8 @@ from raft.storage.records import (
     encode_configuration,
     encode_recovery,
 )
+from raft.storage.repair_plan import plan as plan_repair
+from raft.storage.salvage import Salvaged, salvage
 from raft.storage.survivor import Pending
 from raft.storage.wal import WriteAheadLog
 
@@ -338,12 +340,51 @@ def carry_out(intended: Plan, path: str, identity: Identity, files: Files) -> No
     survivor.finish(files, path)
 
 
-def look(paths: Sequence[str]) -> Iterator[tuple[str, Survey | RaftError]]:
-    """Yield each path with what is there, or why that cannot be told."""
-    for path in paths:
-        found: Survey | RaftError
+@frozen
+class Wreck:
+    """What is left in a data directory that is damaged.
+
+    Attributes:
+        identity: whose it is.
+        error: what keeps its server from starting.
+        salvaged: what can still be read, on both sides of the damage.
+        helpless: why the other servers cannot repair it; empty where they can.
+    """
+
+    identity: Identity
+    error: StorageDamaged
+    salvaged: Salvaged
+    helpless: str = ""
+
+
+def wreck(path: str, error: StorageDamaged) -> Wreck:
+    """Look at a data directory whose survey ended with `error`; change nothing in it.
+
+    Raises what `survey` raises, where not even that can be told.
+    """
+    files = RealFiles()
+    with _claimed(path) as directory:
+        identity = directory.identity
+        salvaged = salvage(ReadOnlyFiles(files), directory.path, int(identity.incarnation, 16))
+        helpless = ""
         try:
-            found = survey(path)
+            plan_repair(
+                files, directory.path, identity.incarnation, identity.server_id, None, error
+            )
+        except RaftError as refused:
+            helpless = str(refused.args[-1])
+    return Wreck(identity, error, salvaged, helpless)
+
+
+def look(paths: Sequence[str]) -> Iterator[tuple[str, Survey | Wreck | RaftError]]:
+    """Yield each path with what is there, or what is left of it, or why that cannot be told."""
+    for path in paths:
+        found: Survey | Wreck | RaftError
+        try:
+            try:
+                found = survey(path)
+            except StorageDamaged as error:
+                found = wreck(path, error)
         except RaftError as error:
             found = error
         yield os.path.abspath(path), found

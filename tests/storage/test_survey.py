@@ -6,6 +6,7 @@ Whenever the power is lost meanwhile, its directory is what it was, or what it i
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from raft.storage.records import (
 from raft.storage.recovery import Recovery
 from raft.storage.survey import Plan, Survey, plan, surveyed
 from raft.storage.survivor import Pending, decode_pending, encode_pending
+from tests.storage.test_repair import damaged, in_the_middle, last_of, long_log, wals
 
 DIRECTORY = "/imagined"
 SEGMENT_BYTES = 1 << 16
@@ -234,9 +236,9 @@ def test_who_opens_the_directory_finishes_what_was_begun(tmp_path: Path) -> None
 
 def test_what_is_left_to_be_done_is_checked() -> None:
     content = encode_pending(Pending(7, 4, 6, b"identity", b"records"))
-    for damaged in (b"", content[:-1], b"X" + content[1:], content[:20] + b"!" + content[21:]):
+    for wrong in (b"", content[:-1], b"X" + content[1:], content[:20] + b"!" + content[21:]):
         with pytest.raises(StorageDamaged):
-            decode_pending(damaged, "x")
+            decode_pending(wrong, "x")
     with pytest.raises(BadConfiguration, match="format 2"):
         decode_pending(content[:8] + b"\x02" + content[9:], "x")
     disk = ImaginedDisk()
@@ -381,3 +383,46 @@ def test_a_directory_that_changed_since_is_left_alone(three: dict[str, str]) -> 
     room.recover(plan(room.survey(three["b"])))
     with pytest.raises(BadConfiguration, match="has changed"):
         room.recover(made)
+
+
+def test_a_survey_of_a_damaged_directory_tells_which_entries_are_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sc-F28: on both sides of the damage, how far the log went, and what would help."""
+    files, held = long_log()
+    name = wals(files)[1]
+    directory = DataDirectory.open(str(tmp_path / "a"), "a")
+    for each, content in damaged(files, name, in_the_middle(files, name)).items():
+        (tmp_path / "a" / each).write_bytes(content)
+    directory.release()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").glob("*.wal")}
+    assert main.run(("recover", "--survey", directory.path)) == 1
+    shown = capsys.readouterr().out
+    term, index = last_of(held)
+    assert f"its log went up to entry {index} of term {term}." in shown
+    assert "a: good are entries 1 to " in shown
+    assert f"damaged is {directory.path}/{name}, byte " in shown
+    assert "repair = true" in shown
+    assert main.run(("recover", "--survey", "--json", directory.path)) == 1
+    (found,) = json.loads(capsys.readouterr().out).values()
+    assert (found["last_index"], found["last_term"]) == (index, term)
+    assert found["good"][0][0] == 1
+    assert found["good"][-1][1] == index + 1
+    assert len(found["good"]) == 2
+    assert found["can_be_repaired"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").glob("*.wal")} == before
+    # To go on alone with it is refused as ever.
+    assert main.run(("recover", directory.path, "--yes")) != 0
+
+
+def test_a_survey_says_where_no_repair_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sc-F28: what was lost may have been a vote."""
+    files, _ = long_log()
+    directory = DataDirectory.open(str(tmp_path / "a"), "a")
+    for each, content in damaged(files, wals(files)[-1], 700).items():
+        (tmp_path / "a" / each).write_bytes(content)
+    directory.release()
+    assert main.run(("recover", "--survey", directory.path)) == 1
+    assert "a: the log cannot be repaired: its last term and vote" in capsys.readouterr().out
