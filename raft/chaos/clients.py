@@ -32,10 +32,12 @@ from raft.errors import (
 )
 from raft.interfaces import Value
 
-KEYS: Final = "abcdef"
+KEYS: Final = "aaaabcd"
+"""Half of everything meets under one key: what is stale shows only where others have written."""
+
 LISTS: Final = "xyz"
 CALL_SECONDS: Final = 2.0
-PAUSE_SECONDS: Final = 0.03
+PAUSE_SECONDS: Final = 0.02
 """The mean time between two operations of a client."""
 
 

@@ -150,6 +150,30 @@ async def garbage(stage: Stage, chance: random.Random) -> None:
     stage.tell("garbage", f"{count} connections to {one} are garbled")
 
 
+async def sleeper(stage: Stage, chance: random.Random) -> None:
+    """Stop a leader, cut it off meanwhile, and let it wake up as if it led (sc-P2).
+
+    Others elect another one in the meantime. Its clients' questions wait in its sockets, and no
+    message from another node tells it otherwise.
+    """
+    units, place = stage.units(chance, 2.5, 6.0), chance.random()
+    free = stage.free
+    if not free:
+        raise Nobody
+    one = stage.leader if stage.leader in free else free[int(place * len(free))]
+    links = list(stage.mesh.around(one, [id for id in _ids(stage) if id != one]))
+    with stage.held(one):
+        stage.tell("sleeper", f"{one} sleeps for {units:.1f} T and wakes up cut off")
+        for link in links:
+            link.become(Mode.CUT)
+        stage.cluster.pause(one)
+        try:
+            await stage.sleep_units(units)
+        finally:
+            stage.cluster.resume(one)
+        await _during(stage, links, Mode.CUT, 1.0)
+
+
 async def clients_cut(stage: Stage, chance: random.Random) -> None:
     """Cut the clients off from a node, in one direction or in both."""
     units, (one, _) = stage.units(chance), _one(stage, chance)

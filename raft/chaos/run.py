@@ -15,8 +15,9 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.task import LoopingCall
 
 from raft.chaos.changes import reconcile
-from raft.chaos.clients import Crowd, Notes
+from raft.chaos.clients import KEYS, Crowd, Notes
 from raft.chaos.cluster import ChaosCluster, Template
+from raft.chaos.direct import DirectReader
 from raft.chaos.mesh import Mesh
 from raft.chaos.processes import all_started
 from raft.chaos.stage import Stage
@@ -205,6 +206,7 @@ class Run:
         number = self.outcome.phases
         crowd, notes, history = self.crowd(f"p{number}")
         self._tell(f"phase {number}: storm for {seconds:.0f} s")
+        reader = self.direct_reader(notes, history)
         crowd.start(self.reactor)
         try:
             seed = f"{self.plan.seed} {number}"
@@ -212,6 +214,8 @@ class Run:
             await storm.rage(seconds)
             await self.heal(notes.phase)
         finally:
+            if reader is not None:
+                reader.stop()
             await crowd.stop()
         await self.judge(notes, history)
 
@@ -229,6 +233,15 @@ class Run:
             self.plan.draw,
         )
         return crowd, notes, history
+
+    def direct_reader(self, notes: Notes, history: Path) -> DirectReader | None:
+        """Return who reads from each node for itself, and has begun; None for other machines."""
+        if self.plan.draw is not None:
+            return None
+        key = f"{notes.phase}/{KEYS[0]}"
+        reader = DirectReader(self.reactor, lambda: self._cluster.doors, key, history)
+        reader.start()
+        return reader
 
     async def heal(self, phase: str) -> None:
         """Undo every fault; then a leader, and a fresh write, must come within a bound."""

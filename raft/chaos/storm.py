@@ -38,6 +38,7 @@ FAULTS: Final[Mapping[str, tuple[Fault, float]]] = {
     "deaf": (cuts.deaf, 1.5),
     "mute": (cuts.mute, 1.0),
     "isolate": (cuts.isolate, 2.0),
+    "sleeper": (cuts.sleeper, 1.0),
     "halves": (cuts.halves, 1.0),
     "black-hole": (cuts.black_hole, 1.0),
     "trickle": (cuts.trickle, 0.5),

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(90
 
 LINKS = (
     *("one-way", "deaf", "mute", "isolate", "halves", "black-hole", "trickle", "delay"),
-    *("refuse", "flap", "reset", "duplicate", "garbage", "clients"),
+    *("refuse", "flap", "reset", "duplicate", "garbage", "clients", "sleeper"),
 )
 PROCESSES = (
     *("kill", "pause", "kill-all", "eio", "enospc", "full", "descriptors", "clock"),
@@ -60,6 +60,8 @@ async def all_of(names: tuple[str, ...], directory: Path) -> None:
         await run.start()
         stage.unit_seconds = UNIT_SECONDS
         crowd, notes, history = run.crowd("p1")
+        reader = run.direct_reader(notes, history)
+        assert reader is not None
         crowd.start(reactor)
         try:
             for name in names:
@@ -73,6 +75,7 @@ async def all_of(names: tuple[str, ...], directory: Path) -> None:
                     assert await stage.settled(list(stage.cluster.nodes), 15.0), name
             await run.heal(notes.phase)
         finally:
+            reader.stop()
             await crowd.stop()
         await run.judge(notes, history)
         assert stage.violations == []
