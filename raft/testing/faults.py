@@ -39,6 +39,8 @@ class Faults:
     active: bool = False
     hush: Callable[[float], object] = lambda _: None
     """Makes all clients silent for so many seconds."""
+    ask_change: Callable[[ModelNode], object] = lambda _: None
+    """Asks a node for a change of the members."""
     fired: Counter[str] = Factory(Counter)
     """How often each kind of trouble came about: found a victim, and changed something."""
     wipes_class: ClassVar[type[Wipes]] = Wipes
@@ -46,11 +48,13 @@ class Faults:
     """Until then a script of some scenes plays: links are left as they are."""
     wipes: Wipes = field(init=False)
     _rng: random.Random = field(init=False)
+    _change_rng: random.Random = field(init=False)
     _leases: LeaseFaults = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Draw the faults' own chance."""
         self._rng = random.Random(f"{self.swarm.seed}/faults")
+        self._change_rng = random.Random(f"{self.swarm.seed}/early changes")
         chance = random.Random(f"{self.swarm.seed}/wipes")
         self.wipes = self.wipes_class(self.network, self.monitors, chance, self.nodes)
         chance = random.Random(f"{self.swarm.seed}/lease faults")
@@ -179,6 +183,10 @@ class Faults:
         elif kind in PARTITIONS:
             self.network.partition(kind, rng, leaders[0].id if leaders else None)
             self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
+        elif kind == "slow link" and len(self.nodes) > 1:
+            one, other = rng.sample(list(self.nodes), 2)
+            self.network.slow[one, other] = rng.uniform(0.5, 30) * TICK_SECONDS
+            self.timeline.after(rng.uniform(1, 10) * TIMEOUT_SECONDS, self._reconnect)
         else:
             return False
         return True
@@ -214,6 +222,12 @@ class Faults:
         self.reserve_links(seconds)
         if self._rng.random() < 0.5:
             leader.pause(seconds * self._rng.uniform(0.5, 0.9))
+
+    def _change_first(self, leader: ModelNode) -> None:
+        """Ask a new leader for a change that must wait: no entry of its term is committed yet."""
+        if self.active and leader.up and leader.role is Role.LEADER:
+            self.fired["change first"] += 1
+            self.ask_change(leader)
 
     def _flap(self, node: str, times: int) -> None:
         if not (times and self.active):
@@ -266,9 +280,15 @@ class Faults:
         if change.role is Role.CANDIDATE:
             if "replay" in self.swarm.faults and self._rng.random() < rate:
                 self.network.replay_votes(node.id)
-        elif (
-            change.role is Role.LEADER
-            and "partition after election" in self.swarm.triggers
+            return
+        if change.role is not Role.LEADER:
+            return
+        triggers = self.swarm.triggers
+        if "change first" in triggers and self._change_rng.random() < rate:
+            # In a turn of its own, as all that clients ask.
+            self.timeline.after(0.0, self._change_first, node)
+        if (
+            "partition after election" in triggers
             and self.timeline.now >= self._reserved_until
             and self._rng.random() < rate
         ):

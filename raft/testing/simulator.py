@@ -143,6 +143,7 @@ class Simulation:
         self.workload = self.workload_class(swarm, timeline, monitors, self.nodes)
         self.faults.hush = self.workload.hush
         self.changes = Changes(swarm, timeline, self.workload, self.nodes)
+        self.faults.ask_change = self.changes.ask_of
         self.healthy = []
         monitors.nodes = self.nodes
         for server in swarm.servers:

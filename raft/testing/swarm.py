@@ -42,6 +42,9 @@ WIPES = ("wipe", "lose")
 LEASE_FAULTS = ("alone", "late answers", "asleep", "forget")
 """What may befall a leader that reads by lease: see `raft.testing.lease_faults`."""
 
+LINK_FAULTS = ("slow link",)
+"""What may befall single links, in some worlds."""
+
 TRIGGERS = (
     "crash before send",
     "send to one",
@@ -49,6 +52,9 @@ TRIGGERS = (
     "drop first no-op",
 )
 """What may befall a run at its most delicate moments."""
+
+CHANGE_TRIGGERS = ("change first",)
+"""What may, where members change: a change is asked for before the term's first entry commits."""
 
 
 @frozen(kw_only=True)
@@ -170,7 +176,7 @@ class Swarm:
             minority=_minority(rng, options),
             timeout_spread=rng.choice((1.0, 1.0, 1.0, 0.1)),
         )
-        return _with_sessions(_with_wipes(_with_leases(_with_changes(world))))
+        return _with_moods(_with_sessions(_with_wipes(_with_leases(_with_changes(world)))))
 
 
 def _options(rng: random.Random) -> Options:
@@ -262,6 +268,19 @@ def _with_sessions(world: Swarm) -> Swarm:
             sessions=rng.choice((2, 3, 8)),
             results=rng.choice((2, 8)),
         ),
+    )
+
+
+def _with_moods(world: Swarm) -> Swarm:
+    """Let links be slow in some worlds, windows be of any size, and changes come too early."""
+    rng = random.Random(f"{world.seed}/moods")
+    if world.aged or rng.random() >= 0.3:
+        return world
+    return evolve(
+        world,
+        faults=world.faults + LINK_FAULTS * rng.randint(1, 3),
+        triggers=world.triggers + (CHANGE_TRIGGERS if world.change_seconds else ()),
+        options=evolve(world.options, max_inflight_messages=rng.randint(1, 8)),
     )
 
 

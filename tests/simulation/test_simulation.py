@@ -15,7 +15,16 @@ from click.testing import CliRunner
 
 from raft.testing.sim_command import main
 from raft.testing.simulator import Failure, Report, simulate
-from raft.testing.swarm import FAULTS, LEASE_FAULTS, TIMEOUT_SECONDS, TRIGGERS, WIPES, Swarm
+from raft.testing.swarm import (
+    CHANGE_TRIGGERS,
+    FAULTS,
+    LEASE_FAULTS,
+    LINK_FAULTS,
+    TIMEOUT_SECONDS,
+    TRIGGERS,
+    WIPES,
+    Swarm,
+)
 from tests.simulation.planted import BUGS
 
 CHUNK = 25
@@ -67,7 +76,8 @@ def test_the_worlds_are_lively(reports: list[Report]) -> None:
 def test_every_kind_of_trouble_comes_about(reports: list[Report]) -> None:
     """A fault that is drawn and finds no victim proves nothing; these 40 worlds meet each."""
     fired = {kind for report in reports for kind in report.fired}
-    assert fired == {*FAULTS, *LEASE_FAULTS, *WIPES, *TRIGGERS, "damaged snapshot"}
+    drawn = {*FAULTS, *LEASE_FAULTS, *LINK_FAULTS, *WIPES, *TRIGGERS, *CHANGE_TRIGGERS}
+    assert fired == {*drawn, "damaged snapshot"}
 
 
 def test_a_leader_is_known_to_all_soon_after_healing(reports: list[Report]) -> None:
@@ -103,8 +113,11 @@ def test_different_seeds_draw_different_worlds() -> None:
     """Every fault, trigger and size of cluster is drawn within a few hundred seeds."""
     worlds = [Swarm.draw(seed) for seed in range(300)]
     assert len(set(worlds)) == 300
-    assert {fault for world in worlds for fault in world.faults} == {*FAULTS, *LEASE_FAULTS, *WIPES}
-    assert {trigger for world in worlds for trigger in world.triggers} == set(TRIGGERS)
+    faults = {fault for world in worlds for fault in world.faults}
+    assert faults == {*FAULTS, *LEASE_FAULTS, *LINK_FAULTS, *WIPES}
+    triggers = {trigger for world in worlds for trigger in world.triggers}
+    assert triggers == {*TRIGGERS, *CHANGE_TRIGGERS}
+    assert {world.options.max_inflight_messages for world in worlds} == set(range(1, 9))
     assert {world.voters for world in worlds} == {1, 2, 3, 4, 5, 7}
     assert {len(world.servers) for world in worlds if world.change_seconds} >= {2, 4, 5, 6, 7}
     assert {world.session_clients for world in worlds} == {0, 1, 2, 3, 4}
