@@ -21,6 +21,7 @@ from raft.core.messages import (
     RequestVoteResult,
 )
 from raft.core.outputs import RestoreSnapshot, Role
+from raft.core.roles import Leader
 from raft.testing.disk import Entry, StoredSnapshot, Write
 from raft.testing.ghost import Ghost
 from raft.testing.members import quorums_meet
@@ -152,7 +153,10 @@ class LogMonitors(Ghost):
                 self._voted(node, receiver, message.term)
         elif isinstance(message, RequestVote):
             self._voted(node, node.id, message.term)
-        elif not isinstance(message, AppendEntries | InstallSnapshot):
+        elif isinstance(message, AppendEntries):
+            if message.entries.runs:
+                self._bounded(node, receiver)
+        elif not isinstance(message, InstallSnapshot):
             return
         if node.disk.hard_state.current_term < message.term:
             self.violated("I2", f"{node.id} shows {message}, its disk {node.disk.hard_state}")
@@ -180,6 +184,14 @@ class LogMonitors(Ghost):
             self.violated(
                 "I11", f"{node.id} acknowledges {index}, which differs from {leader.id}'s"
             )
+
+    def _bounded(self, node: ModelNode, receiver: str) -> None:
+        """I21: no more messages with entries are unanswered than the window holds [L7]."""
+        state, most = node.server.state, node.server.options.max_inflight_messages
+        progress = state.progress.get(receiver) if isinstance(state, Leader) else None
+        # Its own count of them is what the core decides by, so it is not asked for it.
+        if progress is not None and len(progress._inflight) > most:
+            self.violated("I21", f"{node.id} has {len(progress._inflight)} of {most} on the way")
 
     # The machine
 

@@ -26,6 +26,7 @@ from raft.core.messages import (
     RequestVoteResult,
 )
 from raft.core.outputs import Outputs, ReadConfirmed
+from raft.core.progress import Progress
 from raft.core.roles import Candidate, Follower, Leader
 from raft.core.server import Server
 
@@ -349,6 +350,12 @@ def a_lost_message_is_never_sent_again(patch: pytest.MonkeyPatch) -> None:
 
     receive_result = replication.receive_result
     patch.setattr(replication, "receive_result", deaf)
+
+
+@planted("I21")
+def the_window_has_no_end(patch: pytest.MonkeyPatch) -> None:
+    """[L7]: a follower that is slow to answer is sent more and more."""
+    patch.setattr(Progress, "inflight_count", property(lambda _: 0))
 
 
 @planted("I14", "raised")
