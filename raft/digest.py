@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 from zlib import crc32
@@ -39,13 +38,15 @@ FORMAT: Final = 1
 BLOCK_ENTRIES: Final = 256
 """At each multiple of it the bytes of the entries themselves go into the digest."""
 KEPT_BLOCKS: Final = 64
-KEPT_BYTES: Final = 16_384
+KEPT_BYTES: Final = 32_768
 """Of a block of which more was told, only its ends are known afterwards."""
 
 SCALARS: Final = frozenset({bool, int, float})
 """Results that are told as they are: nobody can change them any more."""
 
-_SHORT_BYTES: Final = 16
+SHORT_BYTES: Final = 64
+"""Strings that are no longer are told as they are, too."""
+
 _ELSEWHERE: Final = bytes(sorted(range(256), key=lambda byte: sha256(bytes((byte,))).digest()))
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list).decode
@@ -60,8 +61,9 @@ def stream_of(told: Told) -> bytes:
     try:
         array = _encode(told)
     except ENCODE_ERRORS:
-        # Integers know no bounds; those that cannot travel are told by their type's name.
-        array = _encode([each if _is_encodable(each) else b"int" for each in told])
+        # A huge integer, or text that is no Unicode: what cannot travel is told by its type's name.
+        named = (each if _is_encodable(each) else type(each).__name__.encode() for each in told)
+        array = _encode(list(named))
     # The header's length depends on how many there are, and that on where a slice ended.
     return array[1 if len(told) < 16 else 3 if len(told) < 65536 else 5 :]
 
@@ -76,7 +78,7 @@ def _is_encodable(value: object) -> bool:
 
 def folded(content: bytes) -> bytes:
     """Return `content` where it is short, else 64 bits of checksums of it."""
-    if len(content) <= _SHORT_BYTES:
+    if len(content) <= SHORT_BYTES:
         return content
     return _PAIR.pack(crc32(content), crc32(content.translate(_ELSEWHERE)))
 
@@ -212,17 +214,3 @@ class Digest:
     def oldest(self) -> int:
         """The oldest entry at which the digest may still be known."""
         return self._blocks[0].after
-
-
-def canonical(encode: Callable[[object], bytes], result: object, encoded: bytes) -> bytes:
-    """Return the bytes by which a result is told, where it is `encoded` for clients.
-
-    A dict has no order in which two servers would have to agree: one may have been restored.
-    """
-    if type(result) in (str, bytes):
-        return encoded
-    try:
-        return encode(result)
-    except ENCODE_ERRORS:
-        # Keys of several types have no order; nothing is left but the one in which they stand.
-        return encoded

@@ -18,7 +18,7 @@ import msgspec
 from twisted.logger import Logger
 
 from raft.codec import DECODE_ERRORS, ENCODE_ERRORS, Codec
-from raft.digest import Digest, canonical
+from raft.digest import SHORT_BYTES, Digest
 from raft.errors import (
     BadCommand,
     CommandError,
@@ -69,16 +69,24 @@ class Outcomes:
             # wrong on every server alike must not stop one after the other.
             return encoded_error(CommandFailed(f"{type(result).__name__} as a result"))
 
-    def answered(self, result: Value, index: int) -> Result:
-        """Return the outcome of entry `index` that is `result`, and tell the digest of it."""
-        outcome = self.encoded(result)
-        content = outcome[1]
-        if outcome[0]:
-            content = outcome[0].encode()
-        else:
-            content = canonical(self._codec.encode_canonical, result, content)
+    def answered(self, result: Value, index: int, is_wanted: bool = True) -> Result:
+        """Tell the digest that entry `index` had `result`; return that outcome, where `is_wanted`.
+
+        A dict has no order in which two servers would have to agree: one may have been restored.
+        """
+        if (type(result) is str or type(result) is bytes) and len(result) <= SHORT_BYTES:
+            # Nobody can change it any more.
+            self.digest.told += (index, result)
+            return self.encoded(result) if is_wanted else NOTHING
+        try:
+            content = self._codec.encode_canonical(result)
+        except ENCODE_ERRORS:
+            # Keys of several types have no order; or there is nothing that could travel.
+            code, content = outcome = self.encoded(result)
+            self.digest.answered(index, code.encode() or content)
+            return outcome
         self.digest.answered(index, content)
-        return outcome
+        return self.encoded(result) if is_wanted else NOTHING
 
     def refused(self, error: RaftError, index: int) -> Result:
         """Return the outcome of entry `index` that is `error`; count it, and tell the digest."""

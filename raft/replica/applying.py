@@ -167,7 +167,7 @@ class Applying(Backups):
         unpack, decode, apply = _unpack_header, self.codec.decode_trusted, self.machine.apply
         context, last_time_us, end = self._context, self.last_time_us, len(records)
         outcomes = self._outcomes
-        told, scalars = outcomes.digest.told, SCALARS
+        tell, scalars = outcomes.digest.told.append, SCALARS
         following, applied_term = self.last_applied + 1, self.last_applied_term
         try:
             while offset < end and following < stop:
@@ -194,11 +194,12 @@ class Applying(Backups):
                         if results is not None:
                             results.append(NOTHING)
                     elif type(result) in scalars:
-                        told += (index, result)
+                        tell(index)
+                        tell(result)
                         if results is not None:
                             results.append(outcomes.encoded(result))
                     else:
-                        outcome = outcomes.answered(result, index)
+                        outcome = outcomes.answered(result, index, results is not None)
                         if results is not None:
                             results.append(outcome)
                 offset, following, applied_term = after, index + 1, term

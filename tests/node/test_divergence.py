@@ -21,6 +21,7 @@ from raft.service import RaftService
 from raft.storage.directory import DataDirectory
 from raft.transport.calls import dial
 from raft.transport.commands import Status
+from raft.transport.greeting import Greeting
 from raft.transport.wire import StateDigest
 from tests.node.running import Nodes, outcome, until
 
@@ -141,6 +142,11 @@ async def test_a_follower_that_diverges_is_named_with_the_entry_and_stops(
     said = critical(events)
     assert any(f"The state of {follower.id} has diverged from entry {odd}" in line for line in said)
     assert any("divergence.md" in line for line in said)
+    # Should it not have understood, others let it in no more.
+    healthy.guard.accused[follower.id].since -= 10.0
+    incarnation = follower.identity.incarnation
+    greeting = Greeting(1, healthy.identity.cluster_id, follower.id, incarnation)
+    assert "its state has diverged" in str(healthy.members.judge(greeting))
     # It is no part of any majority any more; the others are one.
     await until(lambda: not leader.network.is_connected(follower.id))
     await leader.write(["set", "after", 1])
