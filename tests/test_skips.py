@@ -10,6 +10,7 @@ import pytest
 from raft.backup import BackupMeta
 from raft.codec import PLAIN
 from raft.errors import BadCommand, CommandFailed, StateMachineFailed, from_wire
+from raft.interfaces import Context, Value
 from raft.machines.kv import KeyValueStore
 from raft.machines.sqlite import SQLiteDatabase
 from raft.replica import Replica, Result
@@ -265,3 +266,39 @@ def test_a_durable_machine_notes_what_was_skipped(tmp_path: Path) -> None:
         assert PLAIN.decode(answer[1])["rows"] == [[3], [5]]  # type: ignore[index,call-overload]
         each.close()
     assert replica.digest == other.digest
+
+
+class StrictDatabase(SQLiteDatabase):
+    """A database that stops its node behind every statement that names a poison."""
+
+    stop_on_error = True
+
+    def apply(self, command: Value, context: Context) -> Value:
+        result = super().apply(command, context)
+        if "poison" in str(command):
+            raise ValueError
+        return result
+
+
+def test_what_a_durable_machine_had_begun_to_execute_is_taken_back(tmp_path: Path) -> None:
+    """S5, sc-P14: with all of its batch, which the log applies again around what is skipped."""
+    log = [
+        command(1, "execute", "CREATE TABLE t (x)", []),
+        command(2, "execute", "INSERT INTO t VALUES ('before')", []),
+        command(3, "execute", "INSERT INTO t VALUES ('poison')", []),
+        encode(4, 2, 4_000_000, Kind.SKIP, encode_skip(3)),
+        command(5, "execute", "INSERT INTO t VALUES ('after')", []),
+    ]
+    for _ in range(2):
+        replica = Replica(StrictDatabase(tmp_path / "database"))
+        replica.open()
+        with pytest.raises(StateMachineFailed, match="ValueError at entry 3, a command of"):
+            apply(replica, b"".join(log))
+        replica.close()
+    replica = Replica(StrictDatabase(tmp_path / "database"))
+    replica.open()
+    replica.skips.expect(3)
+    apply(replica, b"".join(log[replica.last_applied :]))
+    answer = replica.query(PLAIN.encode(["query", "SELECT x FROM t", []]))
+    assert PLAIN.decode(answer[1])["rows"] == [["before"], ["after"]]  # type: ignore[index,call-overload]
+    replica.close()
