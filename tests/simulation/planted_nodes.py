@@ -18,6 +18,7 @@ import raft.storage.snapshots
 import raft.storage.writer
 from raft.client.lanes import Lane
 from raft.client.meanings import Meaning, meaning
+from raft.client.session import SessionLife
 from raft.core.outputs import HardState, Send
 from raft.errors import RaftError, Timeout
 from raft.node.reads import Reads
@@ -250,6 +251,12 @@ def a_resumed_session_gets_new_numbers(patch: pytest.MonkeyPatch) -> None:
         return call(account, batch)
 
     patch.setattr(raft.client.numbered.Account, "call", anew)
+
+
+@planted("I16", "I17")
+def an_application_resumes_without_its_session(patch: pytest.MonkeyPatch) -> None:
+    """[S7]: what it repeats after its restart is new to the cluster."""
+    patch.setattr(SessionLife, "resume", lambda *_: None)
 
 
 @planted("I17")

@@ -15,6 +15,7 @@ from attrs import Factory, define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from raft.client import SavedSession
 from raft.errors import NotApplied, RaftError, Refused, Timeout
 from raft.interfaces import Indexed
 from raft.testing.choices import Json
@@ -29,7 +30,7 @@ LATE_SECONDS: Final = 0.2
 together."""
 TIMEOUTS_SECONDS: Final = (0.1, 0.5, 2.0, 6.0)
 OPERATIONS: Final = {"put": 30, "cas": 15, "append": 10, "delete": 5, "get": 30, "local": 10}
-ACTS: Final = {"ask": 90, "cancel": 3, "restart": 2, "idle": 5}
+ACTS: Final = {"ask": 90, "cancel": 3, "restart": 2, "resume": 4, "idle": 5}
 IDLE_SECONDS: Final = (0.5, 3.0)
 
 
@@ -44,6 +45,18 @@ class Call:
     opened: Open | None
     seen: int
     """The index that the client had seen when it asked."""
+
+
+@define(eq=False)
+class Written:
+    """What an application notes in its own journal, to repeat it in the same session if it dies."""
+
+    number: int
+    op: str
+    key: str
+    command: list[Any]
+    seconds: float
+    opened: Open | None
 
 
 @define(eq=False)
@@ -67,13 +80,16 @@ class Client:
     """Key -> the value that it last saw there."""
     _seen: int = 0
     _idle_until: float = 0.0
+    _saved: SavedSession | None = None
+    """The session as it was before the commands in the journal; None where that is not certain."""
+    _journal: list[Written] = Factory(list)
 
     def __attrs_post_init__(self) -> None:
         """Draw when it acts."""
         self.chance = random.Random(f"{self.world.seed}/{self.name}/acts")
 
-    def start(self) -> None:
-        """Begin a life, with nothing of the one before."""
+    def start(self, saved: SavedSession | None = None) -> None:
+        """Begin a life, with nothing of the one before but its session, where that is given."""
         world = self.world
         self.lives += 1
         chance = random.Random(f"{world.seed}/{self.name}/{self.lives}")
@@ -82,13 +98,14 @@ class Client:
             world.timeline, world.network, self.address, chance, world.broke, world.entropy
         )
         self._seen = 0
-        process.enter(self._begin, process, chance)
+        process.enter(self._begin, process, chance, saved)
 
-    def _begin(self, process: Process, chance: random.Random) -> None:
+    def _begin(self, process: Process, chance: random.Random, saved: SavedSession | None) -> None:
         self.client = self.world.parts.client(
             self.world.client_addresses,
             reactor=process,
             sessions=self.has_sessions,
+            session=saved,
             monotonic=self.is_monotonic,
             chance=random.Random(chance.random()),
             allow_plaintext=True,
@@ -104,13 +121,17 @@ class Client:
             return
         match decided:
             case ["ask", [*operations], int() | float() as seconds]:
+                self._note_session()
                 for operation in operations:
                     self.process.enter(self.ask, operation, float(seconds))
             case ["cancel", int(place)] if self.open:
+                self._saved = None
                 calls = list(self.open.values())
                 self.process.enter(calls[place % len(calls)].told.cancel)
             case ["restart"]:
                 self.restart()
+            case ["resume"] if self._saved is not None:
+                self._resume()
             case ["idle", int() | float() as seconds]:
                 self._idle_until = world.timeline.now + seconds
 
@@ -126,8 +147,8 @@ class Client:
                 return ["ask", operations, rng.choice(TIMEOUTS_SECONDS)]
             case "cancel":
                 return ["cancel", rng.randrange(100)]
-            case "restart":
-                return ["restart"]
+            case "restart" | "resume":
+                return [act]
         return ["idle", round(rng.uniform(*IDLE_SECONDS), 2)]
 
     def restart(self) -> None:
@@ -139,7 +160,34 @@ class Client:
                 call.told.addErrback(lambda _: None)
             self.open.clear()
             self.process.kill()
+        self._saved = None
         self.start()
+
+    def _note_session(self) -> None:
+        """Note what a restart needs to repeat all that is about to be written."""
+        self._saved = None if self.open else self.client.session
+        self._journal.clear()
+
+    def _resume(self) -> None:
+        """Die without a word; then repeat in the same session all that was written [S7]."""
+        journal, saved = list(self._journal), self._saved
+        for call in self.open.values():
+            call.told.addErrback(lambda _: None)
+            if call.opened is not None and not call.number:
+                call.opened.unknown()
+        still_open = {call.number for call in self.open.values()}
+        self.open.clear()
+        if self.process is not None:
+            self.process.kill()
+        self.start(saved)
+        self.world.fired["session resumed"] += 1
+        self._saved = None
+        for each in journal:
+            if each.number not in still_open:
+                # It has had its outcome; the copy must have the same one.
+                each.opened = None
+            if self.process is not None:
+                self.process.enter(self._send, each)
 
     def ask(self, operation: Json, seconds: float) -> None:
         """Begin one operation: [name, number of the key]."""
@@ -164,8 +212,14 @@ class Client:
         value = None if op == "delete" else number
         expected = command[2] if op == "cas" else None
         opened = self.world.recorder.begin(f"{self.name}/{number}", op, key, value, expected)
-        told = self.client.write([number, command], seconds)
-        self._wait(number, told, opened, seconds, partial(self._written, key, op, number))
+        written = Written(number, op, key, command, seconds, opened)
+        self._journal.append(written)
+        self._send(written)
+
+    def _send(self, each: Written) -> None:
+        told = self.client.write([each.number, each.command], each.seconds)
+        then = partial(self._written, each.key, each.op, each.number)
+        self._wait(each.number, told, each.opened, each.seconds, then)
 
     def _read(self, name: str, key: str, seconds: float) -> None:
         number = self.world.next_number()

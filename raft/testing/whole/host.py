@@ -213,6 +213,7 @@ class Host:
         self.disk.wipe()
         view.lost_disks.append(view.disk)
         view.disk = type(view.disk)()
+        view.lives += 1
         view.is_lost = self.is_damaged = True
 
     def _died(self) -> None:

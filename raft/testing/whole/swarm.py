@@ -30,6 +30,7 @@ TROUBLES: Final = (
     "failing disk",
     "full disk",
     "rot",
+    "wipe",
     "transfer",
     "snapshot",
 )

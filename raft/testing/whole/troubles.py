@@ -16,7 +16,7 @@ troubles says what happened, and a shorter list is a calmer world.
 - `["failing disk", n1, 3, 0.3]`: the third next operation is EIO; the node must end itself.
 - `["full disk", n1, 9000, 1.0]`: room for so many more bytes, and then ENOSPC.
 - `["rot", n1, 0.3]`: a bit flips in an old record, while the process is down.
-- `["wipe", n1, 0.3]`: it comes back with an empty disk.
+- `["wipe", n1, 0.3]`: it comes back with an empty disk, and is let in by nobody [M9].
 - `["transfer", n1, n2]`, `["snapshot", n1]`: what an operator may ask for at any time.
 """
 
@@ -189,6 +189,8 @@ class Troubles:
 
     def _damage(self, host: Host, how: str, down_seconds: float) -> bool:
         if not host.is_up or not self.world.may_damage(host):
+            return False
+        if how == "wipe" and not self.world.is_pinned(host):
             return False
         host.kill()
         if how == "wipe":

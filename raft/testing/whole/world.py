@@ -166,6 +166,19 @@ class World:
         damaged = {each.id for each in self.hosts.values() if each.is_damaged} | {host.id}
         return len(damaged) <= (len(self.hosts) - 1) // 2
 
+    def is_pinned(self, host: Host) -> bool:
+        """Tell whether all others know `host` by its directory: then no other passes for it."""
+        for each in self.hosts.values():
+            if not each.is_serving:
+                return False
+            server = each.server
+            member = server.configuration.member(host.id)
+            if member is None or not member.incarnation:
+                return False
+            if server.log.configuration_index > server.commit_index:
+                return False
+        return True
+
     # Time.
 
     def run(self, seconds: float, going_on: Callable[[], bool] = lambda: True) -> None:
