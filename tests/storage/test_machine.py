@@ -130,6 +130,38 @@ class LogMachine(RuleBasedStateMachine):
         assert (found.runs[-1].end if found.runs else found.first_index) == self.end
         assert self.base <= found.first_index <= self.snapshot + 1
 
+    @rule(where=st.floats(0, 0.999))
+    def lose_power(self, where):
+        """Whatever was not synced may be there or not; all that was written was."""
+        states = [files for _, files in self.disk.crash_states(len(self.disk.operations))]
+        self.store.stop()
+        self.disk = ImaginedDisk.holding(states[int(where * len(states))])
+        self.reopen(clean=False)
+
+    @rule(which=st.floats(0, 0.999), where=st.floats(0, 0.999), bit=st.integers(0, 7))
+    def flip(self, which, where, bit):
+        """A flipped bit is harmless, refused, or has cut the last frame: never another log."""
+        self.store._writer.seal()
+        files = self.disk.contents()
+        name = sorted(files)[int(which * len(files))]
+        content = bytearray(files[name])
+        content[int(where * len(content.rstrip(b"\0")))] ^= 1 << bit
+        store = WriteAheadLog(
+            "/imagined", ImaginedDisk.holding({**files, name: bytes(content)}), SEGMENT_BYTES
+        )
+        try:
+            found = store.recover()
+        except StorageDamaged:
+            return
+        assert found.hard_state == self.hard_state
+        end = found.runs[-1].end if found.runs else found.first_index
+        assert end == self.end
+        if found.first_index < end:
+            after, records = store.read(found.first_index, end, 3000)
+            start = found.first_index - self.base
+            assert records == b"".join(self.records[max(start, 0) : after - self.base]) or start < 0
+        store.stop()
+
     @invariant()
     def reads_are_the_model(self):
         first = self.store._writer.ledger.first
