@@ -97,6 +97,14 @@ def messages(octets: bytes) -> object:
             return wire.decode_fragment(box)
         except wire.BadMessage:
             return None
+    if box.get(b"_command") == b"StateDigest":
+        try:
+            digest = wire.decode_digest(box)
+        except wire.BadMessage:
+            return None
+        (again,) = boxes_of(wire.encode_digest(digest))
+        check(wire.decode_digest(again) == digest, f"{digest} comes back as another")
+        return digest
     try:
         parsed = wire.decode(box, before)
     except wire.BadMessage:
@@ -127,6 +135,7 @@ def _message_boxes() -> list[Box]:
         wire.encode(m.ReadIndex(3, 7)),
         wire.encode(m.ReadIndexResult(3, 7, 9)),
         wire.encode(m.ReadIndexResult(3, 7, None)),
+        wire.encode_digest(wire.StateDigest(7, 5, 3, asks=True, diverged=True)),
     ]
     return [box for each in written for box in boxes_of(each)]
 
@@ -160,6 +169,7 @@ def peers(octets: bytes) -> object:
             receive=lambda *parts: received.append(parts),
             contact=lambda sender, term: received.append((sender, term)),
             message_bytes=4096,
+            compare=lambda sender, digest: received.append((sender, digest)),
         ),
         Counters(),
     )
