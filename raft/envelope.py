@@ -108,6 +108,8 @@ class Content:
     header: Header
     _held: bytes
     _chunks: Iterator[bytes]
+    _at: int = 0
+    """Where in `_held` what comes next begins."""
 
     def section(self) -> Iterator[bytes]:
         """Yield the slices of the next section; exhaust it before anything else is read."""
@@ -116,19 +118,22 @@ class Content:
 
     def rest(self) -> Iterator[bytes]:
         """Return the machine's bytes; their borders may differ from those given."""
-        return chain((self._held,), self._chunks)
+        return chain((self._held[self._at :],), self._chunks)
 
     def _take(self, size: int) -> bytes:
-        if len(self._held) < size:
-            pieces, held = [self._held], len(self._held)
+        if len(self._held) - self._at < size:
+            pieces = [self._held[self._at :]]
+            held = len(pieces[0])
             while held < size:
                 piece = next(self._chunks, None)
                 if piece is None:
                     raise StateMachineFailed("the snapshot ends within a section")
                 pieces.append(piece)
                 held += len(piece)
-            self._held = b"".join(pieces)
-        taken, self._held = self._held[:size], self._held[size:]
+            self._held, self._at = b"".join(pieces), 0
+        taken = self._held[self._at : self._at + size]
+        # Cutting off what was taken would copy the rest once for each slice, however small.
+        self._at += size
         return taken
 
 

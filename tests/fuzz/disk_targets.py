@@ -385,9 +385,13 @@ def content_seeds() -> list[bytes]:
     sessions = Sessions(_nobody_told)
     sessions.register(4, bytes(8), 5, None)
     made = b"".join(
-        wrap(Header(1, 2, b"seed", [("sessions", 1)]), machine.snapshot(), [list(sessions.view())])
+        wrap(
+            Header(1, 2, seed=b"seed", sections=[("sessions", 1)]),
+            machine.snapshot(),
+            [list(sessions.view())],
+        )
     )
-    plain = b"".join(wrap(Header(1, 2, b"seed"), machine.snapshot()))
+    plain = b"".join(wrap(Header(1, 2, seed=b"seed"), machine.snapshot()))
     return [b"\xff" + made, b"\3" + plain]
 
 
