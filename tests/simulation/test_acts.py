@@ -24,7 +24,8 @@ SHRUNK = (
     EASY,
     "an_older_terms_entry_commits_by_counting",
     "a_vote_leaves_before_it_is_saved",
-    "a_change_follows_any_configuration",
+    "what_was_received_counts_as_saved",
+    "the_window_has_no_end",
     "entries_are_applied_before_they_are_saved",
 )
 
