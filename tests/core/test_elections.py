@@ -61,6 +61,14 @@ def test_a_vote_leaves_only_once_it_is_saved() -> None:
     assert server.election_deadline != deadline
 
 
+def test_a_vote_in_a_term_that_is_saved_already_is_saved_before_it_leaves() -> None:
+    """E1: a term may be learnt first, and voted in later."""
+    server = build("a", term=2)
+    outputs = hear(server, "b", RequestVote(2, 1, 1))
+    assert outputs.save == Save(1, HardState(2, "b"))
+    assert outputs.send == (Send("b", RequestVoteResult(2, vote_granted=True), after=1),)
+
+
 def test_a_candidate_asks_only_once_its_own_vote_is_saved() -> None:
     """E1: a request that shows a term and a vote waits for them."""
     server = build("a", pre_vote=False)

@@ -1,0 +1,613 @@
+"""The bugs that guard the tests: each is one line, with the rule that it breaks and its killer.
+
+A killer is a test's node id; without brackets, all that the test is parametrized with.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class Sentinel:
+    """In `module` the text `old`, which stands there once, becomes `new`."""
+
+    name: str
+    """The bug, in words."""
+    rule: str
+    """The rule of the protocol that it breaks, or the invariant."""
+    module: str
+    old: str
+    new: str
+    killer: str
+
+    @property
+    def room(self) -> str:
+        """The part of the package that it is in."""
+        return self.module.split(".")[1]
+
+
+SENTINELS = (
+    Sentinel(
+        "an older term's entry commits by counting",
+        "L4",
+        "raft.core.replication",
+        "if server.log.term_at(index) == server.current_term:",
+        "if server.log.term_at(index) <= server.current_term:",
+        "tests/core/test_commit.py::test_figure_8",
+    ),
+    Sentinel(
+        "a term is not saved",
+        "E1",
+        "raft.core.server",
+        (
+            "        self.current_term, self.voted_for = term, None\n"
+            "        self._hard_state_changed()\n"
+        ),
+        "        self.current_term, self.voted_for = term, None\n",
+        "tests/core/test_elections.py::test_a_newer_term_in_any_message_is_written_and_clears_vote_and_leader",
+    ),
+    Sentinel(
+        "a vote is given to whoever asks",
+        "E1",
+        "raft.core.elections",
+        "        server.voted_for in (None, sender)\n",
+        "        True\n",
+        "tests/core/test_elections.py::test_one_vote_in_each_term",
+    ),
+    Sentinel(
+        "votes are counted, not voters",
+        "E3",
+        "raft.core.configuration",
+        "len(half & names) > len(half) // 2",
+        "len(names) > len(half) // 2",
+        "tests/core/test_configuration.py::test_duplicate_and_unknown_names_do_not_count",
+    ),
+    Sentinel(
+        "nobody asks whether a log is up to date",
+        "E2",
+        "raft.core.elections",
+        (
+            "        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)\n"
+            "    )\n"
+            "    if granted:"
+        ),
+        ("    )\n    if granted:"),
+        "tests/core/test_elections.py::test_logs_are_compared_by_the_pair_of_last_term_and_last_index",
+    ),
+    Sentinel(
+        "a longer log is up to date",
+        "E2",
+        "raft.core.log",
+        "return (last_term, last_index) >= (self.last_term, self.last_index)",
+        "return (last_index, last_term) >= (self.last_index, self.last_term)",
+        "tests/core/test_log.py::test_up_to_date_compares_the_pair",
+    ),
+    Sentinel(
+        "a follower always truncates",
+        "L3",
+        "raft.core.replication",
+        ("    start = server.log.first_difference(entries)\n    if start >= entries.end:"),
+        ("    start = entries.start\n    if start >= entries.end:"),
+        "tests/core/test_replication.py::test_a_late_shorter_append_truncates_nothing",
+    ),
+    Sentinel(
+        "a follower commits what it did not verify",
+        "L2",
+        "raft.core.replication",
+        "max(follower.verified_index, server.commit_index)))",
+        "server.log.last_index))",
+        "tests/core/test_replication.py::test_a_follower_commits_what_the_leader_did_and_it_has_verified",
+    ),
+    Sentinel(
+        "the own last index is acknowledged",
+        "L1",
+        "raft.core.replication",
+        "        match_index=min(follower.verified_index, server.log.saved_index),\n",
+        "        match_index=server.log.saved_index,\n",
+        "tests/core/test_replication.py::test_a_follower_never_acknowledges_its_own_last_index",
+    ),
+    Sentinel(
+        "the previous term is not checked",
+        "5.3",
+        "raft.core.replication",
+        ("not log.matches(\n        request.prev_log_index, request.prev_log_term\n    )"),
+        "request.prev_log_index > log.last_index",
+        "tests/core/test_replication.py::test_a_refusal_hints_at_the_last_entry_of_a_term_not_above",
+    ),
+    Sentinel(
+        "a quorum is one short",
+        "E3",
+        "raft.core.configuration",
+        "sorted(map(reached, half), reverse=True)[len(half) // 2]",
+        "sorted(map(reached, half), reverse=True)[(len(half) - 1) // 2]",
+        "tests/core/test_configuration.py::test_agreed_is_the_greatest_value_that_a_majority_has_reached",
+    ),
+    Sentinel(
+        "half of the votes elect",
+        "E3",
+        "raft.core.configuration",
+        "len(half & names) > len(half) // 2",
+        "len(half & names) >= len(half) // 2",
+        "tests/core/test_elections.py::test_half_of_an_even_cluster_is_no_majority",
+    ),
+    Sentinel(
+        "entries are acknowledged before they are saved",
+        "L1",
+        "raft.core.replication",
+        "        match_index=min(follower.verified_index, server.log.saved_index),\n",
+        "        match_index=follower.verified_index,\n",
+        "tests/core/test_replication.py::test_a_heartbeat_is_answered_at_once_but_for_what_is_saved",
+    ),
+    Sentinel(
+        "a leader counts itself before it has saved",
+        "L8",
+        "raft.core.server",
+        ("            return self.log.saved_index\n        progress"),
+        ("            return self.log.last_index\n        progress"),
+        "tests/core/test_commit.py::test_a_leader_counts_itself_only_when_it_has_saved",
+    ),
+    Sentinel(
+        "entries are applied before they are saved",
+        "L8",
+        "raft.core.server",
+        "ready = min(self.commit_index, self.log.saved_index) + 1",
+        "ready = self.commit_index + 1",
+        "tests/core/test_replication.py::test_a_follower_applies_what_is_committed_and_saved",
+    ),
+    Sentinel(
+        "a vote leaves before it is saved",
+        "E1",
+        "raft.core.server",
+        "        ticket = max(after, self.hard_state_ticket)\n",
+        "        ticket = after\n",
+        "tests/core/test_elections.py::test_a_vote_leaves_only_once_it_is_saved",
+    ),
+    Sentinel(
+        "a vote of another term counts",
+        "E3",
+        "raft.core.elections",
+        " and result.term == server.current_term and result.vote_granted",
+        " and result.vote_granted",
+        "tests/core/test_elections.py::test_votes_of_another_term_do_not_count",
+    ),
+    Sentinel(
+        "a candidate's own vote counts at once",
+        "E1",
+        "raft.core.elections",
+        "    if isinstance(state, Candidate) and server.saved_ticket >= server.hard_state_ticket:",
+        "    if isinstance(state, Candidate):",
+        "tests/core/test_elections.py::test_an_earlier_save_does_not_count_the_candidates_vote",
+    ),
+    Sentinel(
+        "a disruption raises the term",
+        "E6",
+        "raft.core.elections",
+        "    disruption = heard_leader(server, sender) and not request.leadership_transfer\n",
+        "    disruption = False\n",
+        "tests/core/test_elections.py::test_a_vote_request_is_refused_while_a_leader_is_heard",
+    ),
+    Sentinel(
+        "a refused pre-vote hides the newer term",
+        "E5",
+        "raft.core.elections",
+        "term = request.term if granted else server.current_term",
+        "term = request.term",
+        "tests/core/test_elections.py::test_a_refusal_of_a_pre_vote_carries_the_voters_own_term",
+    ),
+    Sentinel(
+        "a leader stays without a quorum",
+        "E7",
+        "raft.core.replication",
+        "    if options.check_quorum and unheard >= options.election_timeout_seconds:",
+        "    if False:",
+        "tests/core/test_elections.py::test_a_leader_without_its_quorum_steps_down",
+    ),
+    Sentinel(
+        "a leader stays without a disk",
+        "D3",
+        "raft.core.replication",
+        "    if server.now - server.unsaved_since >= options.disk_timeout_seconds:",
+        "    if False:",
+        "tests/core/test_elections.py::test_a_leader_whose_disk_hangs_steps_down",
+    ),
+    Sentinel(
+        "a removed server campaigns",
+        "M6",
+        "raft.core.server",
+        (
+            "        if self.excluded_index or self.is_voter:\n"
+            "            return not self.excluded_index"
+        ),
+        ("        if self.excluded_index or self.is_voter:\n            return True"),
+        "tests/core/test_exclusion.py::test_who_is_told_that_it_was_removed_stands_for_no_election",
+    ),
+    Sentinel(
+        "a learner campaigns when it is told to",
+        "E8",
+        "raft.core.transfer",
+        "        and server.is_voter\n",
+        "",
+        "tests/core/test_elections.py::test_a_learner_does_not_campaign_on_timeout_now",
+    ),
+    Sentinel(
+        "committed entries are truncated",
+        "L3",
+        "raft.core.server",
+        ("        if start <= self.commit_index:\n            raise"),
+        ("        if False:\n            raise"),
+        "tests/core/test_replication.py::test_a_conflict_with_a_committed_entry_stops_the_server",
+    ),
+    Sentinel(
+        "a match index falls",
+        "L5",
+        "raft.core.progress",
+        ("        if index <= self.match_index:\n            return False"),
+        ("        if index == self.match_index:\n            return False"),
+        "tests/core/test_replication.py::test_match_only_grows",
+    ),
+    Sentinel(
+        "a lost disk is not noticed",
+        "L5",
+        "raft.core.replication",
+        ("        progress.quarantine()\n        return\n"),
+        "        return\n",
+        "tests/core/test_replication.py::test_a_follower_whose_disk_went_back_is_quarantined",
+    ),
+    Sentinel(
+        "two leaders of a term are believed",
+        "I1",
+        "raft.core.replication",
+        (
+            "    if isinstance(server.state, Leader) or server.leader_id not in (None, sender):\n"
+            "        raise"
+        ),
+        ("    if False:\n        raise"),
+        "tests/core/test_elections.py::test_two_leaders_of_one_term_stop_the_server",
+    ),
+    Sentinel(
+        "a follower matches more than the leader has",
+        "L5",
+        "raft.core.replication",
+        (
+            "    if max(result.match_index, result.last_log_index) > server.log.last_index:\n"
+            "        raise"
+        ),
+        ("    if False:\n        raise"),
+        "tests/core/test_replication.py::test_an_impossible_acknowledgement_stops_the_leader",
+    ),
+    Sentinel(
+        "a read is served before the term's no-op commits",
+        "R1",
+        "raft.core.reads",
+        (" and server.commit_index >= leader.first_index:\n        origins"),
+        (":\n        origins"),
+        "tests/core/test_reads.py::test_no_read_is_served_before_an_entry_of_the_own_term_is_committed",
+    ),
+    Sentinel(
+        "an answer sent before the read confirms it",
+        "R3",
+        "raft.core.reads",
+        "leader.round = ReadRound(leader.sequence + 1, server.commit_index, origins)",
+        "leader.round = ReadRound(leader.sequence, server.commit_index, origins)",
+        "tests/core/test_reads.py::test_a_read_needs_a_round_that_is_sent_after_it",
+    ),
+    Sentinel(
+        "reads outlive their leader",
+        "R6",
+        "raft.core.server",
+        "        reads.fail_all(self)\n",
+        "",
+        "tests/core/test_reads.py::test_a_leader_that_steps_down_fails_its_reads",
+    ),
+    Sentinel(
+        "a lease outlives a transfer",
+        "R9",
+        "raft.core.reads",
+        "        or leader.lease_given_up\n",
+        "",
+        "tests/core/test_leases.py::test_no_lease_after_a_timeout_now_even_if_it_came_to_nothing",
+    ),
+    Sentinel(
+        "a lease counts from the answer",
+        "R9",
+        "raft.core.reads",
+        "            progress.answered_since = max(progress.answered_since, sent_at)\n",
+        "            progress.answered_since = progress.heard_at\n",
+        "tests/core/test_leases.py::test_a_lease_counts_from_when_the_answered_round_was_sent",
+    ),
+    Sentinel(
+        "a lease ignores the drift of clocks",
+        "R9",
+        "raft.core.reads",
+        "return server.configuration.agreed(since) + shortest / bound",
+        "return server.configuration.agreed(since) + shortest",
+        "tests/core/test_leases.py::test_a_lease_counts_from_when_the_answered_round_was_sent",
+    ),
+    Sentinel(
+        "a restarted voter forgets its promise",
+        "R9",
+        "raft.core.elections",
+        (
+            "    if server.options.clock_drift_bound and _may_have_promised(server):\n"
+            "        return True\n"
+        ),
+        "",
+        "tests/core/test_leases.py::test_a_restarted_voter_votes_for_nobody_while_leases_may_last",
+    ),
+    Sentinel(
+        "members change while a change is uncommitted",
+        "M2",
+        "raft.core.membership",
+        ("        and server.log.configuration_index <= server.commit_index\n    )\n\n\ndef pin"),
+        ("    )\n\n\ndef pin"),
+        "tests/core/test_membership.py::test_a_second_change_is_refused_in_every_phase_of_the_first",
+    ),
+    Sentinel(
+        "two voters change in one step",
+        "M3",
+        "raft.core.membership",
+        "    if len(final.voters ^ heading.voters) <= 1:",
+        "    if len(final.voters ^ heading.voters) <= 2:",
+        "tests/core/test_membership.py::test_the_way_to_the_target",
+    ),
+    Sentinel(
+        "a joint configuration has one half",
+        "M3",
+        "raft.core.configuration",
+        "        return (self.voters, self.outgoing) if self.outgoing else (self.voters,)",
+        "        return (self.voters,)",
+        "tests/core/test_elections.py::test_a_joint_configuration_elects_by_both_halves",
+    ),
+    Sentinel(
+        "a change follows any configuration",
+        "M4",
+        "raft.core.membership",
+        (
+            "    if event.expected_index not in (None, server.log.configuration_index):\n"
+            "        return Refusal.OTHER_CONFIGURATION\n"
+        ),
+        "",
+        "tests/core/test_membership.py::test_a_change_may_name_the_configuration_it_starts_from",
+    ),
+    Sentinel(
+        "a newcomer votes at once",
+        "M5",
+        "raft.core.membership",
+        "joining = tuple(evolve(m, voter=False) for m in heading.target if m.id not in today)",
+        "joining = tuple(m for m in heading.target if m.id not in today)",
+        "tests/core/test_membership.py::test_a_newcomer_learns_first_and_counts_nowhere",
+    ),
+    Sentinel(
+        "a removed leader stays",
+        "M6",
+        "raft.core.membership",
+        ("    if leader.is_leaving:\n        server.become_follower(None)"),
+        ("    if leader.is_leaving:\n        pass"),
+        "tests/core/test_membership.py::test_a_removed_leader_that_nobody_relieves_steps_down",
+    ),
+    Sentinel(
+        "another server comes back under an old id",
+        "M9",
+        "raft.core.server",
+        "        is_other = known and self.incarnation and known != self.incarnation\n",
+        "        is_other = False\n",
+        "tests/core/test_membership.py::test_who_joins_under_an_old_id_does_not_vote_by_its_predecessors_configuration",
+    ),
+    Sentinel(
+        "a second bootstrap is taken",
+        "M8",
+        "raft.core.server",
+        "        if self.log.last_index or self.current_term or self.snapshot_index:\n",
+        "        if self.snapshot_index:\n",
+        "tests/core/test_elections.py::test_bootstrap_is_entry_one_of_term_one",
+    ),
+    Sentinel(
+        "proposals are taken during a transfer",
+        "M10",
+        "raft.core.replication",
+        "    if server.state.transfer or server.state.is_leaving:",
+        "    if server.state.is_leaving:",
+        "tests/core/test_transfer.py::test_a_transfer_stops_new_proposals_definitely",
+    ),
+    Sentinel(
+        "a transfer goes to who lacks entries",
+        "M10",
+        "raft.core.transfer",
+        "    elif not transfer.sent and progress.match_index == server.log.last_index:",
+        "    elif not transfer.sent:",
+        "tests/core/test_transfer.py::test_a_transfer_first_catches_the_target_up",
+    ),
+    Sentinel(
+        "uncommitted bytes are unbounded",
+        "L10",
+        "raft.core.replication",
+        "    if uncommitted and uncommitted + size_bytes > server.options.max_uncommitted_bytes:",
+        "    if False:",
+        "tests/core/test_replication.py::test_uncommitted_bytes_are_bounded",
+    ),
+    Sentinel(
+        "a snapshot of what is not applied is taken",
+        "N1",
+        "raft.core.snapshots",
+        ("    if event.index >= server.apply_end:\n        raise"),
+        ("    if False:\n        raise"),
+        "tests/core/test_snapshots.py::test_a_snapshot_of_what_is_not_applied_stops_the_server",
+    ),
+    Sentinel(
+        "a snapshot keeps a log that differs",
+        "N6",
+        "raft.core.snapshots",
+        "    keep_log = index < turn.log_end and untouched and log.matches(index, term)\n",
+        "    keep_log = index < turn.log_end and untouched\n",
+        "tests/core/test_snapshots.py::test_a_conflicting_log_goes_with_all_that_follows",
+    ),
+    Sentinel(
+        "an old snapshot is installed",
+        "N6",
+        "raft.core.snapshots",
+        ("    if index > server.commit_index:\n        _install"),
+        ("    if index != server.commit_index:\n        _install"),
+        "tests/core/test_snapshots.py::test_a_stale_offer_is_answered_and_changes_nothing",
+    ),
+    Sentinel(
+        "a log that lacks applied entries serves",
+        "D1",
+        "raft.core.server",
+        ("        if not self.log.matches(index, term):\n            raise LogLost"),
+        ("        if False:\n            raise LogLost"),
+        "tests/core/test_snapshots.py::test_a_machine_that_has_what_the_log_lost_is_no_server",
+    ),
+    Sentinel(
+        "a save is told before it is written",
+        "D5",
+        "raft.storage.thread",
+        (
+            "            self.writer.write(saves)\n"
+            "            if ticket is not None:\n"
+            "                self.saved(ticket)\n"
+        ),
+        (
+            "            if ticket is not None:\n"
+            "                self.saved(ticket)\n"
+            "            self.writer.write(saves)\n"
+        ),
+        "tests/storage/test_faults.py::test_the_first_failed_call_ends_all_acknowledgements",
+    ),
+    Sentinel(
+        "frames are not chained",
+        "D1",
+        "raft.storage.recovery",
+        "        if frame.sequence == self._sequence + 1 and frame.previous == self._checksum:",
+        "        if frame.sequence == self._sequence + 1:",
+        "tests/storage/test_faults.py::test_a_frame_that_is_not_chained_to_the_one_before_is_refused",
+    ),
+    Sentinel(
+        "a missing segment is not noticed",
+        "D1",
+        "raft.storage.recovery",
+        "            if number != before + 1:",
+        "            if False:",
+        "tests/storage/test_faults.py::test_a_missing_segment_is_refused",
+    ),
+    Sentinel(
+        "a frame of another segment is taken",
+        "D1",
+        "raft.storage.frames",
+        "    if magic != MAGIC or owner != segment or end > len(content):",
+        "    if magic != MAGIC or end > len(content):",
+        "tests/storage/test_formats.py::test_a_payload_cannot_pass_for_a_frame",
+    ),
+    Sentinel(
+        "a snapshot's file is not synced",
+        "N1",
+        "raft.storage.snapshots",
+        ("            sync(snapshots.files, self._fd)\n            self._open = False"),
+        "            self._open = False",
+        "tests/storage/test_faults.py::test_a_disk_that_fails_under_a_snapshot_poisons_the_store",
+    ),
+    Sentinel(
+        "a segment of another directory is taken",
+        "M7",
+        "raft.storage.segments",
+        "    if incarnation and owner and owner != incarnation:",
+        "    if False:",
+        "tests/storage/test_faults.py::test_another_directory_s_files_are_refused",
+    ),
+    Sentinel(
+        "a last frame that was never proven is believed",
+        "D5",
+        "raft.storage.recovery",
+        ("            if self.ledger.segments:\n                self._rewrite_last_frame()"),
+        ("            if False:\n                self._rewrite_last_frame()"),
+        "tests/storage/test_faults.py::test_what_recovery_found_is_on_the_disk_and_not_only_in_the_page_cache",
+    ),
+    Sentinel(
+        "an entry is saved out of its place",
+        "D2",
+        "raft.storage.writer",
+        ("            if start != batch.end:\n                raise"),
+        ("            if False:\n                raise"),
+        "tests/storage/test_contract.py::test_an_entry_out_of_place_poisons",
+    ),
+    Sentinel(
+        "results below the low mark stay",
+        "S2",
+        "raft.sessions",
+        ("        if low_mark > self.kept_from:\n            self._drop_below(low_mark)\n"),
+        "",
+        "tests/test_sessions.py::test_below_the_low_mark_results_are_forgotten_and_numbers_are_stale",
+    ),
+    Sentinel(
+        "a session expires while it is used",
+        "S3",
+        "raft.sessions",
+        "        found.touched_us = now_us\n",
+        "",
+        "tests/test_sessions.py::test_each_command_renews_its_session_however_they_are_cut_into_slices",
+    ),
+    Sentinel(
+        "a session that was used last is evicted",
+        "S3",
+        "raft.sessions",
+        "self._by_id.popitem(last=False)",
+        "self._by_id.popitem(last=True)",
+        "tests/test_sessions.py::test_the_one_unused_for_longest_makes_room",
+    ),
+    Sentinel(
+        "a use does not count for the order",
+        "S3",
+        "raft.sessions",
+        "        self._by_id.move_to_end(session)\n",
+        "",
+        "tests/test_sessions.py::test_the_one_unused_for_longest_makes_room",
+    ),
+    Sentinel(
+        "results are kept without a bound",
+        "I21",
+        "raft.sessions",
+        "        while len(results) > limits.results or self.size_bytes > limits.results_bytes:",
+        "        while False:",
+        "tests/test_sessions.py::test_the_bytes_of_results_are_bounded",
+    ),
+    Sentinel(
+        "a view changes under its reader",
+        "N2",
+        "raft.sessions",
+        "        if self._open_views and found.view < self._view:",
+        "        if False:",
+        "tests/test_sessions.py::test_a_snapshot_shows_nothing_of_what_is_applied_while_it_is_read",
+    ),
+    Sentinel(
+        "an unbounded box is taken",
+        "S5",
+        "raft.transport.boxes",
+        "        elif size_bytes > self.limit_bytes or keys > self.limit_keys:",
+        "        elif size_bytes > self.limit_bytes:",
+        "tests/transport/test_boxes.py::test_65536_keys_are_refused",
+    ),
+    Sentinel(
+        "a flood without an end is taken",
+        "S5",
+        "raft.transport.boxes",
+        "        elif size_bytes > self.limit_bytes or keys > self.limit_keys:",
+        "        elif keys > self.limit_keys:",
+        "tests/transport/test_boxes.py::test_a_flood_without_an_end_is_refused_within_the_limit",
+    ),
+    Sentinel(
+        "a chunk that is damaged is taken",
+        "N5",
+        "raft.transport.wire",
+        '        raise BadMessage("the chunk does not match its checksum")',
+        "        pass",
+        "tests/transport/test_wire.py::test_a_chunk_that_does_not_match_its_checksum_is_refused",
+    ),
+    Sentinel(
+        "an older save makes later entries durable",
+        "D2",
+        "raft.core.log",
+        "        while self._unsaved and self._unsaved[0][0] <= ticket:",
+        "        while self._unsaved:",
+        "tests/core/test_replication.py::test_a_rewritten_entry_is_not_acknowledged_by_its_first_copys_save",
+    ),
+)
