@@ -37,6 +37,14 @@ SENTINELS = (
         "tests/core/test_commit.py::test_figure_8",
     ),
     Sentinel(
+        "a vote is not saved",
+        "E1",
+        "raft.core.server",
+        ("            self.voted_for = candidate\n            self._hard_state_changed()\n"),
+        "            self.voted_for = candidate\n",
+        "tests/core/test_elections.py::test_a_vote_in_a_term_that_is_saved_already_is_saved_before_it_leaves",
+    ),
+    Sentinel(
         "a term is not saved",
         "E1",
         "raft.core.server",
@@ -68,7 +76,7 @@ SENTINELS = (
         "E2",
         "raft.core.elections",
         (
-            "        and server.log.is_up_to_date(request.last_log_index, request.last_log_term)\n"
+            "        and server.would_elect(request.last_log_index, request.last_log_term)\n"
             "    )\n"
             "    if granted:"
         ),
@@ -215,11 +223,8 @@ SENTINELS = (
         "a removed server campaigns",
         "M6",
         "raft.core.server",
-        (
-            "        if self.excluded_index or self.is_voter:\n"
-            "            return not self.excluded_index"
-        ),
-        ("        if self.excluded_index or self.is_voter:\n            return True"),
+        "        if self.excluded_index or self.is_repairing:",
+        "        if self.is_repairing:",
         "tests/core/test_exclusion.py::test_who_is_told_that_it_was_removed_stands_for_no_election",
     ),
     Sentinel(
@@ -334,6 +339,14 @@ SENTINELS = (
         ),
         "",
         "tests/core/test_leases.py::test_a_restarted_voter_votes_for_nobody_while_leases_may_last",
+    ),
+    Sentinel(
+        "a truncated configuration stays",
+        "M1",
+        "raft.core.log",
+        "        while self.configurations[-1][0] >= start and",
+        "        while self.configurations[-1][0] > start and",
+        "tests/core/test_configuration.py::test_a_configuration_that_is_truncated_is_reverted_for_the_timer_too",
     ),
     Sentinel(
         "members change while a change is uncommitted",
@@ -459,6 +472,14 @@ SENTINELS = (
         "tests/core/test_snapshots.py::test_a_machine_that_has_what_the_log_lost_is_no_server",
     ),
     Sentinel(
+        "a frame is not synced",
+        "D1",
+        "raft.storage.writer",
+        ("        sync(self.files, fd)\n        self.sync_count += 1"),
+        "        self.sync_count += 1",
+        "tests/storage/test_faults.py::test_what_recovery_found_is_on_the_disk_and_not_only_in_the_page_cache",
+    ),
+    Sentinel(
         "a save is told before it is written",
         "D5",
         "raft.storage.thread",
@@ -483,12 +504,40 @@ SENTINELS = (
         "tests/storage/test_faults.py::test_a_frame_that_is_not_chained_to_the_one_before_is_refused",
     ),
     Sentinel(
+        "damage in the middle passes for a torn tail",
+        "D1",
+        "raft.storage.recovery",
+        (
+            "        if found is not None:\n"
+            "            raise StorageDamaged(\n"
+            "                segment.path,\n"
+            "                offset,\n"
+            '                f"the frame here'
+        ),
+        (
+            "        if False:\n"
+            "            raise StorageDamaged(\n"
+            "                segment.path,\n"
+            "                offset,\n"
+            '                f"the frame here'
+        ),
+        "tests/storage/test_faults.py::test_a_flipped_bit_never_makes_another_log",
+    ),
+    Sentinel(
         "a missing segment is not noticed",
         "D1",
         "raft.storage.recovery",
         "            if number != before + 1:",
         "            if False:",
         "tests/storage/test_faults.py::test_a_missing_segment_is_refused",
+    ),
+    Sentinel(
+        "a frame's checksum is not looked at",
+        "D1",
+        "raft.storage.frames",
+        ("    if crc32(content[offset + 8 : end]) != checksum:\n        return None\n"),
+        "",
+        "tests/storage/test_faults.py::test_a_torn_last_frame_is_dropped_and_nothing_else",
     ),
     Sentinel(
         "a frame of another segment is taken",
