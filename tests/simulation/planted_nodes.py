@@ -241,7 +241,7 @@ def a_client_repeats_without_a_session(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(raft.client.lanes.WriteLane, "_may_repeat", bold)
 
 
-@planted("I16", "I17")
+@planted("I16", "I17", "raised")
 def a_resumed_session_gets_new_numbers(patch: pytest.MonkeyPatch) -> None:
     """[S7]: a batch that comes back is numbered anew."""
     call = raft.client.numbered.Account.call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from raft.testing.shrinking import Budget
 from raft.testing.whole.run import Failure, simulate
 from raft.testing.whole.shrink import as_test, shrink
 from raft.testing.whole.swarm import TROUBLES, Swarm
+from tests.conftest import LoggedErrors
 from tests.simulation.planted_nodes import NODE_BUGS
 
 QUIET = evolve(Swarm.draw(1), troubles=(), chaos_seconds=2.0)
@@ -67,7 +69,9 @@ def test_a_list_of_choices_is_the_run_that_made_it() -> None:
 
 
 @pytest.mark.slow
-def test_a_failure_shrinks_to_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_shrinks_to_what_shows_it(
+    monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
     """A vote that is forgotten takes one start too many, and few choices."""
     NODE_BUGS["recovery_forgets_the_vote"].plant(monkeypatch)
     with pytest.raises(Failure) as caught:
@@ -81,6 +85,10 @@ def test_a_failure_shrinks_to_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert f"simulate({failure.seed}, choices=Choices.replaying(choices))" in told
     assert "--seed 3" in str(failure)
     assert "starts" in failure.transcript(20)
+    # Worlds that were broken off leave failures that nobody takes any more.
+    del failure, caught
+    gc.collect()
+    logged_errors.flush()
 
 
 @pytest.mark.slow
