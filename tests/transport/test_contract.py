@@ -67,6 +67,9 @@ BOXES = {
     "AppendEntriesLast": wire.encode_append(APPEND, b"rest", 262149),
     "AppendEntriesResult": wire.encode(m.AppendEntriesResult(4, True, 10, 41, 12, 0, 0, 0.3)),
     "AppendEntriesRefusal": wire.encode(m.AppendEntriesResult(4, False, 10, 41, 5, 4, 2)),
+    "AppendEntriesRepairing": wire.encode(
+        m.AppendEntriesResult(4, False, 10, 41, 5, 4, 2, repairing=True)
+    ),
     "InstallSnapshot": wire.encode(
         m.InstallSnapshot(
             4, 9, 3, Configuration((Member("a", "i-a", "p", "c"), Member("b")), {"z"}), 8, 42, True
