@@ -37,6 +37,7 @@ class ScriptedNode:
         self.cluster = cluster
         self.address = ""
         self.listener: ClientListener | None = None
+        self.cluster_id = "c" * 32
         self.mute = False
         self.loses_answers = False
         self.hangs = False
@@ -47,7 +48,7 @@ class ScriptedNode:
     async def start(self, port: int = 0) -> None:
         from twisted.internet import reactor
 
-        self.listener = ClientListener(reactor, Identity("c" * 32, self.name, "1"), self)
+        self.listener = ClientListener(reactor, Identity(self.cluster_id, self.name, "1"), self)
         found: Any = await self.listener.listen(f"tcp:{port}:interface=127.0.0.1")
         self.address = f"tcp:127.0.0.1:{found.getHost().port}"
 
@@ -213,6 +214,28 @@ async def test_writes_and_reads_reach_the_leader_through_any_node(cluster: Any) 
     assert cluster["n3"].write_count == 1
     with pytest.raises(errors.CommandError):
         await client.write(["nonsense"])
+
+
+async def test_a_client_stays_with_the_cluster_that_it_found_first(cluster: Any) -> None:
+    """A write was acknowledged by a node of another cluster at an address of its own.
+
+    A wiped node had founded one by mistake. What `raft recover` makes of a survivor is the same
+    cluster: the client goes on with it.
+    """
+    client = cluster.client("n1")
+    await client.write(["set", "k", 1])
+    cluster["n1"].cluster_id = "d" * 32
+    await cluster["n1"].restart()
+    await turns(50)
+    with pytest.raises(errors.Timeout, match=r"to cluster d+, and this client found c+") as told:
+        await client.write(["set", "k", 2], 0.5)
+    assert not told.value.appended
+    assert cluster["n1"].write_count == 1
+    cluster["n1"].cluster_id = "c" * 32 + "+1"
+    await cluster["n1"].restart()
+    await turns(50)
+    await client.write(["set", "k", 3])
+    assert cluster["n1"].write_count == 2
 
 
 async def test_a_thousand_writes_of_one_turn_take_few_boxes(cluster: Any) -> None:

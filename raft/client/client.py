@@ -6,7 +6,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from raft.client.checks import checked_addresses, checked_setting, checked_timeo
 from raft.client.deadlines import Deadlines
 from raft.client.lanes import Hooks, Lane, ReadLane, WriteLane
 from raft.client.links import Dial, Link, Links
+from raft.client.pinning import OneCluster
 from raft.client.probes import Probes
 from raft.client.questions import Questions
 from raft.client.recording import Recording, Target
@@ -37,7 +37,6 @@ from raft.errors import (
     Timeout,
 )
 from raft.interfaces import PLAIN_TERMS, Indexed, ReadTerms, Value
-from raft.transport.calls import dial as dial_node
 
 LIMIT_BYTES: Final = 16 << 20
 """How much may be without an answer, of writes and of reads each, before `Overloaded`."""
@@ -95,7 +94,7 @@ class RaftClient(Questions, Rescue):
             connect_timeout_seconds: how long a node may take to answer a connect, or one of
                 the small questions with which the leader is found.
             limit_bytes: how much may be without an answer, of writes and of reads each.
-            cluster_id: refuse nodes of any other cluster; empty for any.
+            cluster_id: refuse nodes of any other cluster; empty for the one that is found first.
             allow_plaintext: connect without encryption to other machines than this one.
             codec: the application's types; the cluster's machine uses the same.
             sessions: write within sessions; False for a client that writes once and is gone.
@@ -126,7 +125,7 @@ class RaftClient(Questions, Rescue):
         self._connect_seconds = checked_setting("connect_timeout_seconds", connect_timeout_seconds)
         self._encode = codec.encode
         self._chance = chance or random.Random()
-        dial = dial or partial(dial_node, reactor, cluster_id=cluster_id)
+        dial = dial or OneCluster(reactor, cluster_id)
         self._links = Links(reactor, dial, allow_plaintext, self._timeout_seconds, self._link_lost)
         self._search = Search(
             reactor, self._seconds, self._links, addresses, self._chance, self._connect_seconds
