@@ -16,8 +16,11 @@ from tests.simulation.planted import BUGS
 
 pytestmark = pytest.mark.slow
 
-SEEDS = 300
-"""All were found within the first hundred when this was written; a changed core shifts that."""
+SEEDS = 500
+"""All but one were found within the first hundred; a changed core or swarm shifts that.
+
+The rarest, a disk that went back and is believed, was found by seed 285.
+"""
 
 
 @pytest.mark.parametrize("name", sorted(BUGS))
