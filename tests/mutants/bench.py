@@ -15,7 +15,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from itertools import zip_longest
+from typing import IO, NoReturn
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -39,6 +40,8 @@ class Order:
     module: str = ""
     source: str = ""
     cpu_seconds: int = 20
+    limits: tuple[float, ...] = ()
+    """Of each test, how many seconds of a processor it may take before that counts as noticed."""
 
 
 @frozen
@@ -140,10 +143,17 @@ def _forked(order: Order, items: dict[str, pytest.Item]) -> tuple[int, int]:
 def _run(order: Order, items: dict[str, pytest.Item]) -> dict[str, str]:
     if order.module and not graft(order.module, order.source):
         return {"trouble": "the change changes no function"}
-    for test in order.tests:
-        if not passes(items[test]):
-            return {"killer": test}
+    signal.signal(signal.SIGPROF, _late)
+    for test, limit in zip_longest(order.tests, order.limits, fillvalue=order.cpu_seconds):
+        signal.setitimer(signal.ITIMER_PROF, float(limit))
+        if not passes(items[str(test)]):
+            return {"killer": str(test)}
     return {}
+
+
+def _late(*_: object) -> NoReturn:
+    """End a test that a mutant keeps from ending."""
+    raise TimeoutError("the test takes many times as long as without the mutant")
 
 
 def passes(item: pytest.Item) -> bool:
@@ -195,7 +205,9 @@ def main(stdin: IO[str], stdout: IO[str]) -> int:
 
     def orders() -> Iterator[Order]:
         for line in stdin:
-            yield Order(**{**(told := json.loads(line)), "tests": tuple(told["tests"])})
+            told = json.loads(line)
+            lists = {name: tuple(told.get(name, ())) for name in ("tests", "limits")}
+            yield Order(**{**told, **lists})
 
     def report(outcome: Outcome) -> None:
         stdout.write(f"{json.dumps(asdict(outcome))}\n")

@@ -89,6 +89,7 @@ def bench(arguments: Sequence[str], **settings: object) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        cwd=HERE.parent.parent,
     )
     tell(process, {"arguments": list(arguments), "children": 1, "watch": "", **settings})
     return process
@@ -150,6 +151,7 @@ def orders_for(
             "module": mutant.module,
             "source": mutant.source,
             "tests": [test for _, test in chosen],
+            "limits": [3 + 5 * seconds for seconds, _ in chosen],
             "cpu_seconds": int(10 + 4 * sum(seconds for seconds, _ in chosen)),
         }
 
