@@ -131,7 +131,7 @@ async def disk_full(stage: Stage, chance: random.Random) -> None:
         if id not in stage.cluster.disks or not await stage.settled([id], 3.0):
             raise Nobody
         stage.tell("disk full", f"the disk of {id} is full for {units:.1f} T")
-        # Where the log's own reserve is used up, it stops; and nothing starts on a full disk.
+        # Where its last segment is full as well, it stops.
         stage.excused.add(id)
         stage.cluster.fill_disk(id)
         try:

@@ -26,7 +26,8 @@ MOST_BUFFERS = 512
 """Stays below the smallest limit on buffers in one call (IOV_MAX is 1024 on Linux)."""
 
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-FULL = (errno.ENOSPC, errno.EDQUOT, *NO_DESCRIPTOR)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FULL = (*NO_ROOM, *NO_DESCRIPTOR)
 """There is no room for more, and nothing is wrong with what is there [RULES D4]."""
 
 

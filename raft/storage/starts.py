@@ -16,7 +16,8 @@ import msgspec
 
 from raft.errors import BadConfiguration, StorageDamaged
 from raft.lives import KEPT, NAME_CHARACTERS, Lives
-from raft.storage.files import Files, failure, read_all, replace_file
+from raft.storage.files import Files, failure, read_all
+from raft.storage.held_room import replace_in_held_room
 
 LIVES_NAME = "lives"
 PEER_LIVES_NAME = "peer-lives"
@@ -88,7 +89,7 @@ def begin_life(files: Files, path: str) -> Lives:
         if content is not None:
             before = decode_lives(content, os.path.join(path, LIVES_NAME))
         lives = before.begin(secrets.token_hex(NAME_CHARACTERS // 2))
-        replace_file(files, path, LIVES_NAME, encode_lives(lives))
+        replace_in_held_room(files, path, LIVES_NAME, encode_lives(lives))
     except OSError as error:
         raise failure(path, error, "noting the start") from error
     return lives
@@ -144,7 +145,7 @@ def write_peers(files: Files, path: str, peers: PeerLives) -> None:
         StorageFailed, StorageFull: the disk refused.
     """
     try:
-        replace_file(files, path, PEER_LIVES_NAME, encode_peers(peers))
+        replace_in_held_room(files, path, PEER_LIVES_NAME, encode_peers(peers))
     except OSError as error:
         raise failure(path, error, "noting the start of another server") from error
 

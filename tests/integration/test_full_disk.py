@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
@@ -85,6 +86,39 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(
     await cluster.until(written, 20.0, "writes are refused although there is room")
     await cluster.wait_until_equal()
     assert list(ledger.differences(await read_everything(client, 10.0))) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_start_on_a_disk_without_a_byte_left(
+    mounts: Mounts,
+    make_cluster: Callable[..., ProcessCluster],
+    connect: Callable[..., RaftClient],
+) -> None:
+    """D4, sc-F8: each start is noted, and the starts of others that it sees.
+
+    They found no room for that, and ended; so a full disk outlived no restart.
+    """
+    cluster = make_cluster(settings={"segment_bytes": SEGMENT_BYTES})
+    for node in cluster.nodes.values():
+        mounts.mount(node.data_directory, SIZE_BYTES)
+    await cluster.start()
+    client = connect(cluster)
+    await client.write(["set", "k", 1], 10.0)
+    for node in cluster.nodes.values():
+        fill_up(node.data_directory / "ballast")
+    for _ in range(3):
+        for id in cluster.nodes:
+            cluster.kill(id)
+        await cluster.start()
+        assert await client.read(["get", "k"], 10.0) == 1
+    await cluster.wait_until_equal()
+
+
+def fill_up(path: Path) -> None:
+    """Leave not a byte of the disk."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
 
 
 async def fill(client: RaftClient, ledger: Ledger) -> bool:
