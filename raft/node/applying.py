@@ -28,12 +28,15 @@ class Applying:
 
     Attributes:
         is_held: whether nothing is applied.
+        is_wrong: whether the state is known to be another one than the cluster's: until the node
+            stops, nothing is applied, and nobody is answered from it.
         end: entries below this index are committed and saved.
         told_commit: up to where the log is committed, by the word of leaders.
     """
 
     shell: Shell
     is_held: bool = False
+    is_wrong: bool = False
     end: int = 1
     told_commit: int = 0
     _begun: tuple[int, int, bytes, int] = NOTHING_BEGUN
@@ -41,6 +44,8 @@ class Applying:
 
     def turn(self) -> None:
         """Apply what may be applied, for a few milliseconds; answer who waited."""
+        if self.is_wrong:
+            return
         shell = self.shell
         replica = shell.replica
         deadline = shell.clock() + APPLY_SECONDS

@@ -13,7 +13,9 @@ and let it in no more, should it not do so by itself.
 
 Where no digest has a majority (of two voters, both sides have one) nobody can tell who is right, so
 nobody is judged: all say so until more voters have answered. A server that compares no digests, or
-digests of another format or origin, is left out.
+digests of another format or origin, is left out. Where digests differ, one that was given its state
+by another server's snapshot says what that one says, and is not counted beside it: until a majority
+without it, or all voters, were seen to have the same digest, it tells that its state is copied.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 from twisted.logger import Logger
 
 from raft.core.outputs import Role
@@ -141,6 +143,10 @@ class Guard:
     """Entries of which the digest is to be told once they are applied, in order."""
     _doubt: tuple[int, float] | None = None
     """An entry at which digests differ without a majority, and until when answers are awaited."""
+    _copies: dict[str, tuple[str, int]] = Factory(dict)
+    """Whose state is copied: its incarnation, and the last entry of which it said so."""
+    _borne_out_index: int = 0
+    """The last entry at which this server's digest was borne out by others."""
     _asked_index: int = 0
     _ask_at: float = 0.0
     _snapshot_index: int = 0
@@ -152,6 +158,8 @@ class Guard:
         shell = self.shell
         if not shell.running or self.narrowing is not None:
             return
+        if self.dispute is not None:
+            self._review_dispute(self.dispute)
         applied, server = shell.replica.last_applied, shell.server
         while self._waiting and self._waiting[0] <= applied:
             self._tell(self._waiting.pop(0))
@@ -182,8 +190,9 @@ class Guard:
         value = digest.at(index)
         if not index or value is None:
             return
+        message = StateDigest(index, value, digest.origin, asks, copied=self._is_copied)
         for peer in sorted(self.shell.server.configuration.ids - {self.id}):
-            self.network.send_digest(peer, StateDigest(index, value, digest.origin, asks))
+            self.network.send_digest(peer, message)
         self._note(self.id, index, digest.origin, value)
         self._judge(index)
 
@@ -204,6 +213,8 @@ class Guard:
             return
         if message.value is not None:
             self._note(sender, message.index, message.origin, message.value)
+            if message.copied:
+                self._copies[sender] = self._member(sender) or "", message.index
         if message.index > shell.replica.last_applied:
             if message.asks and message.index not in self._waiting:
                 insort(self._waiting, message.index)
@@ -236,21 +247,55 @@ class Guard:
         if own is None or self.narrowing is not None:
             return
         sides, mine = self._sides(index, own[1]), own[2]
-        right = next((each for each in sides if configuration.majority(sides[each])), None)
+        self._bear_out(index, sides[mine])
+        counted = {each: [id for id in sides[each] if not self._is_copy(id)] for each in sides}
+        right = next((each for each in sides if configuration.majority(counted[each])), None)
         if right is None:
-            if len(sides) > 1 and was_awaited:
+            if len(sides) == 1:
+                self._agree(index, sides[mine])
+            elif was_awaited:
                 self._differ(Dispute(index, tuple(map(tuple, sides.values()))))
-            elif len(sides) > 1 and self._doubt is None:
+            elif self._doubt is None:
                 self._doubt = index, self.shell.clock() + DOUBT_SECONDS
             return
-        self.dispute = self._doubt = None
+        if self.dispute is not None and index >= self.dispute.index:
+            self.dispute = None
+        if self._doubt is not None and index >= self._doubt[0]:
+            self._doubt = None
         if mine == right:
-            self.agreed_index = max(self.agreed_index, index)
+            self._agree(index, sides[mine])
             for value, servers in sides.items():
                 for server in servers if value != right else ():
                     self._accuse(server, index, is_exact=False)
         else:
             self._begin_narrowing(index, mine, right, sides[right])
+
+    def _agree(self, index: int, servers: list[str]) -> None:
+        if self.shell.server.configuration.majority(servers):
+            self.agreed_index = max(self.agreed_index, index)
+
+    def _bear_out(self, index: int, servers: list[str]) -> None:
+        """Count copied states from here on, if `servers`, who have this digest, bear them out.
+
+        They do where they are a majority without copied ones, or all voters.
+        """
+        configuration = self.shell.server.configuration
+        voters = configuration.voters | configuration.outgoing
+        are_all = voters - self.diverged.keys() <= set(servers)
+        if are_all or configuration.majority(id for id in servers if not self._is_copy(id)):
+            self._borne_out_index = max(self._borne_out_index, index)
+            for server in servers:
+                if server in self._copies and self._copies[server][1] <= index:
+                    del self._copies[server]
+
+    @property
+    def _is_copied(self) -> bool:
+        return self.shell.snapshots.installed_index > self._borne_out_index
+
+    def _is_copy(self, server: str) -> bool:
+        if server == self.id:
+            return self._is_copied
+        return server in self._copies and self._copies[server][0] == self._member(server)
 
     def _sides(self, index: int, origin: int) -> dict[int, list[str]]:
         """Return who has which digest at `index`, of those who can be compared."""
@@ -270,15 +315,24 @@ class Guard:
 
     def _differ(self, dispute: Dispute) -> None:
         """Nobody can tell who is right: say so, once for each way in which they differ."""
+        copies = ", ".join(id for side in dispute.sides for id in side if self._is_copy(id))
         if self.dispute is None or self.dispute.sides != dispute.sides:
             _log.critical(
                 "The states of the servers differ at entry {index}: {sides}. No side is a majority "
-                "of the voters, so nobody is judged, and all go on. Compare their data, and remove "
-                "those that are wrong",
+                "of the voters{uncounted}, so nobody is judged, and all go on. Compare their data, "
+                "and remove those that are wrong",
                 index=dispute.index,
                 sides=" | ".join(", ".join(side) for side in dispute.sides),
+                uncounted=f" (not counted is who copied its state: {copies})" if copies else "",
             )
         self.dispute = dispute
+
+    def _review_dispute(self, dispute: Dispute) -> None:
+        """Forget who was removed, or has been judged: it may have been the other side."""
+        left = self.shell.server.configuration.ids - self.diverged.keys()
+        named = (tuple(id for id in side if id in left) for side in dispute.sides)
+        sides = tuple(side for side in named if side)
+        self.dispute = evolve(dispute, sides=sides) if len(sides) > 1 else None
 
     def _accuse(self, server: str, index: int, is_exact: bool) -> None:
         incarnation = self._member(server)
@@ -330,6 +384,7 @@ class Guard:
         judgement = Judgement(index, False, index, mine, right, tuple(peers))
         narrowing = Narrowing(judgement, min(low, index - 1), index, is_known)
         self.narrowing = narrowing
+        self.shell.applying.is_wrong = True
         narrowing.deadline = self.shell.reactor.callLater(NARROWING_SECONDS, self._narrowed)
         if is_known:
             self._ask_between(narrowing)

@@ -248,7 +248,7 @@ class Shell:
 
     def read(self, batch: ReadBatch) -> None:
         """Take queries for the next step."""
-        if not self.running:
+        if not self.running or self.applying.is_wrong:
             batch.finish(NodeStopped())
         elif self.applying.is_held:
             batch.finish(MachineHeld())
@@ -406,7 +406,7 @@ class Shell:
         self.writes.swallowed(restore.index)
         meta, chunks = self.storage.open_snapshot(restore.index)
         self.restoring.begin(meta, chunks)
-        self.snapshots.installed()
+        self.snapshots.installed(restore.index)
         self.scribe.log_time_us = max(self.scribe.log_time_us, meta.time_us)
         if not restore.keep_log:
             self.cache.restart_after(restore.index)

@@ -84,6 +84,8 @@ class Snapshots:
 
     shell: Shell
     policy: SnapshotPolicy
+    installed_index: int = 0
+    """Of the last snapshot of another server that replaced the state; 0 for none in this life."""
     taken_count: int = 0
     failed_count: int = 0
     last_error: str = ""
@@ -235,8 +237,9 @@ class Snapshots:
 
     # Between servers, and the end.
 
-    def installed(self) -> None:
-        """A snapshot of the leader has replaced the state: the next one is counted from it."""
+    def installed(self, index: int) -> None:
+        """A leader's snapshot has replaced the state: the next one is counted from it."""
+        self.installed_index = index
         self.policy.taken(self.receiving.stored_bytes, by_policy=False)
 
     def role_changed(self, change: out.RoleChanged) -> None:

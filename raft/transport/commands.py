@@ -244,6 +244,7 @@ class StateDigest(OneWay):
         (b"origin", _OPTIONAL_INTEGER),
         (b"asks", _OPTIONAL_BOOLEAN),
         (b"diverged", _OPTIONAL_BOOLEAN),
+        (b"copied", _OPTIONAL_BOOLEAN),
     ]
 
 

@@ -85,6 +85,8 @@ class StateDigest:
     `value` is None where it does not know it (any more), `origin` as in `raft.digest`. `asks` who
     receives it to tell its own there, once it has applied the entry. `diverged` says that this is
     the first entry at which the sender differs from the majority, and that it stops serving.
+    `copied` says that the sender's state comes from another server's snapshot, and that neither a
+    majority without it nor all voters were seen to have the same digest since.
     """
 
     index: int
@@ -92,6 +94,7 @@ class StateDigest:
     origin: int = 0
     asks: bool = False
     diverged: bool = False
+    copied: bool = False
 
 
 DIGEST_BYTES: Final = 32
@@ -358,7 +361,8 @@ def encode_digest(digest: StateDigest) -> bytes:
         pairs.append((b"digest", digest.value.to_bytes(STATE_DIGEST_BYTES, "big")))
     if digest.origin:
         pairs.append((b"origin", b"%d" % digest.origin))
-    pairs += [(key, b"True") for key in (b"asks", b"diverged") if getattr(digest, key.decode())]
+    said = (b"asks", digest.asks), (b"diverged", digest.diverged), (b"copied", digest.copied)
+    pairs += [(key, b"True") for key, is_so in said if is_so]
     return encode_box(pairs)
 
 
@@ -374,6 +378,7 @@ def decode_digest(box: Box) -> StateDigest:
             _number(box, b"origin") if b"origin" in box else 0,
             b"asks" in box and _boolean(box, b"asks"),
             b"diverged" in box and _boolean(box, b"diverged"),
+            b"copied" in box and _boolean(box, b"copied"),
         )
     except KeyError as error:
         raise BadMessage(f"StateDigest lacks {error}") from error

@@ -135,7 +135,7 @@ def _message_boxes() -> list[Box]:
         wire.encode(m.ReadIndex(3, 7)),
         wire.encode(m.ReadIndexResult(3, 7, 9)),
         wire.encode(m.ReadIndexResult(3, 7, None)),
-        wire.encode_digest(wire.StateDigest(7, 5, 3, asks=True, diverged=True)),
+        wire.encode_digest(wire.StateDigest(7, 5, 3, asks=True, diverged=True, copied=True)),
     ]
     return [box for each in written for box in boxes_of(each)]
 

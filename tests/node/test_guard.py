@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from raft.core.configuration import Configuration, Member
 from raft.digest import BLOCK_ENTRIES
-from raft.errors import Diverged
+from raft.errors import Diverged, NodeStopped, OutcomeUnknown
 from raft.node.guard import (
     FAREWELL_SECONDS,
     MOST_COMPARED,
@@ -465,3 +465,146 @@ def test_a_learner_has_no_voice() -> None:
         assert found.index == index
     assert judged(leader) is None
     assert judged(followers[1]) is None
+
+
+# States that were copied.
+
+SHORT_LOG = {"snapshot_entries": 40, "trailing_entries": 5, "trailing_bytes": 0}
+
+
+def copying(wrong_leads: bool) -> tuple[World, Wire[Node], Node, Node, Node]:
+    """Let a follower that was away take a snapshot of a leader whose state is in dispute."""
+    world, wire, leader, followers = odd_cluster(3, **SHORT_LOG)
+    other, away = followers
+    wire.isolate(away.id)
+    diverge(world, leader, leader if wrong_leads else other, after=200)
+    world.run(3 * PERIOD_SECONDS)
+    assert guard_of(leader).dispute
+    wire.heal()
+    world.run(3.0, lambda: away.applied >= leader.applied)
+    assert away.shell.snapshots.installed_index
+    return world, wire, leader, other, away
+
+
+@pytest.mark.parametrize("wrong_leads", [True, False])
+def test_who_took_a_snapshot_is_no_second_voice_of_who_sent_it(
+    wrong_leads: bool, told: list[str]
+) -> None:
+    """sc-SM3: a leader's snapshot made a majority of its own digest, and the right one stopped."""
+    world, _, leader, other, away = copying(wrong_leads)
+    write(leader, 10)
+    world.run(4 * PERIOD_SECONDS)
+    for node in (leader, other, away):
+        assert judged(node) is None
+        assert guard_of(node).diverged == {}
+        dispute = guard_of(node).dispute
+        assert dispute is not None
+        copied = tuple(sorted((leader.id, away.id)))
+        assert sorted(dispute.sides) == sorted([copied, (other.id,)])
+    assert any(f"not counted is who copied its state: {away.id})" in line for line in told)
+
+
+def test_who_copied_its_state_is_remembered_across_its_restart() -> None:
+    """sc-SM3: it forgets that it was given its state; the others do not."""
+    world, _, leader, other, away = copying(wrong_leads=True)
+    write(leader, 10)
+    world.run(4 * PERIOD_SECONDS)
+    away.restarted(machine=Odd(), **SHORT_LOG)
+    world.run(4 * PERIOD_SECONDS)
+    assert judged(leader) is None
+    assert judged(other) is None
+
+
+def test_a_copied_state_counts_once_all_voters_have_had_the_same_digest() -> None:
+    """sc-SM4: from there on it differs, or does not, by itself."""
+    world, wire, leader, followers = odd_cluster(3, **SHORT_LOG)
+    wrong, away = followers
+    wire.isolate(away.id)
+    write(leader, 200)
+    wire.heal()
+    world.run(3.0, lambda: away.applied >= leader.applied)
+    assert away.shell.snapshots.installed_index
+    world.run(3 * PERIOD_SECONDS)
+    index = diverge(world, leader, wrong)
+    world.run(3.0, lambda: judged(wrong))
+    found = judged(wrong)
+    assert found is not None
+    assert found.index == index
+    assert judged(leader) is None
+    assert judged(away) is None
+
+
+def test_a_majority_bears_out_a_copied_state_while_others_are_away() -> None:
+    """sc-SM4: one voter that stays away must not keep the others from judging."""
+    world, wire, leader, followers = odd_cluster(5, **SHORT_LOG)
+    gone, away, wrong, _ = followers
+    wire.isolate(away.id, gone.id)
+    write(leader, 200)
+    wire.heal()
+    wire.isolate(gone.id)
+    world.run(3.0, lambda: away.applied >= leader.applied)
+    assert away.shell.snapshots.installed_index
+    world.run(3 * PERIOD_SECONDS)
+    index = diverge(world, leader, wrong)
+    world.run(3.0, lambda: judged(wrong))
+    found = judged(wrong)
+    assert found is not None
+    assert found.index == index
+
+
+def test_a_dispute_ends_with_the_removal_of_one_side() -> None:
+    """sc-SM4: status named a server that was a member no more, while another one was down."""
+    world, wire, leader, followers = odd_cluster(3)
+    wrong, away = followers
+    wire.isolate(away.id)
+    diverge(world, leader, wrong)
+    world.run(3 * PERIOD_SECONDS)
+    assert guard_of(leader).dispute
+    members = leader.shell.server.configuration.members
+    left = tuple(each for each in members if each.id != wrong.id)
+    leader.shell.change(left, leader.shell.server.log.configuration_index, True)
+    world.run(0.2)
+    assert wrong.id not in leader.shell.server.configuration.ids
+    assert guard_of(leader).dispute is None
+
+
+def test_an_older_entry_at_which_all_agree_ends_no_dispute() -> None:
+    """sc-SM3: who compared an earlier entry made the same dispute be told again."""
+    world, _, leader, followers = odd_cluster(4)
+    write(leader, 20)
+    world.run(2 * PERIOD_SECONDS)
+    agreed = guard_of(leader).agreed_index
+    diverge(world, leader, *followers[:2])
+    world.run(3 * PERIOD_SECONDS)
+    dispute = guard_of(leader).dispute
+    assert dispute is not None
+    guard_of(leader).ask(agreed)
+    world.run(0.1)
+    assert guard_of(leader).dispute == dispute
+
+
+def test_who_knows_that_it_has_diverged_answers_nothing_from_its_state() -> None:
+    """sc-SM4: it answered reads and writes while it looked for the first entry that differs."""
+    world, wire, leader, _ = odd_cluster(3)
+    carry = wire.carry
+    silent = [False]
+
+    def hushed(sender: str, receiver: str, message: Any, *beside: Any) -> bool:
+        if silent[0] and isinstance(message, StateDigest):
+            return True
+        return carry(sender, receiver, message, *beside)
+
+    wire.carry = hushed  # type: ignore[method-assign]
+    diverge(world, leader, leader, after=0)
+    world.run(3.0, lambda: guard_of(leader).narrowing)
+    silent[0] = True
+    assert leader.leads
+    asked, stale = leader.read(["count"]), leader.read(["count"], min_index=0)
+    written = leader.write(["add", 1])
+    world.run(NARROWING_SECONDS / 2)
+    for outcome in (asked, stale):
+        assert isinstance(outcome.value, NodeStopped)
+    assert not written.fired
+    world.run(NARROWING_SECONDS)
+    assert judged(leader)
+    assert isinstance(written.value, OutcomeUnknown)

@@ -85,6 +85,7 @@ BOXES = {
     "InstallSnapshotResult": wire.encode(m.InstallSnapshotResult(4, 9, 42, True, 105)),
     "StateDigest": wire.encode_digest(wire.StateDigest(300, 0x1122334455667788, 7, True)),
     "StateDigestOfDiverged": wire.encode_digest(wire.StateDigest(301, 1 << 63, diverged=True)),
+    "StateDigestOfCopied": wire.encode_digest(wire.StateDigest(303, 1, copied=True)),
     "StateDigestUnknown": wire.encode_digest(wire.StateDigest(302)),
     "TimeoutNow": wire.encode(m.TimeoutNow(4)),
     "ReadIndex": wire.encode(m.ReadIndex(4, 77)),

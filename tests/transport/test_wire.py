@@ -118,6 +118,7 @@ def test_the_declared_commands_read_what_the_fast_path_writes(
         wire.StateDigest(1),
         wire.StateDigest((1 << 63) - 1, (1 << 64) - 1, 7, True),
         wire.StateDigest(3, 0, 0, False, True),
+        wire.StateDigest(4, 1, copied=True),
     ],
 )
 def test_digests_come_back_and_are_read_by_the_declared_command(digest: wire.StateDigest) -> None:
@@ -141,6 +142,7 @@ def test_digests_come_back_and_are_read_by_the_declared_command(digest: wire.Sta
         {b"origin": b"x"},
         {b"asks": b"yes"},
         {b"diverged": b""},
+        {b"copied": b"1"},
     ],
 )
 def test_what_is_no_digest_closes_the_connection(changes: dict[bytes, bytes]) -> None:
