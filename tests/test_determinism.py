@@ -28,6 +28,7 @@ def drawn(count: int = 150, seed: int = 1) -> list[Value]:
     return [planted.commands(chance) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_right_passes() -> None:
     check_determinism(Jobs, drawn(1000))
     check_determinism(Jobs, [])
@@ -162,6 +163,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_machine_of_a_script_is_checked_too(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -46,6 +46,7 @@ def test_the_guide_shows_the_examples_as_they_are() -> None:
         assert block in LOCKERS or block in TESTS
 
 
+@pytest.mark.slow
 def test_the_example_passes_its_tests() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "unittest", "-v", "test_lockers"],

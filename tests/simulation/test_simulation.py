@@ -73,6 +73,7 @@ def test_the_worlds_are_lively(reports: list[Report]) -> None:
     assert sum(report.configurations for report in reports) > 40 + 60
 
 
+@pytest.mark.slow
 def test_every_kind_of_trouble_comes_about(reports: list[Report]) -> None:
     """A fault that is drawn and finds no victim proves nothing; these 40 worlds meet each."""
     fired = {kind for report in reports for kind in report.fired}
