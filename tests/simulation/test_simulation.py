@@ -81,6 +81,7 @@ def test_every_kind_of_trouble_comes_about(reports: list[Report]) -> None:
     assert fired == {*drawn, "damaged snapshot"}
 
 
+@pytest.mark.slow
 def test_a_leader_is_known_to_all_soon_after_healing(reports: list[Report]) -> None:
     """L1, sc-E15: within 12 election timeouts; the run itself fails beyond that."""
     assert max(report.leader_seconds for report in reports) < 12 * TIMEOUT_SECONDS * 1.2
