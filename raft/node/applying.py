@@ -78,16 +78,19 @@ class Applying:
         """Return the end of what may be applied, as far as it is known to be right.
 
         Where a command may stop every server, the entry that skips it may be on its way: behind it,
-        and committed too. Who is catching up lets that come first.
+        and committed too. Who is catching up lets that come first, as long as there is room for it.
         """
-        log, replica = self.shell.server.log, self.shell.replica
-        if not replica.stops_on_error or self.told_commit <= log.last_index:
+        shell = self.shell
+        log, replica = shell.server.log, shell.replica
+        if not replica.stops_on_error or self.told_commit <= log.last_index or shell.storage.full:
             return self.end
         following = replica.last_applied + 1
         if following > log.last_index:
             return self.end
         waiting_bytes = log.size_bytes(following, log.last_index + 1)
-        return self.end if waiting_bytes >= LOOK_AHEAD_BYTES else following
+        # Past the bound of what may wait nothing arrives any more, so this must not wait for it.
+        most_bytes = min(LOOK_AHEAD_BYTES, shell.bounds.unapplied_bytes)
+        return self.end if waiting_bytes >= most_bytes else following
 
     def _answer_committed(self) -> None:
         """Answer who wrote what is committed by now, though nobody applies it here."""

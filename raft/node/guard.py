@@ -221,14 +221,15 @@ class Guard:
                 del self._waiting[:-MOST_COMPARED]
             return
         mine = shell.replica.rolling.at(message.index)
-        if mine is None:
-            if message.asks:
-                self.network.send_digest(sender, StateDigest(message.index))
-        elif message.asks:
+        if message.asks and mine is not None:
             self._tell(message.index)
-        else:
+            return
+        if message.asks:
+            self.network.send_digest(sender, StateDigest(message.index))
+        if mine is not None:
             self._note(self.id, message.index, shell.replica.rolling.origin, mine)
-            self._judge(message.index)
+        # What was told of this server stays comparable, also where it is not known any more.
+        self._judge(message.index)
 
     def _note(self, server: str, index: int, origin: int, value: int) -> None:
         incarnation = self._member(server)

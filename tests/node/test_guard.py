@@ -294,6 +294,25 @@ def test_what_is_older_than_all_that_is_known_is_told_as_not_exact() -> None:
     assert found.index > index
 
 
+def test_answers_count_that_come_when_the_digest_is_known_no_more() -> None:
+    """sc-SM4: a leader that applied much while others answered compared nothing, and led on."""
+    world, _, leader, followers = odd_cluster(3)
+    write(leader, 20)
+    world.run(2 * PERIOD_SECONDS)
+    guard, digest = guard_of(leader), leader.replica.rolling
+    index = guard.agreed_index
+    write(leader, 5)
+    digest.resume(digest.index, digest.records_crc, digest.value)
+    assert digest.at(index) is None
+    guard._reports[index] = {leader.id: guard._reports[index][leader.id]}
+    for node in followers:
+        guard.heard(node.id, StateDigest(index, 7))
+    world.run(NARROWING_SECONDS)
+    found = judged(leader)
+    assert found is not None
+    assert found.index <= index
+
+
 # When it is compared.
 
 

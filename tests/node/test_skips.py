@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from raft.core.server import Options
 from raft.errors import StateMachineFailed
 from raft.node.writes import Batch
@@ -97,6 +99,27 @@ def test_who_catches_up_by_single_entries_lets_the_rest_of_the_log_come_first() 
     world.run(2.0, lambda: away.failures or away.applied >= poison + 2)
     assert not away.failures
     assert away.machine.applied == [["add", 2]]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"unapplied_bytes": 500}])
+def test_who_has_no_room_for_the_rest_of_the_log_applies_what_it_has(bounds: Any) -> None:
+    """sc-P14: it waited for entries that it did not take, for ever."""
+    small = Options(max_append_entries=1, max_inflight_messages=1)
+    world, wire, _ = cluster(3, options=small, **bounds)
+    leader = leader_of(wire)
+    away = others(wire, leader)[0]
+    away.replica.stops_on_error = True
+    world.run(0.5, lambda: away.applied == leader.applied)
+    wire.isolate(away.id)
+    for _ in range(30):
+        leader.write(["add", "x" * 50])
+        world.run(0.05)
+    wire.heal()
+    log = away.shell.server.log
+    if not bounds:
+        world.run(1.0, lambda: log.last_index > 10)
+        away.storage.full = True
+    world.run(1.0, lambda: away.applied == (log.last_index if not bounds else leader.applied))
 
 
 def test_what_an_uncommitted_entry_skips_is_neither_executed_nor_passed_by() -> None:
