@@ -674,6 +674,15 @@ def test_one_vote_in_each_term() -> None:
     assert granted(hear(server, "b", RequestVote(2, 1, 1)))
 
 
+def test_a_second_vote_in_a_term_stops_the_server() -> None:
+    """E1: whatever led there, it is better stopped than counted twice (5.2)."""
+    server = build("a")
+    hear(server, "b", RequestVote(2, 1, 1))
+    server.vote_for("b")
+    with pytest.raises(InvariantViolated, match="second vote in term 2: c after b"):
+        server.vote_for("c")
+
+
 def test_a_candidate_follows_the_leader_of_its_term() -> None:
     """E3: a candidate that hears the leader of its own term follows it (5.2)."""
     server = build("a", pre_vote=False)

@@ -284,6 +284,20 @@ def test_a_truncated_entry_is_not_saved_by_its_first_copys_ticket() -> None:
     assert log.saved_index == 3
 
 
+def test_what_was_saved_and_truncated_is_not_saved() -> None:
+    """L1: an entry that stands where a saved one stood waits for its own ticket (D2)."""
+    log = Log()
+    log.append(4, 1, 200)
+    log.await_save(1)
+    log.saved(1)
+    log.truncate(2)
+    log.append(4, 2, 200)
+    log.await_save(2)
+    assert log.saved_index == 1
+    log.saved(2)
+    assert log.saved_index == 3
+
+
 def test_a_long_log_is_searched_by_terms() -> None:
     """L6: the search skips whole terms: a million entries cost a few steps."""
     log = log_of(1)

@@ -171,6 +171,16 @@ def test_no_change_before_an_entry_of_the_own_term_is_committed(voters: str, lea
     assert refused(change(server, voters, learners)) is None
 
 
+def test_a_committed_configuration_is_not_enough_for_a_change() -> None:
+    """M2: an entry of the own term is to be committed too, or two majorities may be apart."""
+    server = build("a")
+    hear(server, "b", append((1, 1), [1], commit=2))
+    save(server)
+    elect(server)
+    assert server.log.configuration_index <= server.commit_index
+    assert refused(change(server, "abcd")) is Refusal.CHANGE_IN_PROGRESS
+
+
 def test_a_second_change_is_refused_in_every_phase_of_the_first() -> None:
     """M2: refused, definitely not done, until the first one is through (sc-M2)."""
     server = ready()

@@ -55,6 +55,7 @@ class Outcome:
     killer: str = ""
     trouble: str = ""
     seconds: float = 0.0
+    """What it took of a processor."""
     called: dict[str, tuple[float, tuple[str, ...]]] = Factory(dict)
     """With `watch`: of each test its seconds of a processor, and the functions it called."""
 
@@ -102,9 +103,9 @@ class Bench:
                 continue
             with os.fdopen(pipe) as stream:
                 told = stream.read()
-            os.waitpid(pid, 0)
+            _, _, used = os.wait4(pid, 0)
             del running[pipe]
-            seconds = time.monotonic() - begun
+            seconds = used.ru_utime + used.ru_stime
             if told:
                 self.report(Outcome(order.name, **json.loads(told), seconds=seconds))
             else:

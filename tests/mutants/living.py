@@ -56,7 +56,12 @@ def _living(module: ModuleType, qualified: str) -> FunctionType | None:
     """Return the function of that name, out of whatever was put around it."""
     found: object = module
     for name in qualified.split("."):
-        found = vars(found).get(name) if hasattr(found, "__dict__") else None
+        owner, found = found, vars(found).get(name) if hasattr(found, "__dict__") else None
+        if inspect.ismemberdescriptor(found):
+            # A class with slots keeps the functions of its cached properties with this one.
+            found = getattr(owner, "__getattr__", found)
+            kept = getattr(found, "__globals__", {}).get("cached_properties", {})
+            found = kept.get(name)
         if found is None:
             return None
     if isinstance(found, property):

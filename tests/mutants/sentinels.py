@@ -659,4 +659,83 @@ SENTINELS = (
         "        while self._unsaved:",
         "tests/core/test_replication.py::test_a_rewritten_entry_is_not_acknowledged_by_its_first_copys_save",
     ),
+    Sentinel(
+        "a second vote in a term is given",
+        "E1",
+        "raft.core.server",
+        "        if self.voted_for not in (None, candidate):\n            raise",
+        "        if False:\n            raise",
+        "tests/core/test_elections.py::test_a_second_vote_in_a_term_stops_the_server",
+    ),
+    Sentinel(
+        "members change before the term commits",
+        "M2",
+        "raft.core.membership",
+        "        and server.commit_index >= server.state.first_index\n",
+        "",
+        "tests/core/test_membership.py::test_a_committed_configuration_is_not_enough_for_a_change",
+    ),
+    Sentinel(
+        "entries of a truncated copy count as saved",
+        "D2",
+        "raft.core.log",
+        "        self.saved_index = min(self.saved_index, start - 1)\n",
+        "",
+        "tests/core/test_log.py::test_what_was_saved_and_truncated_is_not_saved",
+    ),
+    Sentinel(
+        "a failed sync is tried again",
+        "D3",
+        "raft.storage.files",
+        "        except InterruptedError:\n            continue\n\n\ndef replace_file",
+        "        except OSError:\n            continue\n\n\ndef replace_file",
+        "tests/storage/test_faults.py::test_a_failed_sync_is_not_tried_again",
+    ),
+    Sentinel(
+        "a segment's name is not synced",
+        "D1",
+        "raft.storage.segments",
+        (
+            "        files.rename(temporary, path)\n"
+            "        files.sync_directory(directory)\n"
+            "    except"
+        ),
+        "        files.rename(temporary, path)\n    except",
+        "tests/storage/test_crashes.py::test_a_crash_leaves_a_state_between_acknowledged_and_written[rolls]",
+    ),
+    Sentinel(
+        "a snapshot's name is not synced",
+        "N1",
+        "raft.storage.snapshots",
+        (
+            "os.path.join(snapshots.directory, final))\n"
+            "            snapshots.files.sync_directory(snapshots.directory)\n"
+        ),
+        "os.path.join(snapshots.directory, final))\n",
+        "tests/storage/test_crashes.py::test_a_crash_leaves_a_state_between_acknowledged_and_written[compaction]",
+    ),
+    Sentinel(
+        "segments vanish in any order",
+        "D1",
+        "raft.storage.writer",
+        "        self._owes_sync = True\n        self._sync_removal()\n",
+        "",
+        "tests/storage/test_crashes.py::test_a_crash_leaves_a_state_between_acknowledged_and_written[compaction_of_many_segments]",
+    ),
+    Sentinel(
+        "a record's checksum is not looked at",
+        "D1",
+        "raft.storage.records",
+        "    if crc32(records[offset + 4 : stop]) != checksum:\n        raise",
+        "    if False:\n        raise",
+        "tests/storage/test_formats.py::test_a_flipped_bit_of_a_record_is_refused",
+    ),
+    Sentinel(
+        "removed entries are still read",
+        "D2",
+        "raft.storage.ledger",
+        "        while self._firsts and self._firsts[-1] >= start:",
+        "        while False:",
+        "tests/storage/test_ledger.py::test_an_entry_that_replaces_another_is_read_from_its_own_place",
+    ),
 )

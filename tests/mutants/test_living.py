@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft.core.configuration import Configuration
+from raft.core.configuration import Configuration, Member
 from tests.mutants.living import graft, source_of
 from tests.mutants.mutation import answers, bench, tell
 from tests.mutants.mutators import Mutant, mutants_of
@@ -75,6 +75,19 @@ def test_a_graft_changes_what_lives_and_can_be_taken_back() -> None:
     finally:
         assert graft(module, right) == 1
     assert Configuration().majority(()) is False
+
+
+def test_what_a_class_with_slots_keeps_of_a_cached_property_is_reached() -> None:
+    module = "raft.core.configuration"
+    right = source_of(module)
+    wrong = right.replace("(self.voters, self.outgoing) if self.outgoing else", "(self.ids,) or")
+    try:
+        assert graft(module, wrong) == 1
+        learner = Configuration((Member("a", voter=False),))
+        assert learner.halves == (frozenset("a"),)
+    finally:
+        assert graft(module, right) == 1
+    assert Configuration((Member("a", voter=False),)).halves == (frozenset(),)
 
 
 @pytest.mark.slow

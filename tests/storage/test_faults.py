@@ -167,6 +167,25 @@ def test_the_first_failed_call_ends_all_acknowledgements(call, code):
             break
 
 
+def test_a_failed_sync_is_not_tried_again():
+    """D3, sc-F7: what it left may be marked clean, and a second one would say that it is saved."""
+    disk = ImaginedDisk()
+    under_test = Direct(disk)
+    syncs = []
+
+    def fault(name, number):
+        if name == "fdatasync":
+            syncs.append(number)
+            if len(syncs) == 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk.fault = fault
+    under_test.run(saves())
+    assert len(syncs) == 1
+    assert len(under_test.failed) == 1
+    assert not under_test.saved
+
+
 @pytest.mark.parametrize("failing", range(8, 16))
 def test_what_recovery_found_is_on_the_disk_and_not_only_in_the_page_cache(failing):
     """D3, sc-F7: after a failed sync the cache shows bytes that no later sync will write."""

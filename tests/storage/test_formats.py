@@ -197,6 +197,17 @@ def test_what_is_no_mark_is_refused(payload):
         marks.decode_mark(record)
 
 
+@pytest.mark.parametrize("at", range(2 * (HEADER_BYTES + 3)))
+def test_a_flipped_bit_of_a_record_is_refused(at):
+    """D1: whichever byte it is in, of the first record or the last, and whoever reads them."""
+    records = bytearray(encode_commands(5, 2, 77, [b"one", b"two"]))
+    records[at] ^= 1
+    with pytest.raises(BadRecord):
+        list(decode(bytes(records)))
+    with pytest.raises(BadRecord):
+        summarise(bytes(records))
+
+
 @pytest.mark.parametrize("kind", [128, 129, 130, 131])
 def test_local_kinds_do_not_travel(kind):
     with pytest.raises(BadRecord, match="does not travel"):

@@ -49,6 +49,14 @@ def test_a_truncation_lowers_where_later_segments_begin(ledger):
     assert ledger.locate(6)[1] == 8
 
 
+def test_an_entry_that_replaces_another_is_read_from_its_own_place(ledger):
+    """D2: what was removed is never read, however many spans it stood in."""
+    ledger.truncate(6, 1)
+    ledger.append(6, 8, ledger.segments[1], 1512, 1700)
+    span, end = ledger.locate(6)
+    assert (span.first, span.offset, end) == (6, 1512, 8)
+
+
 def test_a_truncation_below_what_is_left_moves_the_beginning():
     """A log replayed from a later segment on, in which an earlier part was replaced."""
     ledger = Ledger()
