@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from raft.core.messages import AppendEntriesResult
 from raft.core.server import Options
-from raft.errors import StateMachineFailed
+from raft.errors import NotLeader, StateMachineFailed
+from raft.node.skipping import Skipping
 from raft.node.writes import Batch
+from raft.skips import SKIPS_LIMIT
 from raft.storage.memory import MemoryStorage
 from raft.storage.records import Kind, encode_skip
-from tests.node.world import Node, Wire, World, cluster, leader_of, others
+from tests.node.world import Node, Outcome, Wire, World, cluster, leader_of, others
 
 
 def skip(node: Node, index: int) -> None:
@@ -179,3 +183,66 @@ def test_skips_of_entries_that_a_snapshot_covers_are_forgotten() -> None:
     world.run(1.0, lambda: again.applied > poison + 2)
     again.write(["add", 3])
     world.run(0.5, lambda: again.shell.scribe.skips.named == {})
+
+
+# What a leader asks itself before it appends the entry.
+
+
+class Door:
+    """What `Skipping` asks of a service, of a simulated node."""
+
+    def __init__(self, node: Node) -> None:
+        self.shell, self.replica, self.clock = node.shell, node.replica, node.clock
+
+    def checked_seconds(self, seconds: float | None) -> float:
+        return seconds or 0.0
+
+
+def asked(node: Node, index: int) -> Outcome:
+    door: Any = Door(node)
+    told = Outcome(Deferred.fromCoroutine(Skipping(door).skip(index, 1.0)))
+    node.world.advance(0)
+    return told
+
+
+def test_a_leader_skips_nothing_that_its_machine_has_applied_or_that_is_no_poison() -> None:
+    """sc-P14: each refusal spares servers that would stop."""
+    world, wire, _, poison = poisoned()
+    leader, follower = leader_of(wire), others(wire, leader_of(wire))[0]
+    for index, told in (
+        (poison - 1, "is in the state that this server started with"),
+        (poison + 100, "is not committed"),
+        (0, "give the number of an entry"),
+    ):
+        assert told in str(asked(leader, index).value)
+    assert isinstance(asked(follower, poison).value, NotLeader)
+    leader.shell.applying.is_held = False
+    assert "--hold" in str(asked(leader, poison).value)
+    leader.shell.applying.is_held = True
+    leader.shell.scribe.skips.named.update((9999 + at, 5000 + at) for at in range(SKIPS_LIMIT))
+    assert "which is the limit" in str(asked(leader, poison).value)
+    leader.shell.scribe.skips.named.clear()
+    first = asked(leader, poison)
+    # Till it is committed it may still be replaced: who asks again is not told that it is done.
+    assert "is not committed yet" in str(asked(leader, poison).value)
+    world.run(0.5, lambda: first.fired)
+    assert first.value == asked(leader, poison).value == poison + 2
+
+
+def test_a_leader_that_does_not_know_what_is_committed_skips_nothing() -> None:
+    """R1: before an entry of its own term is, it may know too little of its own log."""
+    world, wire, _, poison = poisoned()
+    old = leader_of(wire)
+    rest = others(wire, old)
+    wire.isolate(old.id)
+    carry = wire.carry
+
+    def without_acknowledgements(sender: str, receiver: str, message: Any, *beside: Any) -> bool:
+        if isinstance(message, AppendEntriesResult):
+            return True
+        return carry(sender, receiver, message, *beside)
+
+    wire.carry = without_acknowledgements  # type: ignore[method-assign]
+    world.run(3.0, lambda: any(node.leads for node in rest))
+    new = next(node for node in rest if node.leads)
+    assert "does not know yet what is committed" in str(asked(new, poison).value)
