@@ -101,12 +101,12 @@ class Scribe:
             return records[begin:stop]
         time_us = self.now_us()
         if isinstance(entry, out.Proposed):
+            # What was truncated within the same step is not in the log, and skips nothing.
+            payloads = payloads[: entry.end - entry.start]
             if kind == Kind.SKIP:
                 for index, payload in enumerate(payloads, entry.start):
                     note_skip(self.skips.named, index, payload)
-            return encode_commands(
-                entry.start, entry.term, time_us, payloads[: entry.end - entry.start], kind
-            )
+            return encode_commands(entry.start, entry.term, time_us, payloads, kind)
         if isinstance(entry, out.NoOp):
             return encode(entry.index, entry.term, time_us, Kind.NO_OP, self.seed())
         payload = encode_configuration(entry.configuration)

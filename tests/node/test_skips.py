@@ -8,13 +8,15 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from raft.core.messages import AppendEntriesResult
+from raft.core.outputs import Proposed
 from raft.core.server import Options
 from raft.errors import NotLeader, StateMachineFailed
+from raft.node.scribe import Scribe
 from raft.node.skipping import Skipping
 from raft.node.writes import Batch
 from raft.skips import SKIPS_LIMIT
 from raft.storage.memory import MemoryStorage
-from raft.storage.records import Kind, encode_skip
+from raft.storage.records import Kind, decode, encode_skip
 from tests.node.world import Node, Outcome, Wire, World, cluster, leader_of, others
 
 
@@ -183,6 +185,15 @@ def test_skips_of_entries_that_a_snapshot_covers_are_forgotten() -> None:
     world.run(1.0, lambda: again.applied > poison + 2)
     again.write(["add", 3])
     world.run(0.5, lambda: again.shell.scribe.skips.named == {})
+
+
+def test_an_entry_that_was_cut_off_within_its_step_skips_nothing() -> None:
+    """sc-P14: its place may be another entry's, and then another command's would be passed by."""
+    scribe = Scribe(lambda: 0.0, bytes)
+    payloads = [encode_skip(3), encode_skip(4)]
+    records = scribe.records_of(Proposed(7, 8, 1, 1), payloads, Kind.SKIP)
+    assert [record.index for record in decode(records)] == [7]
+    assert scribe.skips.named == {7: 3}
 
 
 # What a leader asks itself before it appends the entry.
