@@ -24,7 +24,7 @@ from raft.core.outputs import RestoreSnapshot, Role
 from raft.core.roles import Leader
 from raft.testing.disk import Entry, StoredSnapshot, Write
 from raft.testing.ghost import Ghost
-from raft.testing.members import quorums_meet
+from raft.testing.members import is_quorum, quorums_meet
 from raft.testing.once import Once
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class LogMonitors(Ghost):
     def synced(self, node: ModelNode, write: Write) -> None:
         """Note what became durable: a vote is given once in a term, for ever [I2]."""
         self.checks += 1
+        if write.truncate_from is not None and write.truncate_from < len(self.committed):
+            self._kept()
         state = write.hard_state
         if state is None or state.voted_for is None:
             return
@@ -104,6 +106,31 @@ class LogMonitors(Ghost):
                 "I2",
                 f"{node.id} voted for {first} and {state.voted_for} in term {state.current_term}",
             )
+
+    def _kept(self) -> None:
+        """I9: a quorum holds the last committed entry durably, and with it all before it.
+
+        Who did not count for the commit may hold the entry for a while, and drop it again. What
+        was lost with a directory is lost, and that server shut out: it counts as before.
+        """
+        index = len(self.committed) - 1
+        term = self.committed[index][0]
+        if not index:
+            return
+        nodes = self.nodes.values()
+        holders = {
+            node.id
+            for node in nodes
+            if any(disk.holds(index, term) for disk in (node.disk, *node.lost_disks))
+        }
+        known = self.configurations[-1:]
+        if not known or is_quorum(known[0][1], holders):
+            return
+        # The quorum may have been one of a later configuration, which counts from its append.
+        logs = [log for node in nodes for log in (node.records, node.disk.records)]
+        later = [pair[1] for log in logs for pair in log.configurations() if pair[0] > known[0][0]]
+        if not any(is_quorum(each, holders) for each in later):
+            self.violated("I9", f"{sorted(holders)} hold committed entry {index} of {known[0][1]}")
 
     def restarted(self, node: ModelNode) -> None:
         """Check that a server remembers what is on its disk."""
@@ -211,6 +238,7 @@ class LogMonitors(Ghost):
     def check_all(self) -> None:
         """Walk all logs: the core's view of them, and log matching, entry by entry [I5]."""
         self.checks += 1
+        self._kept()
         seen: dict[tuple[int, int], ModelNode] = {}
         for node in self.nodes.values():
             if not node.up:

@@ -112,6 +112,8 @@ class ModelNode:
     """(term, index): how far the log is known to match that of the term's leader."""
     waiting_reads: list[tuple[int, int, float]] = Factory(list)
     """(index, request, until when) of the confirmed reads that wait for the machine."""
+    open_reads: set[int] = Factory(set)
+    """Reads that the core was handed and has not answered."""
 
     _dice: Dice = field(init=False)
     _spread: float = 1.0
@@ -196,6 +198,7 @@ class ModelNode:
         self.transfers.clear()
         self.clock.stop()
         self.waiting_reads.clear()
+        self.open_reads.clear()
         self.role = Role.FOLLOWER
         self.workload.crashed(self.id)
 

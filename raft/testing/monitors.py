@@ -16,7 +16,7 @@ from attrs import define
 
 from raft.core import reads
 from raft.core.configuration import Configuration
-from raft.core.events import Event, Received
+from raft.core.events import CancelReads, Event, Propose, Read, Received
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesResult,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from raft.testing.model_node import ModelNode
 
 FULL_CHECK_STEPS = 1000
+ASKING = frozenset({Propose, Read})
 _SETS = re.compile(r"(?<=frozenset\(\{)[^}]*")
 
 
@@ -71,9 +72,14 @@ class Monitors(LogMonitors):
         elif role is not Role.FOLLOWER and role is not node.role:
             self._campaigns(node)
         verified = node.verified[1] if node.verified[0] == node.term else 0
+        asks = bool(node.open_reads)
         for event in events:
             if type(event) is Received:
                 verified = max(verified, self._received(node, event.sender, event.message))
+            else:
+                asks = asks or type(event) in ASKING
+        if asks:
+            self._answered(node, events, outputs, role is not node.role or term != node.term)
         if commit != node.commit_index:
             self._commit(node, commit, -1 if led else verified)
         self._ordered(node, outputs, commit)
@@ -91,6 +97,28 @@ class Monitors(LogMonitors):
         if self.sha is not None:
             told = _SETS.sub(_in_order, repr((now, node.id, outputs)))
             self.sha.update(told.encode())
+
+    def _answered(
+        self, node: ModelNode, events: list[Event], outputs: Outputs, is_over: bool
+    ) -> None:
+        """I22: the core answers a write in its step, a read before its role or term ends [R6]."""
+        answered = {each.request for each in outputs.accepted}
+        answered.update(each.request for each in outputs.rejected)
+        reads = node.open_reads
+        fresh: set[int] = set()
+        for event in events:
+            if type(event) is Propose and event.request not in answered:
+                self.violated("I22", f"{node.id} neither takes nor refuses {event}")
+            elif type(event) is Read:
+                fresh.add(event.request)
+            elif type(event) is CancelReads:
+                reads.difference_update(event.requests)
+                fresh.difference_update(event.requests)
+        answered.update(outputs.lost, (each.request for each in outputs.confirmed))
+        reads -= answered
+        if is_over and reads:
+            self.violated("I22", f"{node.id} leaves reads {sorted(reads)} without an answer")
+        reads |= fresh - answered
 
     def _should_be_well(self, leader: ModelNode, peer: str) -> bool:
         """Tell whether a member lost nothing; who is on its way out may have been wiped."""

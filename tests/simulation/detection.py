@@ -16,6 +16,7 @@ import click
 import pytest
 from attrs import Factory, define
 
+import tests.simulation.planted_answers
 import tests.simulation.planted_leases
 import tests.simulation.planted_sessions
 import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)

@@ -274,7 +274,7 @@ def a_longer_log_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Log, "is_up_to_date", is_up_to_date)
 
 
-@planted("I8", "I10", "I11", "L5", "raised")
+@planted("I6", "I8", "I9", "I10", "I11", "L5", "raised")
 def a_follower_always_truncates(patch: pytest.MonkeyPatch) -> None:
     """[L3]: a late message removes what was acknowledged since."""
     receive_entries = replication.receive_entries

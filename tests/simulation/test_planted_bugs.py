@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+import tests.simulation.planted_answers
 import tests.simulation.planted_leases
 import tests.simulation.planted_sessions
 import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)

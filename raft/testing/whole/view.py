@@ -97,6 +97,7 @@ class View:
     applied: int = 0
     restored_index: int = 0
     verified: tuple[int, int] = (0, 0)
+    open_reads: set[int] = Factory(set)
     clock: Clock = Factory(Clock, takes_self=True)
     _pending: tuple[list[Event], out.Outputs] | None = None
 
@@ -173,6 +174,7 @@ class View:
     def ended(self) -> None:
         """A life is over."""
         self.up, self._pending = False, None
+        self.open_reads.clear()
         self.role = out.Role.FOLLOWER
 
     # A step.
