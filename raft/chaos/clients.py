@@ -50,6 +50,8 @@ class Notes:
         acknowledged: by key, what must be there.
         unknown: by key, what may be there.
         outcomes: how many operations ended how.
+        asked: how many operations each client began, by its name.
+        done: how many of these were done.
         violations: sentences about what no client may see.
         last_ns: when a write was last acknowledged.
         longest_seconds: the longest time without that.
@@ -61,6 +63,8 @@ class Notes:
     unknown: dict[str, Value] = Factory(dict)
     refused: dict[str, Value] = Factory(dict)
     outcomes: Counter[str] = Factory(Counter)
+    asked: Counter[str] = Factory(Counter)
+    done: Counter[str] = Factory(Counter)
     violations: list[str] = Factory(list)
     last_ns: int = Factory(time.monotonic_ns)
     longest_seconds: float = 0.0
@@ -136,6 +140,7 @@ class Worker:
     async def ask(self, call: Deferred[Any], writes: bool) -> tuple[str, Any]:
         """Await a call; return how it ended, as "ok", "refused" or "unknown", and the result."""
         outcome, result = "ok", None
+        self.notes.asked[self.name] += 1
         try:
             result = await call
         except (CommandError, CommandFailed):
@@ -154,6 +159,7 @@ class Worker:
             self.notes.violations.append(f"{self.name} was told {error!r}")
             outcome = "unknown"
         self.notes.outcomes[outcome] += 1
+        self.notes.done[self.name] += outcome == "ok"
         if writes and outcome == "ok":
             self.notes.progress()
         return outcome, result
@@ -215,12 +221,14 @@ async def stale_reads(worker: Worker) -> None:
         worker.client.read(["get", key], CALL_SECONDS, consistency="local"), False
     )
     before = worker.seen.get(key, 0)
-    if outcome == "ok" and found is not None:
-        if found < before:
+    if outcome == "ok":
+        # Nothing under the key is the oldest state of all.
+        seen = found or 0
+        if seen < before:
             worker.notes.violations.append(
                 f"{worker.name} saw {before} under {key}, and {found} later"
             )
-        worker.seen[key] = max(before, found)
+        worker.seen[key] = max(before, seen)
 
 
 async def lease_reads(worker: Worker) -> None:

@@ -27,6 +27,7 @@ from raft.chaos.verdict import (
     descriptors_are_few,
     equal,
     found_under,
+    idle,
     judged,
     kept,
     resident_bytes,
@@ -146,6 +147,8 @@ class Run:
         self._sampling: LoopingCall | None = None
         self._memory: dict[int, list[tuple[float, int]]] = {}
         self._ledgers: list[Notes] = []
+        self._asked: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()
 
     def _tell(self, text: str) -> None:
         self._events.write(f"{time.monotonic() - self._began:9.3f} {text}\n")
@@ -164,6 +167,10 @@ class Run:
                 self.outcome.phases += 1
                 await self._phase(min(left, self.plan.phase_seconds))
                 left -= self.plan.phase_seconds
+            for text in idle(self._asked, self._done):
+                self.stage.violated(text)
+            if not self.outcome.outcomes["ok"]:
+                self.stage.violated("no operation of any client was done")
             if not self.outcome.violations:
                 await self._reckon()
         finally:
@@ -281,25 +288,31 @@ class Run:
         violations += await equal(self.stage, EQUAL_SECONDS)
         if self.plan.draw is None:
             violations += await kept(self._client, notes)
-        picture = history.with_suffix(".svg")
-        judgement = await judged(history, picture)
-        self._tell(f"history of {judgement.operations} operations: {judgement.verdict}")
-        self.outcome.judged += judgement.operations
-        if judgement.verdict == "unknown":
-            self.outcome.undecided.append(f"{history}: {judgement.text}")
-        elif judgement.verdict != "linearizable":
-            violations.append(f"{history.name} is {judgement.verdict}: {judgement.text}")
-        else:
-            history.unlink(missing_ok=True)
+            violations += await self._judge_history(history)
         violations += await descriptors_are_few(self.stage)
         nodes = [*self._cluster.nodes.values(), *self._cluster.retired]
         violations += self._logs.complaints(nodes)
         for text in violations:
             self.stage.violated(text)
         self.outcome.outcomes += notes.outcomes
+        self._asked += notes.asked
+        self._done += notes.done
         self.outcome.longest_seconds = max(self.outcome.longest_seconds, notes.longest_seconds)
         if not self.stage.violations:
             await self._thin_out(notes)
+
+    async def _judge_history(self, history: Path) -> list[str]:
+        """Return what is wrong with a history; one that is well goes."""
+        judgement = await judged(history, history.with_suffix(".svg"))
+        self._tell(f"history of {judgement.operations} operations: {judgement.verdict}")
+        self.outcome.judged += judgement.operations
+        if judgement.verdict == "unknown":
+            self.outcome.undecided.append(f"{history}: {judgement.text}")
+        elif judgement.verdict != "linearizable":
+            return [f"{history.name} is {judgement.verdict}: {judgement.text}"]
+        else:
+            history.unlink(missing_ok=True)
+        return []
 
     async def _thin_out(self, notes: Notes) -> None:
         """Keep some keys until the end, and delete the others: the state must not only grow."""

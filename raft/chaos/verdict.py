@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,9 @@ DESCRIPTORS: Final = 48
 
 DESCRIPTORS_SECONDS: Final = 15.0
 CHECK_SECONDS: Final = 60
+IDLE_OPERATIONS: Final = 20
+"""Who began so many operations in a run must have seen one done."""
+
 DIFFERING: Final = 3
 """So often nodes that have applied the same entries are seen with different digests."""
 
@@ -83,6 +87,15 @@ async def kept(client: RaftClient, notes: Notes) -> list[str]:
     return notes.differences(found)
 
 
+def idle(asked: Counter[str], done: Counter[str]) -> list[str]:
+    """Return which clients asked often and got nothing done: of them all else proves nothing."""
+    return [
+        f"client {name} has begun {count} operations, and none was done"
+        for name, count in sorted(asked.items())
+        if count >= IDLE_OPERATIONS and not done[name]
+    ]
+
+
 @define
 class Judgement:
     """What `raft check` says of a history."""
@@ -95,7 +108,7 @@ class Judgement:
 async def judged(history: Path, picture: Path) -> Judgement:
     """Let `raft check` judge a history, in a process of its own."""
     if not history.exists():
-        return Judgement("linearizable")
+        return Judgement("bad", 0, "nobody has written it")
     command = ["-c", "from raft.cli.main import main; main()", "check", str(history)]
     command += ["--budget", f"{CHECK_SECONDS}s", "--svg", str(picture), "--json"]
     out, err, code = await getProcessOutputAndValue(sys.executable, command, env=None)

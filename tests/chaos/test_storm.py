@@ -5,19 +5,22 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import pytest_twisted
 from attrs import define
+from twisted.internet.defer import Deferred, succeed
 
 from raft.chaos import wall_clock
-from raft.chaos.clients import Notes
+from raft.chaos.clients import Notes, Worker, stale_reads
 from raft.chaos.run import slope
 from raft.chaos.stage import Nobody, Stage
 from raft.chaos.storm import FAULTS, SWARM, Storm
-from raft.chaos.verdict import Logs
+from raft.chaos.verdict import Logs, idle, judged
 
 
 def storm(seed: str, *kinds: str) -> Storm:
@@ -86,6 +89,50 @@ def test_a_broken_promise_is_found(notes: Notes, found: dict[str, int], said: st
 
 def test_what_is_acknowledged_is_on_the_disk_at_once(notes: Notes, tmp_path: Path) -> None:
     assert (tmp_path / "acknowledged").read_text() == '["p1/ledger/a", 1]\n'
+
+
+def done_by(name: str, notes: Notes, result: object) -> Worker:
+    """Return a client whose every call is answered at once."""
+    anything: Any = None
+    worker = Worker(name, anything, notes, random.Random(1), stale_reads)
+    worker.client = cast("Any", Answering(result))
+    return worker
+
+
+@define
+class Answering:
+    """What looks like a client that gets the same answer each time."""
+
+    result: object
+
+    def read(self, *_: object, **__: object) -> Deferred[object]:
+        return succeed(self.result)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_sees_nothing_after_something_has_gone_back(notes: Notes) -> None:
+    """I19, R10: an empty server is the oldest state there is."""
+    await stale_reads(done_by("p", notes, None))
+    worker = done_by("q", notes, 7)
+    await stale_reads(worker)
+    assert notes.violations == []
+    cast("Any", worker.client).result = None
+    await stale_reads(worker)
+    assert notes.violations == ["q saw 7 under p1/counter, and None later"]
+    assert (notes.asked["q"], notes.done["q"]) == (2, 2)
+
+
+def test_a_client_that_never_gets_anything_done_is_a_violation() -> None:
+    """A run whose clients all fail has shown nothing, and must not end well."""
+    asked, done = Counter(p=20, q=20, r=19), Counter(q=1)
+    assert idle(asked, done) == ["client p has begun 20 operations, and none was done"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_history_that_nobody_wrote_is_not_linearizable(tmp_path: Path) -> None:
+    """I18: what was never recorded was never judged."""
+    judgement = await judged(tmp_path / "none.jsonl", tmp_path / "none.svg")
+    assert (judgement.verdict, judgement.operations) == ("bad", 0)
 
 
 # -- Logs and memory -------------------------------------------------------------------------
