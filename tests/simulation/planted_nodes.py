@@ -7,7 +7,7 @@ a simulator of cores alone cannot see.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -20,11 +20,14 @@ from raft.client.lanes import Lane
 from raft.client.meanings import Meaning, meaning
 from raft.client.session import SessionLife
 from raft.core.outputs import HardState, Send
-from raft.errors import RaftError, Timeout
+from raft.errors import RaftError, StorageFull, Timeout
+from raft.interfaces import Value
+from raft.machines.kv import KeyValueStore
 from raft.node.reads import Reads
 from raft.node.sending import Sending
 from raft.outcomes import Result
 from raft.sessions import Session, Sessions
+from raft.storage.directory import DataDirectory
 from raft.storage.files import Files, sync
 from raft.storage.recovery import Recovery
 from raft.storage.snapshots import SnapshotWriter
@@ -268,3 +271,35 @@ def a_time_out_passes_for_a_clear_no(patch: pytest.MonkeyPatch) -> None:
         begin(error, False, message)
 
     patch.setattr(Timeout, "__init__", sure)
+
+
+# What ends well for everybody else.
+
+
+@planted("I20", "I16", "I7")
+def a_restored_store_lacks_a_key(patch: pytest.MonkeyPatch) -> None:
+    """[N1]: what was acknowledged is gone with the log that held it."""
+    restore = KeyValueStore.restore
+
+    def forgetful(store: KeyValueStore, chunks: Iterator[bytes]) -> None:
+        restore(store, chunks)
+        found: Value = store.query(["scan", "l", 1])
+        if isinstance(found, list) and found and isinstance(found[0], list):
+            store.apply(["delete", found[0][0]], None)  # type: ignore[arg-type]
+
+    patch.setattr(KeyValueStore, "restore", forgetful)
+
+
+@planted("L1")
+def a_server_that_started_twice_finds_no_room(patch: pytest.MonkeyPatch) -> None:
+    """[D4]: a full disk that is never believed to have room again."""
+    load: Any = DataDirectory.load
+    lives: dict[Any, int] = {}
+
+    def full(path: str, id: str, cluster: str, files: Any) -> DataDirectory:
+        lives[files] = lives.get(files, 0) + 1
+        if lives[files] > 2:
+            raise StorageFull("there is no room")
+        return load(path, id, cluster, files)  # type: ignore[no-any-return]
+
+    patch.setattr(DataDirectory, "load", staticmethod(full))

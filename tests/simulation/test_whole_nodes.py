@@ -10,6 +10,8 @@ import sys
 import pytest
 from attrs import evolve
 
+import raft.testing.whole.run
+from raft.interfaces import Value
 from raft.testing.choices import Choices
 from raft.testing.shrinking import Budget
 from raft.testing.whole.run import Failure, simulate
@@ -34,6 +36,22 @@ def test_a_leader_is_elected_over_real_logs_and_connections(voters: int) -> None
 
 def digest() -> str:
     return simulate(3, swarm=ROUGH).digest
+
+
+def test_the_machines_are_held_against_what_was_committed(
+    monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    """I20: a state that lacks one acknowledged write is seen, though nobody reads it."""
+    right = raft.testing.whole.run.made_of
+
+    def one_more(commands: list[Value]) -> Value:
+        return right([*commands, ["set", "nobody wrote it", 1]])
+
+    monkeypatch.setattr(raft.testing.whole.run, "made_of", one_more)
+    with pytest.raises(Failure, match="I20: n1 holds "):
+        simulate(1, swarm=QUIET)
+    gc.collect()
+    logged_errors.flush()
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ class Client:
         """Draw when it acts."""
         self.chance = random.Random(f"{self.world.seed}/{self.name}/acts")
 
-    def start(self, saved: SavedSession | None = None) -> None:
+    def start(self, saved: SavedSession | None = None) -> Process:
         """Begin a life, with nothing of the one before but its session, where that is given."""
         world = self.world
         self.lives += 1
@@ -99,6 +99,7 @@ class Client:
         )
         self._seen = 0
         process.enter(self._begin, process, chance, saved)
+        return process
 
     def _begin(self, process: Process, chance: random.Random, saved: SavedSession | None) -> None:
         self.client = self.world.parts.client(

@@ -77,11 +77,13 @@ class Disk:
         before: called before each operation with its name; it may raise OSError, or whatever
             ends the process.
         capacity_bytes: how much fits; None for everything.
+        refused: called once when something does not fit any more.
         dropped: how many writes a loss of power has undone, whole or in part.
     """
 
     before: Callable[[str], object] = lambda _: None
     capacity_bytes: int | None = None
+    refused: Callable[[], object] = lambda: None
     dropped: int = 0
     names_seen: dict[str, File] = Factory(dict)
     _durable_names: dict[str, File] = Factory(dict)
@@ -191,6 +193,8 @@ class Disk:
     def _claim(self, size_bytes: int) -> None:
         most = self.capacity_bytes
         if most is not None and size_bytes > 0 and self.used_bytes + size_bytes > most:
+            told, self.refused = self.refused, lambda: None
+            told()
             raise _error(errno.ENOSPC)
 
     # What befalls it.

@@ -6,17 +6,23 @@ result: a second execution, another result or one after a clear no is seen at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from zope.interface import implementer
 
 from raft.errors import CommandError
 from raft.interfaces import Context, IStateMachine, Value
+from raft.machine import CommandContext
 from raft.machines.kv import KeyValueStore
 
 if TYPE_CHECKING:
     from raft.testing.whole.verdict import Witness
+
+
+EVERYTHING: Final[Value] = ["scan", "", 1000]
+"""Fewer keys than that are ever written."""
 
 
 @implementer(IStateMachine)
@@ -45,7 +51,7 @@ class WitnessedStore:
         except CommandError as error:
             refused, result = error, error.code
         if self.process is not None and self.process.is_alive:
-            self.witness.executed(number, context.index, result)
+            self.witness.executed(number, context.index, inner, result)
         if refused is not None:
             raise refused
         return result
@@ -61,3 +67,12 @@ class WitnessedStore:
     def restore(self, chunks: Iterator[bytes]) -> None:
         """See `IStateMachine`."""
         self.store.restore(chunks)
+
+
+def made_of(commands: Iterable[Value]) -> Value:
+    """Return what an empty store answers to `EVERYTHING` after these commands."""
+    store, context = KeyValueStore(), CommandContext(b"")
+    for command in commands:
+        with suppress(CommandError):
+            store.apply(command, context)
+    return store.query(EVERYTHING)

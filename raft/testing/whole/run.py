@@ -19,6 +19,7 @@ from raft.testing.linearizability import Verdict, check
 from raft.testing.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.client import TIMEOUTS_SECONDS, Client
 from raft.testing.whole.host import Host
+from raft.testing.whole.machine import EVERYTHING, made_of
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.troubles import Troubles
 from raft.testing.whole.world import Parts, World
@@ -189,15 +190,13 @@ class Run:
         # Sessions may all be in use: by clients that died without a word, too.
         has_session = world.swarm.session_limits.sessions >= 100
         fresh = Client(world, "fresh", "127.0.2.1", has_session, False)
-        fresh.start()
-        if fresh.process is None:
-            return
+        process = fresh.start()
         limit = SERVICE_SECONDS + TRANSPORT_SECONDS
         while fresh.done < 2:
             if not fresh.open:
                 fresh.done = 0
                 for operation in ("put", "get"):
-                    fresh.process.enter(fresh.ask, [operation, 1], limit)
+                    process.enter(fresh.ask, [operation, 1], limit)
             if world.timeline.now - begun > limit:
                 self._violated("L2", f"no answers to a fresh client in {limit:.1f} s")
             world.run(POLL_SECONDS)
@@ -240,6 +239,20 @@ class Run:
                 self._violated("L3", f"applied differs: {applied}")
             world.run(POLL_SECONDS)
         world.monitors.check_all()
+        self._compare(min(applied.values()))
+
+    def _compare(self, applied: int) -> None:
+        """I20: each machine is what the committed commands make of an empty one, and no less.
+
+        Digests of what was applied do not see what a snapshot forgets.
+        """
+        right = made_of(self.world.witness.until(applied))
+        for host in self.healthy:
+            if host.service is None:
+                continue
+            found = host.service.replica.machine.query(EVERYTHING)
+            if found != right:
+                self._violated("I20", f"{host.id} holds {found!r} at {applied}, not {right!r}")
 
     def _judge(self) -> None:
         """I22: every call has ended; I18: one copy of the state could have answered so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from raft.core.server import Options
 from raft.node.bounds import Bounds
@@ -79,7 +79,7 @@ class Swarm:
             seed=seed,
             voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
             options=_options(rng),
-            bounds=_bounds(rng),
+            bounds=evolve(_bounds(rng), trailing_bytes=_trailing_bytes(seed)),
             session_limits=SessionLimits(
                 timeout_us=rng.choice((2_000_000, 10_000_000, 60_000_000)),
                 sessions=rng.choice((2, 4, 8, 100)),
@@ -125,6 +125,11 @@ def _bounds(rng: random.Random) -> Bounds:
         snapshot_floor_bytes=rng.choice((1 << 12, 1 << 16)),
         cache_bytes=rng.choice((1 << 10, 1 << 14, 64 << 20)),
     )
+
+
+def _trailing_bytes(seed: int) -> int:
+    """Draw how much of a log waits for followers: if little, they are sent snapshots."""
+    return random.Random(f"{seed}/trailing").choice((500, 3_000, 256 << 20))
 
 
 def _weather(rng: random.Random) -> Weather:

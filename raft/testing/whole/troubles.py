@@ -26,6 +26,7 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from attrs import Factory, define, field
@@ -68,8 +69,7 @@ class Troubles:
         self._later(self.world.swarm.trouble_seconds / STEPS, self._strike)
         trouble = self._stream.choose(self._draw, None)
         if trouble is not None and self._befall(trouble):
-            self.world.fired[str(trouble[0])] += 1
-            self.world.tell("trouble", " ".join(map(str, trouble)))
+            self._came(str(trouble[0]), *trouble[1:])
 
     def _draw(self, rng: random.Random) -> list[Json] | None:
         return self.drawing.trouble(rng) if rng.random() < 1 / STEPS else None
@@ -91,7 +91,7 @@ class Troubles:
         if not host.is_up:
             host.start()
 
-    # One trouble. Each returns whether it came about.
+    # One trouble. Each returns whether it came about at once.
 
     def _befall(self, trouble: list[Json]) -> bool:
         hosts = self.world.hosts
@@ -100,27 +100,35 @@ class Troubles:
                 return self._crash(hosts[id], how, down)
             case ["kill at disk" | "power at disk" as how, str(id), int(left), float(down)]:
                 host = hosts[id]
-                host.disk_fuse = Fuse(left, lambda: self._crash(host, how.split()[0], down))
-            case ["kill at send", str(id), int(left), float(down)]:
+                burn = partial(self._crash, host, how.split()[0], down)
+                host.disk_fuse = self._fuse(host, left, how, burn)
+                return False
+            case ["kill at send" as how, str(id), int(left), float(down)]:
                 host = hosts[id]
-                host.send_fuse = Fuse(left, lambda: self._crash(host, "kill", down))
+                burn = partial(self._crash, host, "kill", down)
+                host.send_fuse = self._fuse(host, left, how, burn)
+                return False
             case ["pause", str(id), float(seconds)]:
                 return self._pause(hosts[id], seconds)
             case ["cut", [*links], float(seconds)]:
                 self._cut(links)
                 self._later(seconds, self._mend, links)
+                return bool(links)
             case ["flap", [*links], float(seconds), int(count)]:
                 self._flap(links, seconds, count)
+                return bool(links)
             case ["reset", str(one), str(other)]:
                 return self.world.network.reset_between(*map(self._address, (one, other))) > 0
             case ["slow link" | "late" as how, str(one), str(other), float(much), float(seconds)]:
                 self._hinder(one, other, how, much, seconds)
             case ["slow disk", str(id), float(much), float(seconds)]:
                 self._slow_disk(hosts[id], much, seconds)
-            case ["failing disk", str(id), int(left), float()]:
-                hosts[id].disk_fuse = Fuse(left, _fail)
+            case ["failing disk" as how, str(id), int(left), float()]:
+                hosts[id].disk_fuse = self._fuse(hosts[id], left, how, _fail)
+                return False
             case ["full disk", str(id), int(room), float(seconds)]:
                 self._fill(hosts[id], room, seconds)
+                return False
             case ["rot" | "wipe" as how, str(id), float(down)]:
                 return self._damage(hosts[id], how, down)
             case ["transfer", str(id), str(target)]:
@@ -130,6 +138,20 @@ class Troubles:
             case _:
                 raise ValueError(f"no trouble: {trouble!r}")
         return True
+
+    def _came(self, kind: str, *about: Json) -> None:
+        """Count and tell what has come about."""
+        self.world.fired[kind] += 1
+        self.world.tell("trouble", " ".join(map(str, (kind, *about))))
+
+    def _fuse(self, host: Host, left: int, kind: str, burn: Callable[[], object]) -> Fuse:
+        """Return what is a trouble once it burns, if it ever does."""
+
+        def count_and_burn() -> None:
+            self._came(kind, host.id)
+            burn()
+
+        return Fuse(left, count_and_burn)
 
     def _crash(self, host: Host, how: Json, down_seconds: float) -> bool:
         if not host.is_up:
@@ -185,6 +207,7 @@ class Troubles:
 
     def _fill(self, host: Host, room_bytes: int, seconds: float) -> None:
         host.disk.capacity_bytes = host.disk.used_bytes + room_bytes
+        host.disk.refused = partial(self._came, "full disk", host.id)
         self._later(seconds, setattr, host.disk, "capacity_bytes", None)
 
     def _damage(self, host: Host, how: str, down_seconds: float) -> bool:
@@ -242,6 +265,8 @@ class Troubles:
             if host.process is not None and host.process.is_paused:
                 host.process.resume()
             host.start()
+            if not (host.is_up or host.is_damaged):
+                world.verdict.note("L1", f"{host.id} does not start when healed: {host.refused}")
         # Who has lost something may be refused, by itself or by all others.
         return [host for host in world.hosts.values() if host.is_up and not host.view.is_lost]
 

@@ -58,20 +58,27 @@ class Witness:
     executions: dict[int, int] = Factory(dict)
     """Number of a command -> the index of its entry."""
     results: dict[int, Value] = Factory(dict)
+    commands: dict[int, Value] = Factory(dict)
+    """What was carried out, by the index of its entry."""
     denied: set[int] = Factory(set)
     """Numbers whose clients were told that they definitely did nothing."""
 
-    def executed(self, number: int, index: int, result: Value) -> None:
+    def executed(self, number: int, index: int, command: Value, result: Value) -> None:
         """A machine has carried out a command."""
         violated = self.verdict.violated
         first = self.executions.setdefault(number, index)
         if first != index:
             violated("I16", f"command {number} is carried out at {first} and at {index}")
+        self.commands.setdefault(index, command)
         known = self.results.setdefault(number, result)
         if known != result:
             violated("I7", f"command {number} gives {known!r} here and {result!r} there")
         if number in self.denied:
             violated("I17", f"command {number} is carried out at {index}, after a clear no")
+
+    def until(self, index: int) -> list[Value]:
+        """Return what was carried out up to an index, in the order of the log."""
+        return [self.commands[each] for each in sorted(self.commands) if each <= index]
 
     def done(self, number: int, result: Value) -> None:
         """A client was told the result of a command."""
