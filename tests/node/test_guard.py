@@ -19,6 +19,8 @@ from raft.node.guard import (
     NARROWING_SECONDS,
     PERIOD_ENTRIES,
     PERIOD_SECONDS,
+    Accused,
+    Dispute,
     Guard,
 )
 from raft.transport.greeting import Greeting
@@ -627,3 +629,59 @@ def test_who_knows_that_it_has_diverged_answers_nothing_from_its_state() -> None
     world.run(NARROWING_SECONDS)
     assert judged(leader)
     assert isinstance(written.value, OutcomeUnknown)
+
+
+def test_who_is_set_aside_keeps_no_copied_state_from_being_borne_out() -> None:
+    """sc-SM4: all others have the same digest; what was told of a later entry waits for that."""
+    world, _, leader, followers = odd_cluster(5)
+    wrong, one, other, later = followers
+    diverge(world, leader, wrong)
+    world.run(3.0, lambda: judged(wrong) and guard_of(leader).diverged)
+    guard = guard_of(leader)
+    guard._copies |= {node.id: ("1", 1) for node in (one, other)}
+    guard._copies[later.id] = "1", leader.applied + 1000
+    write(leader, 5)
+    world.run(2 * PERIOD_SECONDS)
+    assert guard._copies.keys() == {later.id}
+
+
+def test_a_dispute_ends_once_one_side_is_judged() -> None:
+    world, _, leader, followers = odd_cluster(3)
+    wrong = followers[0]
+    diverge(world, leader, wrong)
+    world.run(3.0, lambda: judged(wrong) and guard_of(leader).diverged)
+    guard = guard_of(leader)
+    guard.dispute = Dispute(leader.applied + 1000, ((leader.id,), (wrong.id,)))
+    world.run(0.2)
+    assert guard.dispute is None
+
+
+def test_who_took_the_place_of_one_that_diverged_has_a_voice() -> None:
+    """M7: it is another server, whatever was said of the one before it."""
+    world, _, leader, followers = odd_cluster(3)
+    for node in (leader, *followers):
+        for peer in followers:
+            guard_of(node).accused[peer.id] = Accused("older", 1, True, 0.0)
+    index = diverge(world, leader, leader)
+    world.run(3.0, lambda: judged(leader))
+    found = judged(leader)
+    assert found is not None
+    assert found.index == index
+
+
+def test_who_is_wrong_too_is_not_asked_for_the_first_entry() -> None:
+    """sc-SM4: two that diverged alike would tell each other that an entry was right."""
+    world, _, leader, followers = odd_cluster(5)
+    wrong, alike = followers[:2]
+    guard = guard_of(wrong)
+    diverge(world, leader, wrong, alike)
+    guard.network.send_digest = lambda *_: True  # type: ignore[method-assign]
+    world.run(3.0, lambda: guard.narrowing)
+    narrowing = guard.narrowing
+    assert narrowing is not None
+    asked = narrowing.asked
+    value = wrong.replica.rolling.at(asked)
+    guard.heard(alike.id, StateDigest(asked, value))
+    assert narrowing.asked == asked
+    guard.heard(leader.id, StateDigest(asked, value))
+    assert narrowing.asked != asked

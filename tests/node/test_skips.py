@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from raft.core.messages import AppendEntriesResult
-from raft.core.outputs import Proposed
+from raft.core.messages import AppendEntries, AppendEntriesResult, Entries
+from raft.core.outputs import Proposed, Replicated
 from raft.core.server import Options
 from raft.errors import NotLeader, StateMachineFailed
 from raft.node.scribe import Scribe
@@ -16,7 +16,7 @@ from raft.node.skipping import Skipping
 from raft.node.writes import Batch
 from raft.skips import SKIPS_LIMIT
 from raft.storage.memory import MemoryStorage
-from raft.storage.records import Kind, decode, encode_skip
+from raft.storage.records import Kind, decode, encode, encode_skip
 from tests.node.world import Node, Outcome, Wire, World, cluster, leader_of, others
 
 
@@ -257,3 +257,45 @@ def test_a_leader_that_does_not_know_what_is_committed_skips_nothing() -> None:
     world.run(3.0, lambda: any(node.leads for node in rest))
     new = next(node for node in rest if node.leads)
     assert "does not know yet what is committed" in str(asked(new, poison).value)
+
+
+def test_skips_of_a_log_that_a_snapshot_replaced_are_forgotten() -> None:
+    """sc-P14: what it named would be passed by here alone, for other entries stand there."""
+    bounds = {"trailing_entries": 0, "trailing_bytes": 0}
+    world, wire, _ = cluster(3, **bounds)
+    alone = leader_of(wire)
+    world.run(0.5, lambda: all(node.applied == alone.applied for node in _all(wire)))
+    wire.isolate(alone.id)
+    for number in range(15):
+        alone.write(["add", number])
+    skip(alone, alone.applied + 15)
+    world.run(0.05)
+    at = alone.applied + 16
+    assert alone.shell.scribe.skips.named == {at: at - 1}
+    rest = others(wire, alone)
+    leader = leader_of(wire, [node.id for node in rest])
+    for _ in range(5):
+        leader.write(["add", "other"])
+    world.run(0.5)
+    leader.shell.snapshots.take()
+    world.run(0.5, lambda: leader.shell.server.log.first_index > alone.applied + 1)
+    for _ in range(30):
+        leader.write(["add", "another"])
+    world.run(0.5)
+    assert leader.shell.server.snapshot_index < at - 1 < at < leader.applied
+    wire.heal()
+    world.run(2.0, lambda: alone.applied == leader_of(wire).applied)
+    assert alone.shell.snapshots.installed_index
+    assert journals(wire)[0] == journals(wire)[1] == journals(wire)[2]
+    assert len({node.replica.digest for node in _all(wire)}) == 1
+
+
+def test_skips_that_arrived_and_were_cut_off_within_the_step_are_not_noted() -> None:
+    """sc-P14: two leaders' messages may come in one turn."""
+    scribe = Scribe(lambda: 0.0, bytes)
+    arrived = b"".join(
+        encode(index, 1, 0, Kind.SKIP, encode_skip(named)) for index, named in ((7, 3), (8, 4))
+    )
+    scribe.arrived(AppendEntries(1, 6, 1, Entries(7), 0, 0), arrived)
+    assert scribe.records_of(Replicated(7, 8, 1), []) == arrived[: len(arrived) // 2]
+    assert scribe.skips.named == {7: 3}
