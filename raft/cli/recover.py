@@ -87,6 +87,11 @@ def told(intended: Plan, others: Sequence[Survey]) -> list[str]:
         f"{id} has the log up to {reached}, and goes on alone as {intended.note.cluster_id}.",
         f"Lost is whatever only {', '.join(lost) or 'nobody'} had: writes that were answered too.",
     ]
+    if found.is_repairing:
+        lines.append(
+            f"Lost is also what {id} had itself before its log was damaged: up to entry "
+            f"{found.lost[1]} of term {found.lost[0]}."
+        )
     if found.last_index > found.committed:
         lines.append(f"Kept are {kept}, though some of them may never have been answered.")
     if alive:
@@ -148,6 +153,12 @@ def remarks(found: Sequence[tuple[str, Found]]) -> list[str]:
         clusters.setdefault(each.identity.cluster_id, []).append(each.identity.server_id)
         if each.is_pending:
             lines.append(f"{path}: a recovery was begun; the next start finishes it")
+        if each.is_repairing:
+            lines.append(
+                f"{path}: the log was damaged, and lacks what it had up to entry {each.lost[1]} of "
+                f"term {each.lost[0]}; until others send it, {each.identity.server_id} votes for "
+                "nobody who lacks it too, and stands for no election"
+            )
         if each.divergence is not None:
             lines.append(
                 f"{path}: the state of this server has diverged, since entry "
@@ -217,6 +228,8 @@ def as_mapping(each: Found) -> dict[str, object]:
         ],
         "joint_with": sorted(each.configuration.outgoing),
         "is_pending": each.is_pending,
+        "lost_index": each.lost[1] if each.is_repairing else 0,
+        "lost_term": each.lost[0] if each.is_repairing else 0,
         "diverged_index": each.divergence.index if each.divergence else 0,
         "recoveries": [
             {

@@ -36,6 +36,7 @@ from raft.storage.records import (
     encode_configuration,
     encode_recovery,
 )
+from raft.storage.repair import DONE, FETCHING, Repair, load
 from raft.storage.repair_plan import plan as plan_repair
 from raft.storage.salvage import Salvaged, salvage
 from raft.storage.survivor import Pending
@@ -70,6 +71,8 @@ class Survey:
         recoveries: of the cluster, as far as the log reaches back, oldest first.
         is_pending: a recovery was begun here and is not finished: the next start finishes it.
         divergence: what says that the machine's state is not the cluster's, or None.
+        lost: (term, index) of the last entry that the log had before it was damaged, while others
+            have not sent it again; zeros for none.
     """
 
     path: str
@@ -86,11 +89,17 @@ class Survey:
     recoveries: tuple[RecoveryNote, ...] = ()
     is_pending: bool = False
     divergence: Divergence | None = None
+    lost: tuple[int, int] = (0, 0)
 
     @property
     def reached(self) -> tuple[int, int]:
         """How far the log is, as elections compare it [RULES E2]."""
         return self.last_term, self.last_index
+
+    @property
+    def is_repairing(self) -> bool:
+        """Whether its server, when it starts, stands for no election [RULES D1]."""
+        return self.lost > self.reached
 
 
 @frozen
@@ -128,7 +137,7 @@ def survey(path: str) -> Survey:
     """Look at the data directory `path`; change nothing in it but the lock file.
 
     Raises:
-        BadConfiguration: it is none, somebody else's, or its server runs.
+        BadConfiguration: it is none, somebody else's, its server runs, or a repair was begun there.
         StorageDamaged: what is in it cannot be read.
     """
     with _claimed(path) as directory:
@@ -151,24 +160,28 @@ def surveyed(path: str, identity: Identity, files: Files) -> Survey:
     reading = ReadOnlyFiles(files)
     if not any(name.endswith(".wal") for name in reading.names(path)):
         raise BadConfiguration(f"{path} has no log: there is nothing to recover in it")
+    repair = load(files, path)
+    if repair is not None and repair.state not in (FETCHING, DONE):
+        # Until that is finished the log may lack what the server has promised: term and vote.
+        raise BadConfiguration(
+            f"{path}: a repair of the log was begun; start the server once, it finishes it"
+        )
     log = WriteAheadLog(path, files=reading, incarnation=identity.incarnation)
     found = log.recover()
     try:
         recoveries = tuple(_recoveries(log, found))
     finally:
         log.stop()
-    is_pending, divergence = survivor.is_pending(files, path), read_divergence(files, path)
-    return _survey_of(path, identity, found, recoveries, is_pending, divergence)
+    return evolve(
+        _survey_of(path, identity, found),
+        recoveries=recoveries,
+        is_pending=survivor.is_pending(files, path),
+        divergence=read_divergence(files, path),
+        lost=repair.last if repair is not None and repair.state == FETCHING else (0, 0),
+    )
 
 
-def _survey_of(
-    path: str,
-    identity: Identity,
-    found: Recovered,
-    recoveries: tuple[RecoveryNote, ...],
-    is_pending: bool,
-    divergence: Divergence | None,
-) -> Survey:
+def _survey_of(path: str, identity: Identity, found: Recovered) -> Survey:
     snapshot = found.snapshot
     last_index, last_term = found.first_index - 1, found.prev_term
     if found.runs:
@@ -191,9 +204,6 @@ def _survey_of(
         found.last_time_us,
         configuration,
         configuration_index,
-        recoveries,
-        is_pending,
-        divergence,
     )
 
 
@@ -241,7 +251,7 @@ def plan(
                 f"{mine}: server {me.server_id} is no member of its cluster: it was removed, or "
                 "never added; recover another one, or use --force"
             )
-        if chosen.configuration.majority(left):
+        if _would_elect(chosen, [chosen, *others]):
             raise BadConfiguration(
                 f"{', '.join(sorted(left))} are a majority of the voters: start them as they are, "
                 "and they elect a leader without any loss (or use --force)"
@@ -263,6 +273,18 @@ def plan(
     # The vote of an unfinished term must not come back, nor the entries of its leader.
     term = max(chosen.hard_state.current_term, chosen.last_term) + 1
     return Plan(chosen, Configuration((member,)), note, term)
+
+
+def _would_elect(chosen: Survey, survivors: Sequence[Survey]) -> bool:
+    """Tell whether the survivors elect a leader when they are started.
+
+    Who lost a part of its log stands for no election, and votes for nobody who lacks that too.
+    """
+    whole = [each.reached for each in survivors if not each.is_repairing]
+    voters = {
+        each.identity.server_id for each in survivors if each.lost <= max(whole, default=(0, 0))
+    }
+    return bool(whole) and chosen.configuration.majority(voters)
 
 
 def _check_chosen(chosen: Survey) -> None:
@@ -368,12 +390,22 @@ def wreck(path: str, error: StorageDamaged) -> Wreck:
         salvaged = salvage(ReadOnlyFiles(files), directory.path, int(identity.incarnation, 16))
         helpless = ""
         try:
+            before = _startable(directory.path, files, error)
             plan_repair(
-                files, directory.path, identity.incarnation, identity.server_id, None, error
+                files, directory.path, identity.incarnation, identity.server_id, before, error
             )
         except RaftError as refused:
             helpless = str(refused.args[-1])
     return Wreck(identity, error, salvaged, helpless)
+
+
+def _startable(path: str, files: Files, error: StorageDamaged) -> Repair | None:
+    """Return the last repair; raise where a start fails on something else than the log."""
+    if survivor.is_pending(files, path):
+        # It is finished before the log is looked at, and fails there.
+        raise error
+    read_divergence(files, path)
+    return load(files, path)
 
 
 def look(paths: Sequence[str]) -> Iterator[tuple[str, Survey | Wreck | RaftError]]:

@@ -18,8 +18,8 @@ from raft.cli import main
 from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, RaftError, StorageDamaged
+from raft.storage import repair, repair_plan, survivor
 from raft.storage import survey as room
-from raft.storage import survivor
 from raft.storage.directory import (
     IDENTITY_NAME,
     DataDirectory,
@@ -27,7 +27,7 @@ from raft.storage.directory import (
     decode_identity,
     encode_identity,
 )
-from raft.storage.divergence import Divergence, write_divergence
+from raft.storage.divergence import DIVERGED_NAME, Divergence, write_divergence
 from raft.storage.files import RealFiles, read_all, replace_file
 from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import (
@@ -42,6 +42,7 @@ from raft.storage.records import (
 from raft.storage.recovery import Recovery
 from raft.storage.survey import Plan, Survey, plan, surveyed
 from raft.storage.survivor import Pending, decode_pending, encode_pending
+from raft.storage.wal import WriteAheadLog
 from tests.storage.test_repair import damaged, in_the_middle, last_of, long_log, wals
 
 DIRECTORY = "/imagined"
@@ -426,3 +427,96 @@ def test_a_survey_says_where_no_repair_helps(
     directory.release()
     assert main.run(("recover", "--survey", directory.path)) == 1
     assert "a: the log cannot be repaired: its last term and vote" in capsys.readouterr().out
+
+
+def half_repaired(path: Path, state: str) -> tuple[str, tuple[int, int]]:
+    """Make the directory of a server whose repair has come to `state`; and tell what it owes."""
+    files, held = long_log()
+    name = wals(files)[1]
+    directory = DataDirectory.open(str(path), "a")
+    for each, content in damaged(files, name, in_the_middle(files, name)).items():
+        (path / each).write_bytes(content)
+    real, incarnation = RealFiles(), directory.identity.incarnation
+    begun = repair_plan.plan(real, directory.path, incarnation, "a")
+    repair.begin(real, directory.path, begun)
+    if state != repair.MOVING:
+        for each in begun.names:
+            (path / each).rename(path / (each + begun.suffix))
+        repair.begin(real, directory.path, evolve(begun, state=repair.WRITING))
+    if state == repair.FETCHING:
+        repair.finish(real, directory.path, incarnation)
+    directory.release()
+    return directory.path, last_of(held)
+
+
+@pytest.mark.parametrize("state", [repair.MOVING, repair.WRITING])
+def test_nobody_goes_on_alone_in_the_middle_of_a_repair(
+    tmp_path: Path, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E1, D1, sc-F16: what is left of the log does not say its term and vote until it is finished.
+
+    It was recovered in a term that it had voted in, and the repair then stood in its way for ever.
+    """
+    path, _ = half_repaired(tmp_path / "a", state)
+    before = {each.name: each.read_bytes() for each in (tmp_path / "a").iterdir()}
+    assert main.run(("recover", path, "--yes")) == 1
+    assert "a repair of the log was begun" in capsys.readouterr().err
+    assert main.run(("recover", "--survey", path)) == 1
+    shown = capsys.readouterr().out
+    assert "start the server once" in shown
+    assert "repair = true" not in shown
+    after = {each.name: each.read_bytes() for each in (tmp_path / "a").iterdir()}
+    assert {**after, "lock": b""} == {**before, "lock": b""}
+
+
+def test_a_survey_tells_what_a_repaired_log_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D1, sc-F28: it was shown as a shorter log and nothing else."""
+    path, (term, index) = half_repaired(tmp_path / "a", repair.FETCHING)
+    assert main.run(("recover", "--survey", path)) == 0
+    assert f"lacks what it had up to entry {index} of term {term};" in capsys.readouterr().out
+    assert main.run(("recover", "--survey", "--json", path)) == 0
+    (found,) = json.loads(capsys.readouterr().out).values()
+    assert (found["lost_index"], found["lost_term"]) == (index, term)
+    assert main.run(("recover", path, "--yes")) == 0
+    assert f"up to entry {index} of term {term}.\nKept are" in capsys.readouterr().out
+    # Once it goes on alone nothing is owed: it must stand for election.
+    directory = DataDirectory.open(path, "a")
+    log = WriteAheadLog(path, incarnation=directory.identity.incarnation)
+    found, done = repair_plan.recover(log, directory, allowed=False)
+    assert (found.lost, done and done.state) == ((0, 0), repair.DONE)
+    log.stop()
+    directory.release()
+
+
+def test_survivors_of_whom_nobody_can_be_elected_are_no_majority(three: dict[str, str]) -> None:
+    """D1, sc-F28: they were said to elect a leader without any loss, which they never did."""
+    a, b = room.survey(three["a"]), evolve(room.survey(three["b"]), last_index=5)
+    with pytest.raises(BadConfiguration, match="are a majority"):
+        plan(a, [b])
+    # The one that is whole has all that the other one lost.
+    with pytest.raises(BadConfiguration, match="are a majority"):
+        plan(a, [evolve(b, last_index=3, lost=(2, 5))])
+    assert plan(a, [evolve(b, last_index=3, lost=(2, 6))]).survey == a
+    assert plan(evolve(a, lost=(2, 7)), [evolve(b, last_index=3, lost=(2, 7))])
+    # It was repaired, and has not noted that yet.
+    with pytest.raises(BadConfiguration, match="are a majority"):
+        plan(evolve(a, lost=(2, 5)), [evolve(b, last_index=3, lost=(2, 4))])
+
+
+@pytest.mark.parametrize("rotten", [repair.REPAIR_NAME, DIVERGED_NAME, survivor.PENDING_NAME])
+def test_a_survey_promises_no_repair_where_the_server_does_not_come_so_far(
+    tmp_path: Path, rotten: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sc-F28: the start fails on another file; it said that the others would repair the log."""
+    files, _ = long_log()
+    name = wals(files)[1]
+    directory = DataDirectory.open(str(tmp_path / "a"), "a")
+    for each, content in damaged(files, name, in_the_middle(files, name)).items():
+        (tmp_path / "a" / each).write_bytes(content)
+    (tmp_path / "a" / rotten).write_bytes(b"{")
+    directory.release()
+    assert main.run(("recover", "--survey", "--json", directory.path)) == 1
+    (found,) = json.loads(capsys.readouterr().out).values()
+    assert found["can_be_repaired"] is False
