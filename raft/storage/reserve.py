@@ -52,16 +52,17 @@ class ReservedFiles(RealFiles):
         self._refill()
 
     def _insist(self, call: Callable[[], R]) -> R:
-        try:
-            return call()
-        except OSError as error:
-            if error.errno not in NO_DESCRIPTOR:
-                raise
-            with self._lock:
-                if not self._held:
+        while True:
+            try:
+                return call()
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTOR:
                     raise
-                os.close(self._held.pop())
-        return call()
+                # What is given up may go to a connection that waits to be accepted: give another.
+                with self._lock:
+                    if not self._held:
+                        raise
+                    os.close(self._held.pop())
 
     def _refill(self) -> None:
         if len(self._held) >= self._count:

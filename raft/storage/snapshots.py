@@ -37,7 +37,7 @@ from zope.interface import implementer
 from raft.codec import UNREADABLE
 from raft.errors import BadConfiguration, InvariantViolated, RaftError, StorageDamaged, StorageFull
 from raft.interfaces import ISnapshotWriter, SnapshotMeta
-from raft.storage.files import Files, failure, read_all, sync, write_all
+from raft.storage.files import NO_DESCRIPTOR, Files, failure, read_all, sync, write_all
 from raft.storage.records import BadRecord, decode_configuration, encode_configuration
 
 FORMAT_VERSION = 1
@@ -269,7 +269,11 @@ class SnapshotFiles:
         return meta
 
     def retain(self, oldest: int, newest: int) -> None:
-        """Remove the snapshots below `oldest` and above `newest`."""
+        """Remove the snapshots below `oldest` and above `newest`.
+
+        One that a crash brings back is removed again at the next start: where no descriptor is left
+        for the sync, the disk is well all the same [RULES D4].
+        """
         removed = False
         for index in self.indexes():
             if not oldest <= index <= newest:
@@ -279,7 +283,11 @@ class SnapshotFiles:
                     del self._names[index]
                 removed = True
         if removed:
-            self.files.sync_directory(self.directory)
+            try:
+                self.files.sync_directory(self.directory)
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTOR:
+                    raise
 
     def failed(self, path: str, error: OSError) -> RaftError:
         """Return the error to raise; a disk that is not merely full poisons the store."""

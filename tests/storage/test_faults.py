@@ -325,6 +325,59 @@ def test_the_log_keeps_descriptors_back(tmp_path):
             os.close(fd)
 
 
+def test_a_descriptor_that_is_given_up_and_taken_by_another_is_not_the_last(tmp_path, monkeypatch):
+    """sc-P8, D4: a connection was accepted in between, and the log failed with more in reserve."""
+    files = ReservedFiles(3)
+    real, tries = RealFiles.open, []
+
+    def contested(self, path, create=False):
+        tries.append(path)
+        if len(tries) <= 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(self, path, create)
+
+    monkeypatch.setattr(RealFiles, "open", contested)
+    files.close(files.open(str(tmp_path / "a"), create=True))
+    assert len(tries) == 3
+    tries.clear()
+    del files
+    with pytest.raises(OSError, match="Too many"):
+        ReservedFiles(1).open(str(tmp_path / "a"))
+    assert len(tries) == 2
+
+
+def test_old_snapshots_are_removed_without_a_descriptor():
+    """sc-P8, D4: nothing is wrong with the disk; the store was poisoned, and the node ended."""
+    script = Script()
+    script.open()
+    script.vote(1)
+    script.append(6, 100)
+    for index in (2, 3):
+        script.take_snapshot(index, 1)
+        script.mark(index, 1, keep_from=1)
+    script.take_snapshot(5, 1)
+
+    def fault(name, number):
+        if name == "sync_directory":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    script.disk.fault = fault
+    script.mark(5, 1, keep_from=1)
+    script.disk.fault = None
+    assert script.snapshots.indexes() == [5, 3]
+    for _, files in script.disk.crash_states(len(script.disk.operations) - 4):
+        recovered(ImaginedDisk.holding(files))
+    script.disk.fault = lambda name, number: fail(name)
+    with pytest.raises(OSError, match="Input/output"):
+        script.snapshots.retain(5, 5)
+
+
+def fail(name):
+    """Let the disk refuse to sync a directory."""
+    if name == "sync_directory":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def sealed_log():
     """Return the files of a log that was stopped cleanly, and what it holds."""
     disk = ImaginedDisk()
