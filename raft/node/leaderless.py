@@ -16,6 +16,12 @@ def leaderless_reason(node: RaftService) -> str:
     if server.leader_id is not None:
         return ""
     configuration = server.configuration
+    repairing = (
+        f"its log was damaged: until a leader has sent it what it held up to entry {server.lost[1]} "
+        f"of term {server.lost[0]} it stands for no election, and votes for nobody who lacks that"
+    )
+    if not configuration.members and server.is_repairing:
+        return repairing
     if not configuration.members:
         return "it belongs to no cluster yet: found one, or let it join one"
     voters = sorted(configuration.voters | configuration.outgoing)
@@ -27,6 +33,8 @@ def leaderless_reason(node: RaftService) -> str:
         beyond = ""
     if not configuration.majority(near):
         return f"{reach}, no majority{beyond}"
+    if server.is_repairing:
+        return f"{reach}{beyond}; {repairing}"
     if server.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
         return (
             f"{reach}{beyond}; it asks them for their votes, which they refuse where their logs go "

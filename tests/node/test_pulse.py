@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -21,10 +21,12 @@ from raft.core.configuration import Member
 from raft.core.progress import Progress
 from raft.core.roles import Leader
 from raft.machines.kv import KeyValueStore
+from raft.node.leaderless import leaderless_reason
 from raft.node.pulse import BEATS, QUIET_SECONDS, Pulse, better_timeout
 from raft.service import RaftService
 from raft.storage.files import RealFiles
 from raft.storage.wal import WriteAheadLog
+from tests.core.cluster import build, newcomer
 from tests.node.running import Nodes, until
 
 T = 0.4
@@ -253,3 +255,17 @@ async def test_the_status_says_why_there_is_no_leader(nodes: Nodes) -> None:
             == "1 of 2 voters are in its reach, no majority; b is not"
         )
     )
+
+
+def test_a_status_says_that_a_damaged_log_keeps_a_server_from_elections() -> None:
+    """D1, sc-F28: it was told to found a cluster, or that it waits for others as any follower."""
+    owed = "up to entry 6 of term 3 it stands for no election"
+    for server, expected in (
+        (newcomer("a", term=3, lost=(3, 6)), "its log was damaged: "),
+        (build("a", [1, 1], term=3, lost=(3, 6)), "3 of 3 voters are in its reach; its log was"),
+    ):
+        network = SimpleNamespace(is_connected=lambda peer: True)
+        node = SimpleNamespace(id="a", shell=SimpleNamespace(server=server), network=network)
+        reason = leaderless_reason(cast(RaftService, node))
+        assert reason.startswith(expected)
+        assert owed in reason
