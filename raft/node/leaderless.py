@@ -16,9 +16,10 @@ def leaderless_reason(node: RaftService) -> str:
     if server.leader_id is not None:
         return ""
     configuration = server.configuration
+    term, index = server.lost
     repairing = (
-        f"its log was damaged: until a leader has sent it what it held up to entry {server.lost[1]} "
-        f"of term {server.lost[0]} it stands for no election, and votes for nobody who lacks that"
+        f"its log was damaged: until a leader has sent it what it held up to entry {index} of "
+        f"term {term} it stands for no election, and votes for nobody who lacks that"
     )
     if not configuration.members and server.is_repairing:
         return repairing

@@ -8,9 +8,11 @@ import random
 import pytest
 from attrs import evolve
 
+from raft.core.events import Saved
 from raft.core.messages import (
     AppendEntries,
     AppendEntriesResult,
+    InstallSnapshot,
     PreVote,
     RequestVote,
     TimeoutNow,
@@ -29,6 +31,7 @@ from tests.core.cluster import (
     hear,
     only,
     save,
+    step,
 )
 from tests.core.test_replication import no, pace, propose, replicating, yes
 
@@ -88,6 +91,28 @@ def test_it_is_whole_once_its_log_is_saved_as_far_as_it_was() -> None:
     assert outputs.changes == (LogRepaired(6),)
     assert server.election_deadline < math.inf
     assert not answer(hear(server, "b", append((8, 3), term=3, sequence=3))).repairing
+
+
+def test_what_is_not_yet_saved_makes_nothing_whole() -> None:
+    """D1, D2: the debt was forgotten for good with the save of an earlier entry."""
+    server = repairing()
+    hear(server, "b", append((2, 1), [3], term=3))
+    first = server.last_ticket
+    hear(server, "b", append((3, 3), [3, 3, 3], term=3, sequence=2))
+    assert step(server, Saved(first)).changes == ()
+    assert server.is_repairing
+    assert save(server).changes == (LogRepaired(6),)
+
+
+def test_a_snapshot_that_is_not_yet_marked_makes_nothing_whole() -> None:
+    """D1, N1: an earlier save is done while the snapshot's mark is on its way."""
+    server = repairing()
+    hear(server, "b", append((2, 1), [3], term=3))
+    first = server.last_ticket
+    hear(server, "b", InstallSnapshot(3, 9, 3, configuration(), 1, 2, done=True))
+    assert step(server, Saved(first)).changes == ()
+    assert server.is_repairing
+    assert save(server).changes == (LogRepaired(9),)
 
 
 def test_an_entry_of_a_later_term_makes_it_whole_too() -> None:

@@ -168,6 +168,72 @@ def test_term_and_vote_must_be_certain():
         planned(damaged(files, name, begin + 40))
 
 
+@pytest.mark.parametrize("following", [0, 2])
+def test_a_frame_that_stands_in_a_later_one_s_place_is_not_believed(following):
+    """E1, D1: a misdirected write brought back an old vote, with entries behind it, or none."""
+    script = Script(ImaginedDisk())
+    script.open()
+    script.vote(1, None)
+    configured(script)
+    script.save((HardState(1, "a"), None, 1, 40))
+    script.append(1)
+    script.save((HardState(3, "b"), None, 1, 40))
+    for _ in range(following):
+        script.append(1)
+    script.writer.close()
+    files = script.disk.contents()
+    (name,) = wals(files)
+    found, _ = frames_of(files[name])
+    (old, old_end), (new, new_end) = found[3], found[5]
+    assert old_end - old == new_end - new
+    content = bytearray(files[name])
+    content[new:new_end] = content[old:old_end]
+    wrong = {**files, name: bytes(content)}
+    with pytest.raises(StorageDamaged, match="stands where"):
+        recovered(ImaginedDisk.holding(wrong))
+    with pytest.raises(StorageDamaged, match="its last term and vote"):
+        planned(wrong)
+
+
+def test_an_installed_snapshot_is_how_far_the_log_was():
+    """D1, N6: the log before it may have been longer, or shorter; neither is what is owed."""
+    script = Script(ImaginedDisk())
+    script.open()
+    script.vote(1)
+    configured(script)
+    for _ in range(8):
+        script.append(2, 400)
+    script.vote(3)
+    script.take_snapshot(40, 2)
+    script.mark(40, 2, keep_log=False, keep_from=41)
+    script.writer.seal()
+    script.writer.close()
+    files = script.disk.contents()
+    (snapshot,) = (name for name in files if name.endswith(".snap"))
+    first = wals(files)[0]
+    both = damaged(damaged(files, first, in_the_middle(files, first)), snapshot, 100)
+    for wrong in (damaged(files, first, in_the_middle(files, first)), both):
+        assert salvage(ImaginedDisk.holding(wrong), DIRECTORY).last == (2, 40)
+    assert planned(both).last == (2, 40)
+
+
+def test_as_many_entries_of_an_earlier_term_are_not_what_is_owed(tmp_path):
+    """D1, E2: a log of the same length may be what was overwritten."""
+    directory, _ = real(tmp_path)
+    log = store(directory)
+    found, done = repair_plan.recover(log, directory, True)
+    term, end = found.runs[-1].term, found.runs[-1].end
+    assert term < found.lost[0]
+    log.stop()
+    shorter = evolve(done, last=(found.lost[0], end - 1))
+    repair.begin(directory.files, directory.path, shorter)
+    log = store(directory)
+    again, done = repair_plan.recover(log, directory, True)
+    assert (again.lost, done.state) == (shorter.last, FETCHING)
+    log.stop()
+    directory.release()
+
+
 def test_a_server_that_is_alone_is_not_repaired():
     """D1: nobody else has what is lost; to wait for a leader would be to wait for ever."""
     alone = Configuration((Member("a"), Member("b", voter=False)))
