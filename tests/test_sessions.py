@@ -348,6 +348,13 @@ def test_a_leader_knows_behind_which_number_a_session_goes_on() -> None:
     assert replica.sessions.applied_end(session_id(10**6, NONCE), replica.last_applied) == 0
 
 
+def test_of_a_session_that_ended_with_the_last_entry_any_number_may_be_applied() -> None:
+    """S2: one that is opened behind it has none yet."""
+    sessions = Sessions(lambda *_: None)
+    assert sessions.applied_end(session_id(5, NONCE), 5) > 1 << 62
+    assert sessions.applied_end(session_id(6, NONCE), 5) == 0
+
+
 def test_what_a_caller_may_conclude_stands_in_the_errors_branch() -> None:
     """S2: that nothing was executed now says nothing of an earlier copy."""
     assert issubclass(StaleSequence, OutcomeUnknown)

@@ -738,4 +738,149 @@ SENTINELS = (
         "        while False:",
         "tests/storage/test_ledger.py::test_an_entry_that_replaces_another_is_read_from_its_own_place",
     ),
+    Sentinel(
+        "the checker says OK when its budget is spent",
+        "I18",
+        "raft.testing.linearizability",
+        "    if not keys:\n        return report\n    names",
+        "    if True:\n        return report\n    names",
+        "tests/test_linearizability.py::test_a_spent_budget_is_never_ok",
+    ),
+    Sentinel(
+        "the checker believes what is impossible",
+        "I18",
+        "raft.testing.linearizability",
+        "            if outcome is Outcome.NONE:\n                piece = tuple(",
+        (
+            "            if outcome is Outcome.NONE:\n"
+            "                outcome = Outcome.FOUND\n"
+            "            if False:\n"
+            "                piece = tuple("
+        ),
+        "tests/test_linearizability.py::test_a_stale_read_is_found",
+    ),
+    Sentinel(
+        "who has diverged goes on",
+        "I20",
+        "raft.node.guard",
+        "        else:\n            self._begin_narrowing(index, mine, right, sides[right])\n",
+        "",
+        "tests/node/test_guard.py::test_a_minority_of_two_is_set_aside",
+    ),
+    Sentinel(
+        "a copied state counts as a voice of its own",
+        "I20",
+        "raft.node.guard",
+        "[id for id in sides[each] if not self._is_copy(id)] for each in sides}",
+        "sides[each] for each in sides}",
+        "tests/node/test_guard.py::test_who_took_a_snapshot_is_no_second_voice_of_who_sent_it",
+    ),
+    Sentinel(
+        "an earlier incarnation's digest counts",
+        "M7",
+        "raft.node.guard",
+        "            if (member, origin) == (incarnation, begun) and (",
+        "            if origin == begun and (",
+        "tests/node/test_guard.py::test_what_an_earlier_incarnation_said_does_not_count",
+    ),
+    Sentinel(
+        "who has diverged is let in",
+        "I20",
+        "raft.node.guard",
+        (
+            "        if known is None or known.incarnation != greeting.incarnation:\n"
+            "            return None\n"
+            "        if self"
+        ),
+        "        if True:\n            return None\n        if self",
+        (
+            "tests/node/test_guard.py::test_who_has_diverged_is_not_let_in_but_who_takes_its_place_is"
+        ),
+    ),
+    Sentinel(
+        "a result is no part of the digest",
+        "S4",
+        "raft.digest",
+        "        self.told += (index, folded(content))\n",
+        '        self.told += (index, b"")\n',
+        "tests/test_digest.py::test_the_digest_is_the_one_of_this_table",
+    ),
+    Sentinel(
+        "entries are no part of the digest",
+        "I20",
+        "raft.digest",
+        "            self.value = _advanced(self.value, _WORD.pack(self.records_crc))\n",
+        "",
+        (
+            "tests/test_digest.py::test_other_entries_with_the_same_outcomes_are_told_apart_at_the_next_multiple"
+        ),
+    ),
+    Sentinel(
+        "who executed what the log skips goes on",
+        "I20",
+        "raft.skips",
+        "        if named not in self.done:\n",
+        "        if False:\n",
+        "tests/test_skips.py::test_who_executed_what_the_log_skips_stops",
+    ),
+    Sentinel(
+        "a snapshot forgets what was skipped",
+        "N1",
+        "raft.skips",
+        "msgspec.msgpack.encode(sorted(self.done))",
+        "msgspec.msgpack.encode([])",
+        "tests/test_skips.py::test_a_snapshot_between_the_two_knows_what_was_skipped",
+    ),
+    Sentinel(
+        "a server campaigns while its log is repaired",
+        "D1",
+        "raft.core.server",
+        "        if self.excluded_index or self.is_repairing:",
+        "        if self.excluded_index:",
+        "tests/core/test_repair.py::test_it_stands_for_no_election",
+    ),
+    Sentinel(
+        "a damaged log votes by what is left of it",
+        "D1",
+        "raft.core.server",
+        " and (last_term, last_index) >= self.lost\n",
+        "\n",
+        "tests/core/test_repair.py::test_a_vote_goes_by_the_last_entry_that_the_log_had",
+    ),
+    Sentinel(
+        "a client believes that what timed out was never appended",
+        "S7",
+        "raft.client.meanings",
+        "Meaning.DOUBT if error.appended else Meaning.AGAIN",
+        "Meaning.AGAIN",
+        "tests/test_client_sessions.py::test_what_an_error_says_of_the_copy_that_was_sent",
+    ),
+    Sentinel(
+        "a client believes a refusal of what it sent before",
+        "I17",
+        "raft.client.meanings",
+        "    if not in_doubt:\n        return error\n",
+        "    if True:\n        return error\n",
+        (
+            "tests/test_client_sessions.py::test_a_refusal_is_the_answer_unless_an_earlier_copy_may_be_applied"
+        ),
+    ),
+    Sentinel(
+        "a client sends past a number that may be missing",
+        "S9",
+        "raft.client.numbered",
+        "        return not holes or sequence < holes[0]\n",
+        "        return True\n",
+        "tests/test_client_sessions.py::test_nothing_is_sent_past_a_number_that_may_be_missing",
+    ),
+    Sentinel(
+        "a replaced write is answered as if it came back",
+        "L9",
+        "raft.node.writes",
+        "            elif term_at(batch.start) == batch.term:\n                unknown",
+        "            elif True:\n                unknown",
+        (
+            "tests/node/test_shell.py::test_an_entry_that_another_leader_commits_in_its_place_is_superseded"
+        ),
+    ),
 )
