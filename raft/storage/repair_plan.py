@@ -23,6 +23,7 @@ from raft.storage.recovery import Recovery
 from raft.storage.repair import DONE, FETCHING, MOVING, Repair, begin, end, finish
 from raft.storage.salvage import Salvaged, salvage
 from raft.storage.snapshots import SnapshotFiles
+from raft.storage.starts import read_peers
 from raft.storage.wal import SEGMENT_SIZE_BYTES, WriteAheadLog
 
 _log = Logger(namespace="raft.storage")
@@ -148,7 +149,7 @@ def plan(
     if not found.damages:
         look.require_log(found)
     snapshot = look.newest_snapshot(owner, found)
-    _require_others(directory, found, snapshot, server_id)
+    _require_others(files, directory, found, snapshot, server_id)
     begun = evolve(begun, hard_state=found.hard_state, last=max(owed, found.last))
     rest = tuple(name for name in found.names if name not in found.before)
     seen = look.without(rest) if rest and found.before else None
@@ -214,7 +215,7 @@ def _last(found: Recovered) -> tuple[int, int]:
 
 
 def _require_others(
-    directory: str, found: Salvaged, snapshot: SnapshotMeta | None, server_id: str
+    files: Files, directory: str, found: Salvaged, snapshot: SnapshotMeta | None, server_id: str
 ) -> None:
     """Refuse where nobody else can have what is lost."""
     known: list[tuple[int, Configuration]] = list(found.configurations)
@@ -224,6 +225,11 @@ def _require_others(
         _, newest = max(known, key=lambda pair: pair[0])
         if not {*newest.voters, *newest.outgoing} - {server_id}:
             raise _hopeless(directory, found, "this server is alone: nobody else has what is lost")
+    elif not read_peers(files, directory):
+        # The configuration is lost too; who ever heard another member has noted its start.
+        raise _hopeless(
+            directory, found, "nothing says that there are others who have what is lost"
+        )
 
 
 def _hopeless(directory: str, found: Salvaged, reason: str) -> StorageDamaged:

@@ -11,6 +11,7 @@ from attrs import evolve
 from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, StorageDamaged
+from raft.lives import Lives
 from raft.storage import repair, repair_plan, segments
 from raft.storage.directory import DataDirectory
 from raft.storage.files import RealFiles
@@ -18,6 +19,7 @@ from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import Kind, encode, encode_configuration
 from raft.storage.repair import DONE, FETCHING, Repair, decode_repair, encode_repair
 from raft.storage.salvage import Stretch, salvage
+from raft.storage.starts import write_peers
 from raft.storage.wal import WriteAheadLog
 from tests.storage.crashes import DIRECTORY, SEGMENT_BYTES, Script, digest, recovered
 from tests.storage.test_faults import frames_of
@@ -214,7 +216,7 @@ def test_an_installed_snapshot_is_how_far_the_log_was():
     both = damaged(damaged(files, first, in_the_middle(files, first)), snapshot, 100)
     for wrong in (damaged(files, first, in_the_middle(files, first)), both):
         assert salvage(ImaginedDisk.holding(wrong), DIRECTORY).last == (2, 40)
-    assert planned(both).last == (2, 40)
+    assert planned(with_peers(both)).last == (2, 40)
 
 
 def test_as_many_entries_of_an_earlier_term_are_not_what_is_owed(tmp_path):
@@ -241,6 +243,26 @@ def test_a_server_that_is_alone_is_not_repaired():
     name = wals(files)[1]
     with pytest.raises(StorageDamaged, match="alone"):
         planned(damaged(files, name, in_the_middle(files, name)))
+
+
+def test_without_its_configuration_a_server_must_have_heard_others():
+    """D1: one that was alone put its whole log aside, and waited for a leader for ever."""
+    files, held = long_log(Configuration((Member("a"),)))
+    name = wals(files)[0]
+    begin, end = frames_of(files[name])[0][2]
+    wrong = damaged(files, name, (begin + end) // 2)
+    assert salvage(ImaginedDisk.holding(wrong), DIRECTORY).configurations == ()
+    with pytest.raises(StorageDamaged, match="nothing says that there are others"):
+        planned(wrong)
+    files, held = long_log()
+    assert planned(with_peers(damaged(files, name, (begin + end) // 2))).last == last_of(held)
+
+
+def with_peers(files):
+    """Return the files of a server that has heard another one."""
+    disk = ImaginedDisk.holding(files)
+    write_peers(disk, DIRECTORY, {"b": ("00bb", Lives(1, ("b" * 8,)))})
+    return disk.contents()
 
 
 def test_damage_during_a_repair_forgets_nothing_that_is_owed():
@@ -298,6 +320,7 @@ def test_a_crash_during_a_repair_leaves_one_that_is_finished(snapshot, at, recor
 def test_each_flipped_bit_is_harmless_refused_or_repaired_without_a_lie(snapshot, record_property):
     """TESTING 3.7, D1, sc-F2, sc-F3: never another log, another vote, or a shorter memory."""
     files, held = long_log(snapshot=snapshot)
+    files = with_peers(files)
     outcomes = {"harmless": 0, "refused": 0, "repaired": 0}
     for name in wals(files):
         used = len(files[name].rstrip(b"\0"))

@@ -19,7 +19,7 @@ from raft.storage.imagined import ImaginedDisk
 from raft.storage.repair import DONE, FETCHING, Repair
 from tests.storage.crashes import DIRECTORY, SEGMENT_BYTES, Held, Script, recovered, wanders
 from tests.storage.test_faults import frames_of
-from tests.storage.test_repair import last_of
+from tests.storage.test_repair import last_of, with_peers
 
 SEEDS = 120
 SECTOR_BYTES = 512
@@ -46,7 +46,7 @@ class Wandering:
 
     def run(self):
         """Write, damage and repair; yield what became of it each time."""
-        disk = ImaginedDisk()
+        disk = ImaginedDisk.holding(with_peers({}))
         files, held = self.write(disk, Held(), self.chance.choice((15, 30, 60)))
         for number in range(2):
             files = self.damaged(files)

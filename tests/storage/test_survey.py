@@ -500,9 +500,13 @@ def test_survivors_of_whom_nobody_can_be_elected_are_no_majority(three: dict[str
         plan(a, [evolve(b, last_index=3, lost=(2, 5))])
     assert plan(a, [evolve(b, last_index=3, lost=(2, 6))]).survey == a
     assert plan(evolve(a, lost=(2, 7)), [evolve(b, last_index=3, lost=(2, 7))])
+    # Two would elect the third, which stands for no election.
+    b = evolve(b, last_index=3, lost=(2, 4))
+    c = evolve(b, identity=identity_of("c"))
+    assert plan(evolve(a, lost=(2, 7)), [b, c])
     # It was repaired, and has not noted that yet.
     with pytest.raises(BadConfiguration, match="are a majority"):
-        plan(evolve(a, lost=(2, 5)), [evolve(b, last_index=3, lost=(2, 4))])
+        plan(evolve(a, lost=(2, 5)), [b])
 
 
 @pytest.mark.parametrize("rotten", [repair.REPAIR_NAME, DIVERGED_NAME, survivor.PENDING_NAME])
