@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 
 from raft.core import reads
 from raft.core.configuration import Configuration, Member
+from raft.core.events import Propose, Read
 from raft.core.messages import AppendEntriesResult
 from raft.core.outputs import (
     HardState,
@@ -144,6 +145,18 @@ def a_term_falls(run: Run) -> None:
 def a_leader_truncates(run: Run) -> None:
     outputs = run.outputs(run.leader, save=Save(99, truncate_from=LAST))
     run.monitors.stepped(run.leader, [], outputs)
+
+
+@told_as("Monitors._answered I22", "neither takes nor refuses")
+def a_write_is_swallowed(run: Run) -> None:
+    run.monitors.stepped(run.leader, [Propose(1, 1, 10)], run.outputs(run.leader))
+
+
+@told_as("Monitors._answered I22 (2)", "leaves reads [1]")
+def a_read_outlives_its_term(run: Run) -> None:
+    run.monitors.stepped(run.one, [Read(1)], run.outputs(run.one))
+    run.one.term -= 1
+    run.monitors.stepped(run.one, [], run.outputs(run.one))
 
 
 @told_as("Monitors.stepped L5")
@@ -387,6 +400,14 @@ enter(
     "another state",
     lambda run: run.monitors.reached(run.one, LAST, run.monitors.digests[LAST] + 1),
 )
+
+
+@told_as("LogMonitors._kept I9", "hold committed entry 5")
+def two_disks_lose_what_is_committed(run: Run) -> None:
+    run.one.disk.records.truncate(LAST)
+    run.monitors.synced(run.one, Write(truncate_from=LAST))
+    run.other.disk.records.truncate(LAST)
+    run.monitors.synced(run.other, Write(truncate_from=LAST))
 
 
 @told_as("LogMonitors.check_all I12", "starts its log at")

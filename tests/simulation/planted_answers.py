@@ -50,3 +50,18 @@ def a_new_term_drops_what_is_not_known_as_committed(patch: pytest.MonkeyPatch) -
         adopt_term(server, term)
 
     patch.setattr(Server, "adopt_term", tidy)
+
+
+@planted("L4")
+def a_leader_resigns_after_a_while(patch: pytest.MonkeyPatch) -> None:
+    """Safe, and served again soon; but nobody who is well has a reason to."""
+    judge_deadlines = replication.judge_deadlines
+
+    def weary(server: Server) -> None:
+        leader = server.state
+        lasting = 8 * server.options.election_timeout_seconds
+        if isinstance(leader, Leader) and server.now > leader.elected_at + lasting:
+            server.become_follower(None)
+        judge_deadlines(server)
+
+    patch.setattr(replication, "judge_deadlines", weary)
