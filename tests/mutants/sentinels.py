@@ -882,6 +882,8 @@ SENTINELS = (
         (
             "tests/node/test_shell.py::test_an_entry_that_another_leader_commits_in_its_place_is_superseded"
         ),
+    ),
+    Sentinel(
         "a crowd of clients beyond the bound is not looked at",
         "I21",
         "raft.testing.whole.bounds",
