@@ -348,6 +348,25 @@ def test_a_leader_knows_behind_which_number_a_session_goes_on() -> None:
     assert replica.sessions.applied_end(session_id(10**6, NONCE), replica.last_applied) == 0
 
 
+def test_the_sessions_used_since_are_those_and_no_others() -> None:
+    """S5: what a durable machine has written already is not written again."""
+    sessions = Sessions(lambda *_: None)
+    orders = []
+    for index in range(1, 5):
+        sessions.register(index, NONCE, 0, None)
+        orders.append(sessions.newest_order)
+    sessions.touch(session_id(1, NONCE), 0)
+    used = [each.id for each in sessions.used_since(orders[2])]
+    assert used == [session_id(1, NONCE), session_id(4, NONCE)]
+
+
+@pytest.mark.parametrize("slices", [[b"\xc1"], [msgspec.msgpack.encode(LIMITS), b"\xc1"]])
+def test_sessions_of_a_snapshot_that_cannot_be_read_stop_the_node(slices: list[bytes]) -> None:
+    """S4: they are named as what is damaged, whichever part it is."""
+    with pytest.raises(StateMachineFailed, match="sessions cannot be read"):
+        Sessions(lambda *_: None).restore(slices)
+
+
 def test_of_a_session_that_ended_with_the_last_entry_any_number_may_be_applied() -> None:
     """S2: one that is opened behind it has none yet."""
     sessions = Sessions(lambda *_: None)

@@ -25,6 +25,8 @@ from attrs import Factory, asdict, define, evolve, frozen
 from tests.mutants.living import graft
 
 MEMORY_BYTES = 4 << 30
+UNCHANGED = "the change changes no function"
+"""The trouble with what is no mutant, such as an assertion for a type checker."""
 
 
 @frozen
@@ -143,7 +145,7 @@ def _forked(order: Order, items: dict[str, pytest.Item]) -> tuple[int, int]:
 
 def _run(order: Order, items: dict[str, pytest.Item]) -> dict[str, str]:
     if order.module and not graft(order.module, order.source):
-        return {"trouble": "the change changes no function"}
+        return {"trouble": UNCHANGED}
     signal.signal(signal.SIGPROF, _late)
     for test, limit in zip_longest(order.tests, order.limits, fillvalue=order.cpu_seconds):
         signal.setitimer(signal.ITIMER_PROF, float(limit))

@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 from attrs import Factory, define
 
+from tests.mutants.bench import UNCHANGED
 from tests.mutants.living import source_of
 from tests.mutants.mutators import Mutant, mutants_of
 
@@ -187,7 +188,6 @@ def run(
 
 
 def _note(answer: dict[str, object], results: Results) -> None:
-    # What changes no code, such as an assertion for a type checker, is no mutant.
     results.add(str(answer["name"]), str(answer["killer"] or answer["trouble"]))
 
 
@@ -196,7 +196,11 @@ def table(modules: Sequence[str], results: Results) -> Iterator[str]:
     yield "| module | mutants | run | killed | score | of safety checks |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for module in modules:
-        mutants = list(mutants_of(module, source_of(module)))
+        mutants = [
+            each
+            for each in mutants_of(module, source_of(module), with_source=False)
+            if results.killers.get(each.name) != UNCHANGED
+        ]
         known = [each for each in mutants if each.name in results.killers]
         killed = [each for each in known if results.killers[each.name]]
         checks = [each for each in known if each.is_safety_check]
@@ -211,7 +215,7 @@ def table(modules: Sequence[str], results: Results) -> Iterator[str]:
 def survivors(modules: Sequence[str], results: Results) -> Iterator[Mutant]:
     """Yield the mutants that no test noticed."""
     for module in modules:
-        for mutant in mutants_of(module, source_of(module)):
+        for mutant in mutants_of(module, source_of(module), with_source=False):
             if results.killers.get(mutant.name) == "":
                 yield mutant
 

@@ -61,8 +61,11 @@ class Mutant:
         return f"{hashlib.sha256(told.encode()).hexdigest()[:12]} {told}"
 
 
-def mutants_of(module: str, source: str) -> Iterator[Mutant]:
-    """Yield the mutants of a module, in the order of its lines."""
+def mutants_of(module: str, source: str, *, with_source: bool = True) -> Iterator[Mutant]:
+    """Yield the mutants of a module, in the order of its lines.
+
+    Who only counts them may do without the source of each, which costs the most.
+    """
     tree = ast.parse(source)
     safe = _safety_lines(tree)
     counts: dict[tuple[str, str, str], int] = {}
@@ -75,7 +78,7 @@ def mutants_of(module: str, source: str) -> Iterator[Mutant]:
                 if counts[key] > 1:
                     after += f" (place {counts[key]})"
                 slot.put(other)
-                whole = ast.unparse(tree)
+                whole = ast.unparse(tree) if with_source else ""
                 slot.put(node)
                 line = getattr(node, "lineno", function.lineno)
                 yield Mutant(module, qualified, line, before, after, line in safe, whole)
