@@ -367,6 +367,19 @@ def test_sessions_of_a_snapshot_that_cannot_be_read_stop_the_node(slices: list[b
         Sessions(lambda *_: None).restore(slices)
 
 
+def test_a_view_that_nobody_holds_closes_itself() -> None:
+    """N2: what a snapshot that was forgotten would have read is not copied for it."""
+    sessions = Sessions(lambda *_: None)
+    session = sessions.register(1, NONCE, 0, None)
+    view = sessions.view()
+    copy = sessions.touch(session.id, 0)
+    assert copy is not session
+    del view
+    forgotten = sessions.view()
+    del forgotten
+    assert sessions.touch(session.id, 0) is copy
+
+
 def test_of_a_session_that_ended_with_the_last_entry_any_number_may_be_applied() -> None:
     """S2: one that is opened behind it has none yet."""
     sessions = Sessions(lambda *_: None)
