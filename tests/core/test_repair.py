@@ -219,7 +219,7 @@ def wander(seed: int, members: str) -> int:
                 cluster.settle()
             case "m" if chance.random() < 0.5:
                 terms = cluster.nodes[id].disk.terms
-                cluster.damage(id, chance.randint(1, max(1, len(terms))))
+                cluster.damage(id, chance.randint(0, len(terms)))
                 repaired += cluster[id].is_repairing
             case "b" if cluster.leaders:
                 repaired += strike(cluster, chance)
