@@ -58,7 +58,9 @@ class Drawing:
             case "slow disk":
                 return [kind, id, rng.choice((0.05, 0.2, 1.0)), lasting]
             case "full disk":
-                return [kind, id, rng.choice((0, 1_000, 5_000, 20_000, 100_000)), lasting]
+                # Room is asked for now and then only: it must be short for a while to be missed.
+                room = rng.choice((0, 1_000, 5_000, 20_000, 100_000))
+                return [kind, id, room, round(4 * lasting, 4)]
             case "transfer":
                 return [kind, id, rng.choice([*self.world.hosts])]
             case "snapshot":
