@@ -162,16 +162,21 @@ def test_nodes_that_differ_are_found_and_all_is_kept(tmp_path: Path) -> None:
 @pytest.mark.deadline(60)
 @pytest_twisted.ensureDeferred
 async def test_nothing_outlives_an_interrupted_run(tmp_path: Path) -> None:
+    """Also where the tests themselves run in the background, and the shell had them ignore it."""
     command = [sys.executable, "-c", "from raft.cli.main import main; main()", "chaos"]
     started = subprocess.Popen(
         [*command, "--directory", str(tmp_path), "--faults", "transfer"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    await until(lambda: list(tmp_path.glob("*/p1.history.jsonl")))
-    started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=30)
+    try:
+        await until(lambda: list(tmp_path.glob("*/p1.history.jsonl")))
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=30)
+    finally:
+        started.kill()
     assert started.returncode == 130, (out, err)
     assert "Traceback" not in err
     (kept,) = tmp_path.glob("raft-chaos-*")

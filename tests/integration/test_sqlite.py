@@ -210,6 +210,7 @@ async def test_a_database_that_was_lost_comes_back_from_snapshot_and_log(nodes: 
 
 
 @pytest.mark.slow
+@pytest.mark.deadline(90)
 @pytest_twisted.ensureDeferred
 async def test_a_state_that_is_larger_than_what_may_be_held_goes_to_a_new_node(
     nodes: Nodes,

@@ -75,6 +75,7 @@ UNSEEN = {
     "a_lost_message_is_never_sent_again": "safe: only liveness suffers",
     "a_joint_configuration_is_left_only_by_its_author": "safe: only liveness suffers",
     "a_newcomer_is_waited_for_without_an_end": "safe: only liveness suffers",
+    "the_window_has_no_end": "no model holds so many messages as a window",
     "a_change_follows_any_configuration": "no model asks with an expected configuration",
 }
 
