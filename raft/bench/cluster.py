@@ -7,9 +7,11 @@ load's. This process only gives orders and sleeps while something is measured.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -157,6 +159,8 @@ class Stand:
     note: Callable[[str], object]
     _cluster: ProcessCluster = field(init=False)
     _loaders: list[Loader] = Factory(list)
+    _sockets: Path = Factory(lambda: Path(tempfile.mkdtemp(prefix="raft-")))
+    """A path of its own, because a socket's may have no more than some 100 characters."""
 
     def __attrs_post_init__(self) -> None:
         self._cluster = ProcessCluster(self.directory, self.plan.nodes, reactor=self.reactor)
@@ -168,7 +172,7 @@ class Stand:
                 node.arguments = ["-y", str(tac)]
 
     def _socket(self, name: str) -> Path:
-        return self.directory / f"{name}.load"
+        return self._sockets / f"{name}.load"
 
     async def run(self) -> list[Row]:
         """Start everything, measure every point, end everything.
@@ -187,6 +191,7 @@ class Stand:
             for loader in self._loaders:
                 loader.close()
             await self._cluster.stop()
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _start_load(self, leader: str) -> Any:
         if self.workload.target == "inside":

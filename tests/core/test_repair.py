@@ -94,7 +94,7 @@ def test_it_is_whole_once_its_log_is_saved_as_far_as_it_was() -> None:
 
 
 def test_what_is_not_yet_saved_makes_nothing_whole() -> None:
-    """D1, D2: the debt was forgotten for good with the save of an earlier entry."""
+    """D1: the debt was forgotten for good with the save of an earlier entry."""
     server = repairing()
     hear(server, "b", append((2, 1), [3], term=3))
     first = server.last_ticket
@@ -105,7 +105,7 @@ def test_what_is_not_yet_saved_makes_nothing_whole() -> None:
 
 
 def test_a_snapshot_that_is_not_yet_marked_makes_nothing_whole() -> None:
-    """D1, N1: an earlier save is done while the snapshot's mark is on its way."""
+    """D1: an earlier save is done while the snapshot's mark is on its way."""
     server = repairing()
     hear(server, "b", append((2, 1), [3], term=3))
     first = server.last_ticket
