@@ -102,12 +102,22 @@ async def test_servers_that_are_alike_agree_and_nobody_is_named(
     fixed = nodes.fixed(follower)
     await follower.stopService()
     again = nodes.start(follower.id, Wrong(), **fixed)
-    await leader.transfer_leadership()
+    await handed_over(leader)
     await some_writes(nodes)
     await compared(nodes, list(nodes.all.values()))
     assert again.status()["compared_index"] == again.guard.agreed_index > 300
     assert not any(node.guard.accused or node.guard.dispute for node in nodes.all.values())
     assert not critical(events)
+
+
+async def handed_over(leader: RaftService) -> None:
+    """Let another lead: on a busy machine the target may not take over at the first word."""
+    for _ in range(20):
+        if isinstance(await outcome(leader.transfer_leadership()), str):
+            return
+        if leader.leader() not in (leader.id, None):
+            return
+    raise AssertionError(f"{leader.id} leads on")
 
 
 async def diverging(nodes: Nodes, node: RaftService, others: int = 40) -> int:
