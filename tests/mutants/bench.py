@@ -117,8 +117,8 @@ class Bench:
 def _chosen(tests: tuple[str, ...], items: dict[str, pytest.Item]) -> Iterator[str]:
     """Yield the tests, and in place of a parametrized one all that come of it."""
     for test in tests:
-        found = [each for each in items if each.startswith(f"{test}[")]
-        yield from found if test not in items and found else [test]
+        found = [test] if test in items else [each for each in items if each.startswith(f"{test}[")]
+        yield from found or [test]
 
 
 def _forked(order: Order, items: dict[str, pytest.Item]) -> tuple[int, int]:
