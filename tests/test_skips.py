@@ -88,10 +88,11 @@ def test_what_arrives_tells_what_it_skips_and_nonsense_tells_nothing() -> None:
         + encode(6, 1, 0, Kind.SKIP, encode_skip(5))
         + encode(7, 1, 0, Kind.SKIP, b"nonsense")
         + encode(8, 1, 0, Kind.SKIP, encode_skip(8))
+        + encode(9, 1, 0, Kind.NO_OP, encode_skip(5))
     )
     skips: dict[int, int] = {}
     entries = summarise(records, skips=skips)
-    assert (entries.end, skips) == (9, {6: 5})
+    assert (entries.end, skips) == (10, {6: 5})
     assert summarise(records) == entries
 
 

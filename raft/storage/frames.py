@@ -70,7 +70,7 @@ def successor(content: bytes, offset: int, segment: int, sequence: int) -> int |
     that had been synced. A payload cannot forge one: it would have to guess the segment's id.
     """
     view = memoryview(content)
-    while (offset := content.find(MAGIC, offset + 1)) >= 0:
+    while (offset := content.find(MAGIC, offset + 1)) != -1:
         found = find(view, offset, segment)
         if found is not None and found.sequence >= sequence:
             return offset

@@ -39,9 +39,12 @@ class _Window:
     start: int = 0
 
     def need(self, offset: int, size_bytes: int) -> int:
-        """Return where in `content` the `size_bytes` from file offset `offset` begin."""
+        """Return where in `content` the `size_bytes` from file offset `offset` begin.
+
+        Offsets never fall: what was passed is not asked for again.
+        """
         begin = offset - self.start
-        if begin < 0 or begin + size_bytes > len(self.content):
+        if begin + size_bytes > len(self.content):
             wanted = max(size_bytes, min(WINDOW_BYTES, self.stop - offset))
             self.content = read_all(self.files, self.fd, wanted, offset)
             self.start = offset
@@ -61,10 +64,6 @@ class Reader:
     """Where the reads that ended before these indexes stopped: the next ones start there."""
     _open: list[Segment] = field(factory=list)
     """Older segments whose files are open, the one used last at the end."""
-
-    def forget(self) -> None:
-        """Drop remembered places: the log was truncated or cut."""
-        self._cursors.clear()
 
     def retire(self, segment: Segment) -> None:
         """Keep an older segment's file open until enough others were read."""
@@ -120,7 +119,8 @@ class Reader:
         end = min(end, span_end)
         window = _Window(self.files, self._fd(span.segment), span.stop)
         cursor = self._cursors.pop(index, None)
-        # A place remembered in another span may lie before entries that were truncated since.
+        # A place remembered in another span may lie before entries that were truncated since. What
+        # replaces an entry stands behind it in the same segment, or in another one.
         if (
             cursor is None
             or cursor.segment is not span.segment

@@ -60,7 +60,7 @@ class Entries:
     def keep(self, count: int, end: int) -> None:
         """Keep the first `count` entries, which end before index `end`."""
         for column in (self.terms, self.sizes, self.times):
-            del column[max(count, 0) :]
+            del column[count:]
         while self.configurations and self.configurations[-1][0] >= end:
             self.configurations.pop()
         if self.skips:

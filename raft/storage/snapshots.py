@@ -152,6 +152,9 @@ class SnapshotWriter:
             snapshots.files.rename(self._path, os.path.join(snapshots.directory, final))
             snapshots.files.sync_directory(snapshots.directory)
         except OSError as error:
+            # A file that was closed and not renamed would take its room until the next start.
+            with contextlib.suppress(OSError):
+                snapshots.files.unlink(self._path)
             raise self._failed(error) from error
         snapshots.add(meta.index, final)
 

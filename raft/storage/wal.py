@@ -254,9 +254,7 @@ class WriteAheadLog:
         )
 
     def _check_against_log(self, meta: SnapshotMeta, writer: LogWriter, recovery: Recovery) -> None:
-        ledger, mark, path = writer.ledger, writer.ledger.mark, self._snapshots.path(meta.index)
-        if mark is None or meta.index > mark.index:
-            raise StorageDamaged(path, 0, f"the log has no mark of this snapshot; {REMEDY}")
+        ledger, path = writer.ledger, self._snapshots.path(meta.index)
         if meta.index == ledger.first - 1:
             term = ledger.prev_term
         elif meta.index < ledger.next_index:

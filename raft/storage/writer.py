@@ -148,7 +148,6 @@ class LogWriter:
         self._write_frame([encode_mark(mark, how)])
         with self.lock:
             self.ledger.set_mark(mark, save.keep_log)
-            self.reader.forget()
 
     def seal(self) -> None:
         """Write an empty frame: it proves the last one durable to whoever recovers."""
@@ -265,7 +264,6 @@ class LogWriter:
                 self.ledger.hard_state = hard_state
             if truncate_from is not None:
                 self.ledger.truncate(truncate_from, term)
-                self.reader.forget()
             if batch.records:
                 self.ledger.append(batch.start, batch.end, self.segment, offset, self.offset)
 
@@ -314,7 +312,6 @@ class LogWriter:
             term = self.term_at(kept.start - 1)
         with self.lock:
             self.ledger.drop_segment(term)
-            self.reader.forget()
             self.reader.close(oldest)
         # One name at a time, oldest first: a crash must never leave a gap between segments.
         self.files.unlink(oldest.path)

@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
@@ -177,12 +178,15 @@ def _watched(order: Order, items: dict[str, pytest.Item], package: str) -> Outco
                     seen.add(f"{name}:{frame.f_code.co_qualname}")  # type: ignore[attr-defined]
 
         begun = time.process_time()
+        # What a test starts in another thread, such as the log's writer, it calls too.
+        threading.setprofile(profile)
         sys.setprofile(profile)
         try:
             if not passes(items[test]):
                 killer = killer or test
         finally:
             sys.setprofile(None)
+            threading.setprofile(None)
         called[test] = (time.process_time() - begun, tuple(sorted(seen)))
     return Outcome(order.name, killer=killer, called=called)
 

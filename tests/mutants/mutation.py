@@ -38,6 +38,10 @@ STORAGE_TESTS = (
     *("tests/storage/test_faults.py", "tests/storage/test_formats.py"),
     *("tests/storage/test_ledger.py", "tests/storage/test_starts.py"),
     *("tests/storage/test_survey.py", "tests/storage/test_machine.py"),
+    *("tests/storage/test_segments.py", "tests/storage/test_reading.py"),
+    *("tests/storage/test_writer.py", "tests/storage/test_recovery.py"),
+    *("tests/storage/test_snapshot_files.py", "tests/storage/test_repair.py"),
+    *("tests/test_skips.py", "tests/test_sessions.py", "tests/test_versions.py"),
 )
 ROOMS: dict[str, tuple[str, ...]] = {
     **{

@@ -13,6 +13,7 @@ from zlib import crc32
 import pytest
 
 from raft.core.configuration import Configuration, Member
+from raft.core.messages import Entries, Run
 from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, StorageDamaged
 from raft.interfaces import SnapshotMeta
@@ -21,9 +22,11 @@ from raft.storage.directory import Identity, decode_identity, encode_identity
 from raft.storage.imagined import ImaginedDisk
 from raft.storage.records import (
     HEADER_BYTES,
+    RUN_BYTES,
     BadRecord,
     Kind,
     decode,
+    decode_configuration,
     encode,
     encode_commands,
     encode_configuration,
@@ -144,7 +147,20 @@ def test_a_payload_cannot_pass_for_a_frame():
     assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 1) is None
     header, _ = frames.encode_header(SEGMENT_ID, 99, 0, [b"x"])
     assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 1) == 4
+    assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 99) == 4
     assert frames.successor(b"torn" + header + b"x", 0, SEGMENT_ID, 100) is None
+    assert frames.successor(b"?" + header + b"x", 0, SEGMENT_ID, 99) == 1
+
+
+def test_a_frame_ends_within_the_content():
+    """D1: an empty one may end it; one that claims more is none, whatever its checksum says."""
+    header, checksum = frames.encode_header(SEGMENT_ID, 7, 0, [])
+    assert frames.find(memoryview(header), 0, SEGMENT_ID) == (7, 0, checksum, 32, 32)
+    covered = struct.pack("<IIQQ", 0, 100, SEGMENT_ID, 7) + b"less"
+    claims = frames.MAGIC + crc32(covered).to_bytes(4, "little") + covered
+    assert frames.find(memoryview(claims), 0, SEGMENT_ID) is None
+    assert frames.find(memoryview(b"RFr\xf5" + header[4:]), 0, SEGMENT_ID) is None
+    assert frames.find(memoryview(header + header[:20]), len(header), SEGMENT_ID) is None
 
 
 def versioned(magic, version, rest):
@@ -212,6 +228,94 @@ def test_a_flipped_bit_of_a_record_is_refused(at):
 def test_local_kinds_do_not_travel(kind):
     with pytest.raises(BadRecord, match="does not travel"):
         summarise(encode(1, 1, 0, kind, b""))
+
+
+CONFIGURED = encode(6, 2, 0, Kind.CONFIGURATION, encode_configuration(CONFIGURATION))
+
+
+def test_a_summary_tells_the_range_its_runs_and_its_configurations():
+    """A run ends with its term, or where it is full; the one before is not touched again."""
+    half = bytes(RUN_BYTES // 2 - HEADER_BYTES)
+    records = encode(5, 2, 0, Kind.COMMAND, b"a") + CONFIGURED
+    found = summarise(records + encode(7, 3, 0, Kind.NO_OP, b""), 17)
+    assert found == Entries(
+        5,
+        (Run(7, 2, len(records)), Run(8, 3, HEADER_BYTES)),
+        ((6, CONFIGURATION),),
+        17,
+    )
+    full = encode_commands(1, 1, 0, [half, half, b"next"])
+    assert summarise(full).runs == (Run(3, 1, RUN_BYTES), Run(4, 1, HEADER_BYTES + 4))
+    assert summarise(b"", 3, 8) == Entries(8, (), (), 3)
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        (encode(5, 2, 0, 1, b"") + encode(7, 2, 0, 1, b""), "index 7 where 6 must follow"),
+        (encode(5, 2, 0, 1, b"") + encode(5, 2, 0, 1, b""), "index 5 where 6 must follow"),
+        (encode(5, 2, 0, 1, b"") + encode(6, 1, 0, 1, b""), "term 1 after 2"),
+        (encode(5, 2, 0, 11, b""), "kind 11 does not travel"),
+        (encode(5, 2, 0, 1, b"") + CONFIGURED[:32], "truncated header at byte 33"),
+        (encode(5, 2, 0, 1, b"") + CONFIGURED[:-1], "past the end at byte 33"),
+        (encode(5, 2, 0, 2, b"\xc1"), "no configuration"),
+    ],
+    ids=["gap", "twice", "term falls", "kind", "cut in its header", "cut", "configuration"],
+)
+def test_what_is_no_run_of_entries_is_refused_with_the_reason(records, reason):
+    with pytest.raises(BadRecord, match=reason) as refused:
+        summarise(records)
+    assert str(refused.value).endswith(f"at byte {refused.value.offset}")
+
+
+def test_a_record_that_claims_more_than_there_is_is_refused():
+    """D1: even where its checksum is that of what there is."""
+    covered = struct.pack("<IQQQB", 100, 5, 2, 0, 1) + b"less"
+    claims = crc32(covered).to_bytes(4, "little") + covered
+    with pytest.raises(BadRecord, match="length 100 goes past the end"):
+        list(decode(claims))
+
+
+def test_the_entries_of_a_change_of_members_come_back():
+    """A change under way says what it will come to; one that is none says nothing more."""
+    target = Configuration(CONFIGURATION.members, CONFIGURATION.outgoing, CONFIGURATION.members[:1])
+    for configuration in (CONFIGURATION, target):
+        assert decode_configuration(encode_configuration(configuration)) == configuration
+    assert encode_configuration(target).startswith(b"\x93")
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "size_bytes", "reason"),
+    [
+        (2, 9, 4096, "says segment 2, its header 1"),
+        (1, 8, 4096, "another data directory"),
+        (1, 9, 4095, "it had 4096 bytes"),
+    ],
+)
+def test_a_segment_is_known_by_its_header(number, owner, size_bytes, reason):
+    """sc-F21, sc-F25: one that nobody owns, or whom nobody asks, belongs to any directory."""
+    header = segments.encode_header(5, 1, 9, 4096)
+    assert segments.decode_header(header, "path", 1, 9, 4096) == 5
+    assert segments.decode_header(header, "path", 1, 0, 4097) == 5
+    anyone = segments.encode_header(5, 1, 0, 4096)
+    assert segments.decode_header(anyone, "path", 1, 9, 4096) == 5
+    with pytest.raises(StorageDamaged, match=reason):
+        segments.decode_header(header, "path", number, owner, size_bytes)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        versioned(b"RAFTSNP\n", 1, struct.pack("<QQQQ", 5, 1, 0, 0)),
+        segments.encode_header(5, 1, 0, 0)[:-1],
+        segments.encode_header(5, 1, 0, 0)[:-1] + b"\x01",
+    ],
+    ids=["another magic", "cut short", "flipped"],
+)
+def test_what_is_no_segment_header_is_refused(header):
+    """sc-F2: a good checksum makes no segment of another file."""
+    with pytest.raises(StorageDamaged, match="header"):
+        segments.decode_header(header, "path", 1, 0, 4096)
 
 
 def test_what_is_no_meta_is_refused():

@@ -117,8 +117,9 @@ def test_the_formats_stand_still() -> None:
     assert decode_pending(encode_pending(pending), "x") == pending
     assert decode_recovery(encode_recovery(NOTE)) == NOTE
     assert NOTE.previous_configuration == MEMBERS
-    with pytest.raises(BadRecord):
-        decode_recovery(b"\x91\xa1c")
+    for wrong in (b"\x91\xa1c", encode_recovery(RecoveryNote("c+1", "c", 0, "x", b"\xc1"))):
+        with pytest.raises(BadRecord):
+            decode_recovery(wrong)
 
 
 def test_a_survey_tells_what_is_there_and_changes_nothing(disk: ImaginedDisk) -> None:
