@@ -23,6 +23,7 @@ from raft.errors import (
     CommandError,
     ElectionInProgress,
     NodeStopped,
+    NotAppended,
     NotApplied,
     NotFound,
     NotLeader,
@@ -101,6 +102,16 @@ async def test_founding_is_refused_where_it_makes_no_cluster(nodes: Nodes) -> No
         assert isinstance(error, BadConfiguration), members
     assert not a.identity.cluster_id
     await a.set_configuration([good])
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_to_be_added_sends_on_whoever_takes_it_for_a_member(nodes: Nodes) -> None:
+    """M4, M8: it founds nothing, and says nothing that would end a client's search."""
+    a = nodes.start("a")
+    error = await outcome(a.set_configuration([nodes.member(a)], expected_index=7))
+    assert isinstance(error, NotAppended)
+    assert "belongs to no cluster yet" in str(error)
+    assert not a.identity.cluster_id
 
 
 @pytest_twisted.ensureDeferred

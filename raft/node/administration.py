@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from raft import members as edits
 from raft.core.configuration import Member
-from raft.errors import ConfigurationInProgress
+from raft.errors import NotAppended
 from raft.node.changes import Changes, Edit
 
 CHANGE_SECONDS = 60.0
@@ -25,6 +25,7 @@ class Administration:
         NotLeader, ElectionInProgress: this node does not lead. Nothing was done.
         ConfigurationInProgress: another change is under way, or the configuration is not the
             expected one. Nothing was done.
+        NotAppended: this node belongs to no cluster, and an index was expected. Nothing was done.
         BadConfiguration: the members make no cluster, or would leave it without a majority
             that is alive. Nothing was done.
         ConfigurationAbandoned: a newcomer did not catch up, or too few of the voters that
@@ -69,7 +70,11 @@ class Administration:
         async def change(seconds: float) -> None:
             if self.changes.is_empty:
                 if expected_index:
-                    raise ConfigurationInProgress(f"expected_index {expected_index}: none is there")
+                    # The cluster is elsewhere: whoever asks goes on to its leader.
+                    raise NotAppended(
+                        f"this node belongs to no cluster yet, so it has no configuration "
+                        f"{expected_index}: ask a member"
+                    )
                 await self.changes.found(given, seconds)
             else:
                 edit = partial(edits.exactly if replace else edits.merged, given=given)

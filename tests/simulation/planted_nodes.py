@@ -14,15 +14,21 @@ import pytest
 from attrs import evolve
 
 import raft.client.numbered
+import raft.core.membership
+import raft.storage.records
 import raft.storage.snapshots
 import raft.storage.writer
 from raft.client.lanes import Lane
 from raft.client.meanings import Meaning, meaning
 from raft.client.session import SessionLife
+from raft.core.configuration import Configuration
 from raft.core.outputs import HardState, Send
+from raft.core.server import Server
 from raft.errors import RaftError, StorageFull, Timeout
 from raft.interfaces import Value
 from raft.machines.kv import KeyValueStore
+from raft.node.changes import Changes
+from raft.node.membership import Members
 from raft.node.reads import Reads
 from raft.node.sending import Sending
 from raft.outcomes import Result
@@ -32,22 +38,34 @@ from raft.storage.files import Files, sync
 from raft.storage.recovery import Recovery
 from raft.storage.snapshots import SnapshotWriter
 from raft.storage.writer import LogWriter, Save
+from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.writer import ClockedWriter
 from raft.transport.boxes import Box
 from raft.transport.calls import ClientConnection
 from tests.simulation.planted import Bug, Patch
 
 NODE_BUGS: dict[str, Bug] = {}
+WORLDS: dict[str, Callable[[Swarm], bool]] = {}
+"""Where a bug can show at all; everywhere if it does not stand here."""
 
 
-def planted(*rules: str) -> Callable[[Patch], Patch]:
-    """Enter a bug under its function's name."""
+def planted(
+    *rules: str, where: Callable[[Swarm], object] | None = None
+) -> Callable[[Patch], Patch]:
+    """Enter a bug under its function's name; it can show in the worlds `where` that is so."""
 
     def enter(plant: Patch) -> Patch:
         NODE_BUGS[plant.__name__] = Bug(plant, frozenset(rules))
+        if where is not None:
+            WORLDS[plant.__name__] = lambda swarm: bool(where(swarm))
         return plant
 
     return enter
+
+
+def where_members_change(swarm: Swarm) -> object:
+    """Tell whether an operator changes the members of this world."""
+    return swarm.change_seconds
 
 
 # The log.
@@ -303,3 +321,42 @@ def a_server_that_started_twice_finds_no_room(patch: pytest.MonkeyPatch) -> None
         return load(path, id, cluster, files)  # type: ignore[no-any-return]
 
     patch.setattr(DataDirectory, "load", staticmethod(full))
+
+
+# The members.
+
+
+@planted("I17", where=where_members_change)
+def a_change_is_done_when_it_has_begun(patch: pytest.MonkeyPatch) -> None:
+    """[M2]: what is merely appended may be taken back, or be another leader's to replace."""
+    patch.setattr(Changes, "_ended", lambda *_: True)
+
+
+@planted("I14", "I15", "I6", "I8", where=where_members_change)
+def learners_vote_by_what_a_node_reads_of_them(patch: pytest.MonkeyPatch) -> None:
+    """[M5]: a learner counts for the quorum of whoever got the configuration by wire or disk."""
+    decode = raft.storage.records.decode_configuration
+
+    def voting(payload: bytes | memoryview) -> Configuration:
+        found = decode(payload)
+        return evolve(found, members=tuple(evolve(each, voter=True) for each in found.members))
+
+    patch.setattr(raft.storage.records, "decode_configuration", voting)
+
+
+@planted("I15", where=where_members_change)
+def who_was_removed_stands_for_election(patch: pytest.MonkeyPatch) -> None:
+    """[E8, M6]: by what it remembers of better days."""
+    patch.setattr(Server, "may_campaign", lambda _: True)
+
+
+@planted("M6", where=where_members_change)
+def who_was_removed_does_not_say_so(patch: pytest.MonkeyPatch) -> None:
+    """[M6]: its operator waits for it to come back."""
+    patch.setattr(Members, "is_removed", property(lambda _: False))
+
+
+@planted("L6", where=where_members_change)
+def a_newcomer_never_keeps_up(patch: pytest.MonkeyPatch) -> None:
+    """[M5]: it has all of the log, and stays a learner until the change is taken back."""
+    patch.setattr(raft.core.membership, "_follow_rounds", lambda *_: None)

@@ -15,10 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from raft.client import RaftClient
+from raft.core.configuration import Configuration, Member
 from raft.testing.choices import Choices
 from raft.testing.ghost import Violation
 from raft.testing.whole.bounds import MARGIN_BYTES, QueueBounds
 from raft.testing.whole.host import Host
+from raft.testing.whole.operator import Order
 from raft.testing.whole.run import Failure, simulate
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.verdict import Verdict, Witness
@@ -26,7 +28,15 @@ from raft.testing.whole.world import World
 from tests.conftest import LoggedErrors
 
 QUIET = evolve(
-    Swarm.draw(1), voters=3, troubles=(), chaos_seconds=1.0, steady_seconds=1.0, clients=1, burst=3
+    Swarm.draw(1),
+    voters=3,
+    spares=0,
+    change_seconds=0.0,
+    troubles=(),
+    chaos_seconds=1.0,
+    steady_seconds=1.0,
+    clients=1,
+    burst=3,
 )
 
 
@@ -141,3 +151,25 @@ def test_a_node_that_does_not_stop_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Host, "stop", lambda host: None if host.id == "n2" else stop(host))
     with pytest.raises(Failure, match=r"stop: \['n2'\] have not stopped"):
         simulate(1, swarm=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "is_met"),
+    [
+        ("add", ("n1",), True),
+        ("add", ("n2",), False),
+        ("learn", ("n2",), True),
+        ("learn", ("n1",), False),
+        ("promote", ("n9",), False),
+        ("remove", ("n1",), False),
+        ("remove", ("n9",), True),
+        ("replace", ("n9", "n1"), True),
+        ("replace", ("n1", "n9"), False),
+    ],
+)
+def test_an_order_is_done_when_the_members_are_as_ordered(
+    kind: str, ids: tuple[str, ...], is_met: bool
+) -> None:
+    """I17: of one voter, n1, and one learner, n2."""
+    members = Configuration((Member("n1"), Member("n2", voter=False)))
+    assert Order(kind, ids, 0.0, 0, "leave").is_met_by(members) is is_met

@@ -284,6 +284,9 @@ class Client:
             (call.opened.refused if is_definite else call.opened.unknown)()
         if call.number and is_definite:
             world.witness.deny(call.number)
+            if not isinstance(error, Refused):
+                # It may have had no number: those behind it have other ones than a repetition.
+                self._saved = None
 
     def finish(self) -> None:
         """Close in good order."""

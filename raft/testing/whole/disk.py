@@ -91,6 +91,8 @@ class Disk:
     """(name, what it names from here on), not yet synced."""
     _open: dict[int, File] = Factory(dict)
     _next_fd: int = 1000
+    _last_dead_fd: int = 0
+    """The system has closed those up to here; what the dead leave behind may try it again."""
 
     # Files.
 
@@ -112,7 +114,7 @@ class Disk:
 
     def close(self, fd: int) -> None:
         """See `Files.close`."""
-        if self._open.pop(fd, None) is None:
+        if self._open.pop(fd, None) is None and fd > self._last_dead_fd:
             raise _error(errno.EBADF)
 
     def size(self, fd: int) -> int:
@@ -206,11 +208,15 @@ class Disk:
 
     def process_died(self) -> None:
         """Close all files; the cache stays."""
+        self._close_all()
+
+    def _close_all(self) -> None:
         self._open.clear()
+        self._last_dead_fd = self._next_fd
 
     def lose_power(self, chance: random.Random) -> None:
         """Lose the cache: of what was not synced anything may be there, in part too."""
-        self._open.clear()
+        self._close_all()
         share = chance.choice(KEPT_SHARES)
         self._lose_names(chance)
         for name in sorted({*self.names_seen, *self._durable_names}):
@@ -238,7 +244,7 @@ class Disk:
         self.names_seen.clear()
         self._durable_names.clear()
         self._pending_names.clear()
-        self._open.clear()
+        self._close_all()
 
     def flip(self, name: str, offset: int, bit: int) -> None:
         """Let one bit rot."""

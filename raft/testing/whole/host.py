@@ -216,6 +216,14 @@ class Host:
         view.lives += 1
         view.is_lost = self.is_damaged = True
 
+    def begin_anew(self) -> None:
+        """Empty the disk of a server that was removed: it may join again, as another one [M7]."""
+        view = self.view
+        self.wipe()
+        view.monitors.lost(view)  # type: ignore[arg-type]
+        view.is_lost = view.is_damaged = self.is_damaged = False
+        self.settings = evolve(self.settings, first_members=(), cluster_id="")
+
     def _died(self) -> None:
         self.view.ended()
         self.disk.process_died()

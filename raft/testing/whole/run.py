@@ -20,6 +20,7 @@ from raft.testing.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.client import TIMEOUTS_SECONDS, Client
 from raft.testing.whole.host import Host
 from raft.testing.whole.machine import EVERYTHING, made_of
+from raft.testing.whole.settling import Settling
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.troubles import Troubles
 from raft.testing.whole.world import Parts, World
@@ -105,6 +106,7 @@ class Run:
                 self._chaos()
                 self._heal()
                 self._await_leader()
+                Settling(self.world, self.healthy, self._violated).run()
                 self._await_service()
                 self._steady()
                 self._converge()
@@ -147,6 +149,9 @@ class Run:
         for client in world.clients:
             client.start()
             self._act(client, world.timeline.now + swarm.chaos_seconds)
+        if swarm.change_seconds:
+            world.operator.start()
+            self._order(world.timeline.now + swarm.chaos_seconds)
         self.troubles.begin()
         limit = swarm.max_chaos_events
         world.run(swarm.chaos_seconds, lambda: world.events < limit)
@@ -157,6 +162,18 @@ class Run:
             client.act()
             delay = client.chance.expovariate(1 / self.world.swarm.act_seconds)
             timeline.after(delay, self._act, client, until)
+
+    def _order(self, until: float) -> None:
+        operator, timeline = self.world.operator, self.world.timeline
+        if timeline.now < until and not self.troubles.is_over:
+            operator.act()
+            delay = operator.chance.expovariate(1 / self.world.swarm.change_seconds)
+            timeline.after(delay, self._order, until)
+
+    def _members(self) -> list[Host]:
+        """Return those of the healthy who belong to the cluster."""
+        ids = self.world.configuration().ids
+        return [host for host in self.healthy if host.id in ids]
 
     def _heal(self) -> None:
         self.world.tell("world", "heals")
@@ -231,7 +248,7 @@ class Run:
         while True:
             applied = {
                 host.id: host.service.replica.last_applied if host.service is not None else -1
-                for host in self.healthy
+                for host in self._members()
             }
             if len(set(applied.values())) == 1:
                 break
@@ -247,7 +264,7 @@ class Run:
         Digests of what was applied do not see what a snapshot forgets.
         """
         right = made_of(self.world.witness.until(applied))
-        for host in self.healthy:
+        for host in self._members():
             if host.service is None:
                 continue
             found = host.service.replica.machine.query(EVERYTHING)
@@ -270,6 +287,7 @@ class Run:
         world = self.world
         for client in world.clients:
             client.finish()
+        world.operator.finish()
         world.run(1.0)
         for host in world.hosts.values():
             host.stop()

@@ -35,6 +35,8 @@ TROUBLES: Final = (
     "snapshot",
 )
 """What may befall a world at a random moment; see `raft.testing.whole.troubles`."""
+DAMAGES: Final = frozenset({"rot", "wipe"})
+"""Those that take away what was durable."""
 
 
 @frozen(kw_only=True)
@@ -53,6 +55,10 @@ class Swarm:
     """Each machine's clock runs at a rate drawn from 1 - skew to 1 + skew."""
     forward: bool = False
     """Whether followers pass writes on to the leader."""
+    spares: int = 0
+    """Servers that run empty, until an operator lets them join."""
+    change_seconds: float = 0.0
+    """The mean time from one order of the operator to the next; 0 for none."""
 
     clients: int = 3
     keys: int = 3
@@ -75,7 +81,7 @@ class Swarm:
         """Draw a world."""
         rng = random.Random(f"{seed}/whole swarm")
         some = rng.sample(TROUBLES, rng.randint(1, len(TROUBLES)))
-        return cls(
+        world = cls(
             seed=seed,
             voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
             options=_options(rng),
@@ -99,12 +105,33 @@ class Swarm:
             troubles=tuple(some) if rng.random() < 0.95 else (),
             trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
         )
+        # What was added later draws from chance of its own, so that older worlds stay as they are.
+        return _with_changes(world)
 
     @property
     def is_throttled(self) -> bool:
         """Whether few entries are under way at a time: clients may ask for more than passes."""
         options = self.options
         return options.max_append_entries <= 2 or options.max_inflight_messages <= 2
+
+
+def _with_changes(world: Swarm) -> Swarm:
+    """Let the members of a third of the worlds change, and some worlds have seven of them.
+
+    Disks are not damaged there: who is lost must be replaced before the next one may be.
+    """
+    rng = random.Random(f"{world.seed}/whole members")
+    if rng.random() >= 1 / 3:
+        return world
+    voters = rng.choices((world.voters, 7), (9, 1))[0]
+    return evolve(
+        world,
+        voters=voters,
+        spares=rng.randint(1, 3) if voters < 7 else 1,
+        change_seconds=rng.choice((0.3, 1.0, 3.0)),
+        options=evolve(world.options, join_timeout_seconds=rng.choice((1.0, 3.0, 10.0))),
+        troubles=tuple(each for each in world.troubles if each not in DAMAGES),
+    )
 
 
 def _options(rng: random.Random) -> Options:

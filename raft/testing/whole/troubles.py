@@ -59,6 +59,7 @@ class Troubles:
         self.drawing = Drawing(self.world)
         self._stream = self.world.choices.stream("trouble")
         self.world.ended = self._ended
+        self.world.operator.later = self._later
 
     def begin(self) -> None:
         """Let things go wrong."""

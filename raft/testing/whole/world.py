@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from raft.client import RaftClient
-from raft.core.configuration import Member
+from raft.core.configuration import Configuration, Member
 from raft.core.outputs import Role
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
@@ -27,6 +27,9 @@ from raft.testing.whole.client import Client
 from raft.testing.whole.entropy import Entropy
 from raft.testing.whole.host import CLIENT_PORT, PEER_PORT, Host, settings_of
 from raft.testing.whole.network import Network
+from raft.testing.whole.operator import ADDRESS as OPERATOR_ADDRESS
+from raft.testing.whole.operator import NAME as OPERATOR_NAME
+from raft.testing.whole.operator import Operator
 from raft.testing.whole.process import Died
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.verdict import Verdict, WatchingMonitors, Witness
@@ -59,6 +62,7 @@ class World:
     verdict: Verdict = Factory(Verdict)
     hosts: dict[str, Host] = Factory(dict)
     clients: list[Client] = Factory(list)
+    operator: Operator = field(init=False)
     rates: dict[str, float] = Factory(dict)
     errors: Counter[str] = Factory(Counter)
     """What clients were told, by the name of the error."""
@@ -92,19 +96,18 @@ class World:
             has_sessions = swarm.sessions[number % len(swarm.sessions)]
             name, address = f"c{number}", f"127.0.1.{number}"
             self.clients.append(Client(self, name, address, has_sessions, number % 3 == 0))
+        self.operator = Operator(self)
 
     def _make_hosts(self) -> None:
         swarm, interned = self.swarm, Interned()
         skew = random.Random(f"{swarm.seed}/skew")
-        ids = {f"n{number}": f"127.0.0.{number}" for number in range(1, swarm.voters + 1)}
+        ids = [f"n{number}" for number in range(1, swarm.voters + swarm.spares + 1)]
+        first_members = tuple(self.member(id) for id in ids[: swarm.voters])
         model = NodeSettings(
             "model",
             "model",
             "model",
-            first_members=tuple(
-                Member(id, "", f"tcp:{address}:{PEER_PORT}", f"tcp:{address}:{CLIENT_PORT}")
-                for id, address in ids.items()
-            ),
+            first_members=first_members,
             cluster_id=CLUSTER_ID,
             forward=swarm.forward,
             segment_size_bytes=swarm.segment_size_bytes,
@@ -112,10 +115,14 @@ class World:
             bounds=swarm.bounds,
             session_limits=swarm.session_limits,
         )
-        for id, address in ids.items():
+        for id in ids:
+            if id == f"n{swarm.voters + 1}":
+                # Spares wait until somebody lets them join.
+                model = evolve(model, first_members=(), cluster_id="")
             self.rates[id] = 1 + skew.uniform(-swarm.clock_skew, swarm.clock_skew)
             view = View(id, self.timeline, self.monitors, interned)
             self.monitors.nodes[id] = view  # type: ignore[assignment]
+            address = f"127.0.0.{id[1:]}"
             host = Host(self, id, address, settings_of(id, address, model), view)
             host.disk_seconds = swarm.disk_seconds
             self.hosts[id] = host
@@ -136,6 +143,16 @@ class World:
     def client_addresses(self) -> list[str]:
         """Where clients connect."""
         return [f"tcp:{host.address}:{CLIENT_PORT}" for host in self.hosts.values()]
+
+    def member(self, id: str) -> Member:
+        """Return a server as an operator names it to others."""
+        address = f"127.0.0.{id[1:]}"
+        return Member(id, "", f"tcp:{address}:{PEER_PORT}", f"tcp:{address}:{CLIENT_PORT}")
+
+    def configuration(self) -> Configuration:
+        """Return the members that were committed last."""
+        known = self.monitors.configurations
+        return known[-1][1] if known else Configuration()
 
     def next_number(self) -> int:
         """Return a number that was not there before."""
@@ -160,6 +177,8 @@ class World:
         """Return the address of a server or client."""
         if name in self.hosts:
             return self.hosts[name].address
+        if name == OPERATOR_NAME:
+            return OPERATOR_ADDRESS
         return next(client.address for client in self.clients if client.name == name)
 
     def may_damage(self, host: Host) -> bool:
@@ -229,12 +248,13 @@ class World:
         return sorted(found, key=lambda host: -host.server.current_term)
 
     def agreed_leader(self, among: list[Host]) -> Host | None:
-        """Return the leader that all of `among` know in the same term, if there is one."""
+        """Return the leader that all its members among these know in the same term, if any."""
         for host in self.leaders():
-            known = (host.id, host.server.current_term)
-            if all(
+            known, ids = (host.id, host.server.current_term), host.server.configuration.ids
+            if host in among and all(
                 other.is_serving and (other.server.leader_id, other.server.current_term) == known
                 for other in among
+                if other.id in ids
             ):
                 return host
         return None
