@@ -71,6 +71,11 @@ class Log:
         """The index of the latest configuration."""
         return self.configurations[-1][0]
 
+    @property
+    def configuration_before(self) -> Configuration:
+        """What the latest configuration replaced; the same where it is the only one."""
+        return self.configurations[-2:][0][1]
+
     def configuration_at(self, index: int) -> tuple[int, Configuration]:
         """Return (index, configuration) of the last configuration at or below `index`."""
         at = bisect_right(self.configurations, index, key=lambda pair: pair[0])

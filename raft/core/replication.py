@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 def become_leader(server: Server) -> None:
     """Lead the current term, beginning with its no-op [RULES R1]."""
-    server.leave_role()
     leader = Leader(
         progress={},
         first_index=server.log.last_index + 1,
@@ -51,8 +50,8 @@ def _follow_removed(server: Server, leader: Leader) -> None:
     Whom it removed may not have heard so from its author.
     """
     log = server.log
-    if log.configuration_index > server.commit_index and len(log.configurations) > 1:
-        for peer in sorted(log.configurations[-2][1].ids - {server.id}):
+    if log.configuration_index > server.commit_index:
+        for peer in sorted(log.configuration_before.ids - {server.id}):
             leader.progress[peer] = Progress(log.last_index + 1, server.now)
 
 
@@ -134,13 +133,10 @@ def hear_leader(server: Server, sender: str, sequence: int) -> Follower:
         raise InvariantViolated(
             f"{sender} leads term {server.current_term}, and so does {server.leader_id}"
         )
-    server.become_follower(sender)
+    follower = server.become_follower(sender)
     server.heard_at = server.now
     server.failed_elections = server.excluded_index = 0
     elections.reset_timer(server)
-    follower = server.state
-    if not isinstance(follower, Follower):
-        raise InvariantViolated("a server that heard its leader is no follower")
     follower.sequence = max(follower.sequence, sequence)
     return follower
 
@@ -240,21 +236,25 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
         return
     if not result.last_log_index and membership.forget_departing(server, sender):
         return
-    went_back = result.last_log_index < progress.match_index
-    if result.sequence > progress.match_sequence and (
-        went_back or result.match_index <= progress.match_index
-    ):
-        if result.repairing:
-            _begin_anew(server, sender, result)
-            return
-        server.turn.changes.append(Quarantined(sender, progress.match_index, result.last_log_index))
+    asked, match = result.match_index, progress.match_index
+    went_back = result.sequence > progress.match_sequence and (
+        result.last_log_index < match or asked <= match
+    )
+    probing = progress.pace is Pace.PROBE and asked == progress.next_index - 1
+    ahead = progress.pace is Pace.REPLICATE and asked > match
+    if went_back and result.repairing:
+        _begin_anew(server, sender, result)
+    elif went_back:
+        server.turn.changes.append(Quarantined(sender, match, result.last_log_index))
         progress.quarantine()
-        return
-    probing = progress.pace is Pace.PROBE and result.match_index == progress.next_index - 1
-    ahead = progress.pace is Pace.REPLICATE and result.match_index > progress.match_index
-    if probing or ahead:
-        index, _ = server.log.last_of_term_at_most(result.hint_index, result.hint_term)
-        progress.probe(min(index + 1, result.match_index))
+    elif probing or ahead:
+        _search(server, progress, result)
+
+
+def _search(server: Server, progress: Progress, result: AppendEntriesResult) -> None:
+    """Probe where the logs may meet, by the follower's hint: a term at a time [RULES L6]."""
+    index, _ = server.log.last_of_term_at_most(result.hint_index, result.hint_term)
+    progress.probe(min(index + 1, result.match_index))
 
 
 def _begin_anew(server: Server, peer: str, result: AppendEntriesResult) -> None:
@@ -265,12 +265,9 @@ def _begin_anew(server: Server, peer: str, result: AppendEntriesResult) -> None:
     """
     leader = server.state
     if isinstance(leader, Leader):
-        index, _ = server.log.last_of_term_at_most(result.hint_index, result.hint_term)
-        leader.progress[peer] = Progress(
-            max(1, min(index + 1, result.match_index)),
-            server.now,
-            first_sequence=leader.sequence + 1,
-        )
+        progress = Progress(1, server.now, first_sequence=leader.sequence + 1)
+        _search(server, progress, result)
+        leader.progress[peer] = progress
 
 
 def answering(server: Server, sender: str, term: int, sequence: int) -> Progress | None:

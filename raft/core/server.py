@@ -245,11 +245,9 @@ class Server:
             return False
         if self.is_voter:
             return True
-        configurations = self.log.configurations
-        return (
-            self.log.configuration_index > self.commit_index
-            and len(configurations) > 1
-            and self._votes_in(configurations[-2][1])
+        log = self.log
+        return log.configuration_index > self.commit_index and self._votes_in(
+            log.configuration_before
         )
 
     @property
@@ -424,15 +422,16 @@ class Server:
             self.voted_for = candidate
             self._hard_state_changed()
 
-    def become_follower(self, leader: str | None) -> None:
+    def become_follower(self, leader: str | None) -> Follower:
         """Follow `leader`, or wait for one; what the old role kept ends here."""
         if isinstance(self.state, Follower) and self.state.leader == leader:
-            return
+            return self.state
         was_leading = isinstance(self.state, Leader)
         self.leave_role()
-        self.state = Follower(leader)
+        self.state = follower = Follower(leader)
         if was_leading:
             elections.reset_timer(self)
+        return follower
 
     def leave_role(self) -> None:
         """End what depends on the present role or leader: reads fail, safe to retry [RULES R6]."""

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from attrs import evolve
 
 from raft.core import membership
 from raft.core.configuration import Configuration, Member
@@ -343,6 +344,17 @@ def test_a_newcomer_learns_first_and_counts_nowhere() -> None:
     )
     assert step(server, Propose(1, 1, 100)).accepted
     assert save(server).commit_index == 4
+
+
+def test_a_newcomers_answer_to_the_first_message_counts() -> None:
+    """M5: only what was sent before it joined was sent to another."""
+    server = ready(members=configuration("a"))
+    (first,) = only(change(server, "a", "d"), AppendEntries, "d")
+    late = AppendEntriesResult(2, False, 2, first.sequence - 1, 0)
+    hear(server, "d", late)
+    assert not server.state.progress["d"].has_answered
+    hear(server, "d", evolve(late, sequence=first.sequence))
+    assert server.state.progress["d"].has_answered
 
 
 def test_a_newcomer_votes_once_it_has_the_log_of_when_it_joined() -> None:
@@ -772,7 +784,8 @@ def test_a_removed_server_hears_of_it_from_the_next_leader_too() -> None:
     """M6: its author may have died: whoever finds the entry uncommitted tells again."""
     server = build("a", [1])
     hear(server, "b", append((1, 1), [1], configurations=((2, configuration("abd")),)))
-    elect(server)
+    (first,) = only(elect(server), AppendEntries, "c")
+    assert (first.prev_log_index, first.entries.end) == (2, 4)
     assert sorted(server.state.progress) == ["b", "c", "d"]
     assert list(server.state.departing) == ["c"]
     settle(server)

@@ -104,15 +104,16 @@ def test_what_is_not_yet_saved_makes_nothing_whole() -> None:
     assert save(server).changes == (LogRepaired(6),)
 
 
-def test_a_snapshot_that_is_not_yet_marked_makes_nothing_whole() -> None:
+@pytest.mark.parametrize(("index", "term"), [(1, 4), (9, 3)])
+def test_a_snapshot_that_is_not_yet_marked_makes_nothing_whole(index: int, term: int) -> None:
     """D1: an earlier save is done while the snapshot's mark is on its way."""
     server = repairing()
     hear(server, "b", append((2, 1), [3], term=3))
     first = server.last_ticket
-    hear(server, "b", InstallSnapshot(3, 9, 3, configuration(), 1, 2, done=True))
+    hear(server, "b", InstallSnapshot(4, index, term, configuration(), 1, 2, done=True))
     assert step(server, Saved(first)).changes == ()
     assert server.is_repairing
-    assert save(server).changes == (LogRepaired(9),)
+    assert save(server).changes == (LogRepaired(index),)
 
 
 def test_an_entry_of_a_later_term_makes_it_whole_too() -> None:
@@ -148,6 +149,18 @@ def test_a_leader_begins_anew_with_a_follower_that_says_so() -> None:
     assert server.commit_index == 2
     hear(server, "b", yes(server, 3))
     assert server.commit_index == 3
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_first_answer_to_a_leader_that_began_anew_counts(kept: int) -> None:
+    """D1: what it sends from that moment on was answered by the log as it is."""
+    server = replicating()
+    elapse(server, HEARTBEAT)
+    refusal = evolve(no(server, 2, kept, (kept, kept)), repairing=True)
+    (probe,) = only(hear(server, "b", refusal), AppendEntries, "b")
+    assert probe.prev_log_index == kept
+    hear(server, "b", yes(server, 2, sequence=probe.sequence))
+    assert server.match_index("b") == 2
 
 
 def test_a_cluster_of_which_most_are_damaged_elects_only_who_has_all() -> None:

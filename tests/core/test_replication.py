@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from raft.core.events import Propose, Received, Saved, SnapshotSaved, Unreachable
-from raft.core.messages import AppendEntries, AppendEntriesResult, Entries, RequestVoteResult
+from raft.core.messages import (
+    AppendEntries,
+    AppendEntriesResult,
+    Entries,
+    InstallSnapshot,
+    RequestVoteResult,
+)
 from raft.core.outputs import (
     Accepted,
     NoOp,
@@ -253,6 +261,24 @@ def test_entries_that_come_and_go_in_one_turn_are_never_written() -> None:
     assert outputs.save.append == (Replicated(3, 4, 0), Replicated(4, 5, 0))
 
 
+def test_entries_that_are_saved_already_are_acknowledged_at_once() -> None:
+    """L1: the answer waits for no save where there is nothing to save."""
+    server = build("a")
+    hear(server, "b", append((1, 1), [1, 1]))
+    save(server)
+    result = answer(hear(server, "b", append((1, 1), [1, 1], sequence=2)))
+    assert (result.match_index, result.sequence) == (3, 2)
+
+
+def test_a_save_that_no_entry_waits_for_is_not_acknowledged() -> None:
+    """L1: an answer that was given is not given again; a snapshot's mark has its own."""
+    server = build("a")
+    hear(server, "b", append((1, 1), [1, 1]))
+    assert len(save(server).send) == 1
+    hear(server, "b", InstallSnapshot(1, 9, 1, configuration(), 1, 2, done=True))
+    assert save(server).send == ()
+
+
 def test_a_rewritten_entry_is_not_acknowledged_by_its_first_copys_save() -> None:
     """L1: saves go by ticket: an entry truncated and written again waits for its own."""
     server = build("a")
@@ -285,12 +311,34 @@ def test_match_only_grows() -> None:
     assert server.match_index("b") == 2
 
 
-def test_a_late_rejection_moves_nothing() -> None:
+@pytest.mark.parametrize("asked", [1, 2])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_late_rejection_moves_nothing(asked: int, late: bool) -> None:
     """L5: a rejection at or below the match that was sent before it was learnt (sc-R7)."""
     server = replicating()
-    outputs = hear(server, "b", no(server, 1, 0, (0, 0), sequence=1))
     progress = server.state.progress["b"]
+    sequence = 1 if late else progress.match_sequence
+    outputs = hear(server, "b", no(server, asked, 0, (0, 0), sequence))
     assert (progress.match_index, progress.next_index, outputs.changes) == (2, 3, ())
+    assert (progress.pace, outputs.send) == (Pace.REPLICATE, ())
+
+
+def test_a_refusal_that_comes_twice_is_answered_once() -> None:
+    """L5: what was refused before the last probe was sent moves no probe (sc-R7)."""
+    server = leader("a", [1, 1, 1, 1])
+    refusal = no(server, 4, 1, (1, 1), sequence=1)
+    (probe,) = only(hear(server, "b", refusal), AppendEntries, "b")
+    assert probe.prev_log_index == 1
+    assert hear(server, "b", refusal).send == ()
+
+
+def test_a_refusal_ahead_of_the_match_leads_back_to_a_probe() -> None:
+    """L5: messages overtook each other, or one was lost: the log ends where they meet."""
+    server = replicating()
+    for request in range(3):
+        propose(server, request=request)
+    (again,) = only(hear(server, "b", no(server, 4, 3, (3, 2))), AppendEntries, "b")
+    assert (pace(server), again.prev_log_index) == (Pace.PROBE, 3)
 
 
 def test_replies_of_another_term_are_ignored() -> None:
@@ -301,13 +349,19 @@ def test_replies_of_another_term_are_ignored() -> None:
     assert server.state.progress["b"].acked_sequence < 99
 
 
-def test_a_follower_whose_disk_went_back_is_quarantined() -> None:
+@pytest.mark.parametrize(
+    ("asked", "last"),
+    [(2, 1), (2, 5), (3, 1)],
+    ids=["it is gone", "it is another", "it is gone, which an entry after it shows"],
+)
+def test_a_follower_whose_disk_went_back_is_quarantined(asked: int, last: int) -> None:
     """L5: a rejection below the match of a later message: the disk went back (sc-R4)."""
     server = replicating()
+    propose(server, 1)
+    propose(server, 1)
     outputs = elapse(server, HEARTBEAT)
-    (beat,) = only(outputs, AppendEntries, "b")
-    outputs = hear(server, "b", no(server, beat.prev_log_index, 1, (1, 1), beat.sequence))
-    assert outputs.changes == (Quarantined("b", 2, 1),)
+    outputs = hear(server, "b", no(server, asked, last, (1, 1)))
+    assert outputs.changes == (Quarantined("b", 2, last),)
     assert server.match_index("b") == 0
     propose(server)
     assert only(elapse(server, HEARTBEAT), AppendEntries, "b") == []
@@ -554,9 +608,10 @@ def test_a_leader_sends_before_its_own_save() -> None:
 
 def test_uncommitted_bytes_are_bounded() -> None:
     """L10: above the bound of uncommitted bytes proposals are refused at once (sc-O1)."""
-    server = replicating(max_uncommitted_bytes=250)
+    server = replicating(max_uncommitted_bytes=2 * ENTRY_BYTES)
     save(server)
-    assert propose(server, 2).accepted
+    assert propose(server, 1).accepted
+    assert propose(server, 1).accepted
     outputs = propose(server, 1, request=7)
     assert (outputs.rejected, outputs.save) == ((Rejected(7, Refusal.OVERLOADED),), None)
     save(server)
@@ -627,3 +682,8 @@ def test_a_new_leader_appends_its_no_op_at_once() -> None:
     assert outputs.save == Save(2, append=(NoOp(3, 2),))
     assert outputs.changes == (RoleChanged(Role.LEADER, 2, "a"),)
     assert outputs.next_deadline == server.now + HEARTBEAT
+
+
+def test_a_leader_has_no_election_deadline() -> None:
+    """E8: who leads does not campaign, until it steps down."""
+    assert leader("a").election_deadline == math.inf

@@ -145,14 +145,23 @@ def calls(tests: Sequence[str], package: str) -> dict[str, tuple[float, list[str
 
 
 def orders_for(
-    mutants: Sequence[Mutant], called: dict[str, tuple[float, list[str]]]
+    mutants: Sequence[Mutant], called: dict[str, tuple[float, list[str]]], results: Results
 ) -> Iterator[dict[str, object]]:
-    """Yield the order for each mutant: the tests that call its function, the quickest first."""
+    """Yield the order for each mutant: the tests that call its function, the quickest first.
+
+    Those that have killed others of this function come before all that have not.
+    """
     for mutant in mutants:
         function = f"{mutant.module}:{mutant.function}"
-        chosen = sorted(
-            (seconds, test) for test, (seconds, names) in called.items() if function in names
-        )
+        likely = {killer for name, killer in results.killers.items() if f" {function}: " in name}
+        chosen = [
+            (seconds, test)
+            for _, seconds, test in sorted(
+                (test not in likely, seconds, test)
+                for test, (seconds, names) in called.items()
+                if function in names
+            )
+        ]
         yield {
             "name": mutant.name,
             "module": mutant.module,
@@ -172,7 +181,7 @@ def run(
 ) -> None:
     """Run mutants until the time `end`, two at a time."""
     process = bench(tests, children=2)
-    orders = orders_for(mutants, called)
+    orders = orders_for(mutants, called, results)
     told = answers(process)
     waiting = 0
     for order in orders:
