@@ -255,8 +255,8 @@ SENTINELS = (
         "a lost disk is not noticed",
         "L5",
         "raft.core.replication",
-        ("        progress.quarantine()\n        return\n"),
-        "        return\n",
+        "        progress.quarantine()\n    elif",
+        "    elif",
         "tests/core/test_replication.py::test_a_follower_whose_disk_went_back_is_quarantined",
     ),
     Sentinel(
