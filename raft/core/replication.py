@@ -224,12 +224,13 @@ def acknowledge_saved(server: Server) -> None:
 
 def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> None:
     """Learn from a follower's answer how far it matches, or where to try next [RULES L5]."""
-    progress = answering(server, sender, result.term, result.sequence)
-    if progress is None:
+    found = answering(server, sender, result.term, result.sequence)
+    if found is None:
         return
+    leader, progress = found
     progress.promise_seconds = result.promise_seconds
     if result.success:
-        _advance_match(server, progress, result)
+        _advance_match(server, leader, progress, result)
         return
     if not result.sequence:
         # It refused a message of an earlier term: no more than a sign of life.
@@ -243,7 +244,7 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
     probing = progress.pace is Pace.PROBE and asked == progress.next_index - 1
     ahead = progress.pace is Pace.REPLICATE and asked > match
     if went_back and result.repairing:
-        _begin_anew(server, sender, result)
+        _begin_anew(server, leader, sender, result)
     elif went_back:
         server.turn.changes.append(Quarantined(sender, match, result.last_log_index))
         progress.quarantine()
@@ -257,21 +258,21 @@ def _search(server: Server, progress: Progress, result: AppendEntriesResult) -> 
     progress.probe(min(index + 1, result.match_index))
 
 
-def _begin_anew(server: Server, peer: str, result: AppendEntriesResult) -> None:
+def _begin_anew(server: Server, leader: Leader, peer: str, result: AppendEntriesResult) -> None:
     """Forget how far a member matched that says it repairs a damaged log [RULES D1].
 
     It knows what it has lost, and votes by it, so it need not be quarantined [RULES L5]. Answers
     to what was sent before this moment may be those of before the damage: they are not believed.
     """
-    leader = server.state
-    if isinstance(leader, Leader):
-        progress = Progress(1, server.now, first_sequence=leader.sequence + 1)
-        _search(server, progress, result)
-        leader.progress[peer] = progress
+    progress = Progress(result.match_index, server.now, first_sequence=leader.sequence + 1)
+    _search(server, progress, result)
+    leader.progress[peer] = progress
 
 
-def answering(server: Server, sender: str, term: int, sequence: int) -> Progress | None:
-    """Return the progress of a member that answers this leader in this term, noting the contact."""
+def answering(
+    server: Server, sender: str, term: int, sequence: int
+) -> tuple[Leader, Progress] | None:
+    """Return what this leader knows of a member that answers in its term, noting the contact."""
     leader = server.state
     if not isinstance(leader, Leader) or term != server.current_term:
         return None
@@ -280,18 +281,18 @@ def answering(server: Server, sender: str, term: int, sequence: int) -> Progress
         return None
     progress.heard(server.now, sequence)
     reads.note_answer(leader, progress)
-    return progress
+    return leader, progress
 
 
-def _advance_match(server: Server, progress: Progress, result: AppendEntriesResult) -> None:
+def _advance_match(
+    server: Server, leader: Leader, progress: Progress, result: AppendEntriesResult
+) -> None:
     if max(result.match_index, result.last_log_index) > server.log.last_index:
         raise InvariantViolated(
             f"a follower matches {result.last_log_index}, the log ends at {server.log.last_index}"
         )
-    leader = server.state
-    sequence = leader.sequence if isinstance(leader, Leader) else 0
     probed, received = progress.next_index, result.last_log_index
-    progress.matched(result.match_index, sequence)
+    progress.matched(result.match_index, leader.sequence)
     if progress.pace is Pace.PROBE:
         if received >= probed or probed > server.log.last_index:
             progress.replicate(received)

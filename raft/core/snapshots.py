@@ -103,10 +103,10 @@ def _install(server: Server, request: InstallSnapshot) -> None:
 
 def receive_result(server: Server, sender: str, result: InstallSnapshotResult) -> None:
     """Note the contact, and once the snapshot is installed go on with the log after it."""
-    progress = replication.answering(server, sender, result.term, result.sequence)
-    leader = server.state
-    if progress is None or not result.done or not isinstance(leader, Leader):
+    found = replication.answering(server, sender, result.term, result.sequence)
+    if found is None or not result.done:
         return
+    leader, progress = found
     progress.matched(min(result.match_index, server.log.last_index), leader.sequence)
     if progress.pace is Pace.SNAPSHOT and progress.match_index >= progress.snapshot_index:
         progress.replicate(progress.match_index)

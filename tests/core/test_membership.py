@@ -348,8 +348,8 @@ def test_a_newcomer_learns_first_and_counts_nowhere() -> None:
 
 def test_a_newcomers_answer_to_the_first_message_counts() -> None:
     """M5: only what was sent before it joined was sent to another."""
-    server = ready(members=configuration("a"))
-    (first,) = only(change(server, "a", "d"), AppendEntries, "d")
+    server = leader("a", members=configuration("a", "b"))
+    (first,) = only(change(server, "a", "bd"), AppendEntries, "d")
     late = AppendEntriesResult(2, False, 2, first.sequence - 1, 0)
     hear(server, "d", late)
     assert not server.state.progress["d"].has_answered
@@ -1057,6 +1057,7 @@ def test_who_was_removed_and_is_empty_gets_no_log() -> None:
     empty = AppendEntriesResult(2, False, server.log.last_index, sequence, 0)
     outputs = hear(server, "c", empty)
     assert "c" not in server.state.progress
+    assert outputs.changes == ()
     assert not only(outputs, AppendEntries, "c")
     elapse(server, HEARTBEAT)
     assert not only(elapse(server, HEARTBEAT), AppendEntries, "c")

@@ -151,6 +151,17 @@ def test_a_leader_begins_anew_with_a_follower_that_says_so() -> None:
     assert server.commit_index == 3
 
 
+def test_what_a_follower_has_acknowledged_since_the_damage_counts_on() -> None:
+    """D1: a refusal of what it never had is no further loss."""
+    server = replicating()
+    elapse(server, HEARTBEAT)
+    hear(server, "b", evolve(no(server, 2, 1, (1, 1)), repairing=True))
+    hear(server, "b", yes(server, 1, 2))
+    propose(server)
+    hear(server, "b", evolve(no(server, 3, 2, (2, 2)), repairing=True))
+    assert server.match_index("b") == 1
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_the_first_answer_to_a_leader_that_began_anew_counts(kept: int) -> None:
     """D1: what it sends from that moment on was answered by the log as it is."""

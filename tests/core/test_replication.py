@@ -51,6 +51,8 @@ from tests.core.cluster import (
     step,
 )
 
+NO_OP_BYTES = 64
+
 
 def yes(
     server: Server, match: int, received: int | None = None, sequence: int | None = None
@@ -502,6 +504,9 @@ def test_a_lost_append_is_noticed_by_the_next_heartbeat() -> None:
     outputs = hear(server, "b", yes(server, 2))
     (again,) = only(outputs, AppendEntries, "b")
     assert (pace(server), again.entries.start) == (Pace.PROBE, 3)
+    elapse(server, HEARTBEAT)
+    outputs = hear(server, "b", yes(server, 2))
+    assert (pace(server), spans(outputs)) == (Pace.PROBE, [(3, 4)])
 
 
 def test_an_unreachable_follower_is_probed() -> None:
@@ -511,6 +516,15 @@ def test_an_unreachable_follower_is_probed() -> None:
     outputs = step(server, Unreachable("b"))
     (again,) = only(outputs, AppendEntries, "b")
     assert (pace(server), again.entries.start) == (Pace.PROBE, 3)
+
+
+def test_an_unreachable_follower_that_has_all_needs_no_probe() -> None:
+    """L7: it answers the next heartbeat, and there is nothing that it may have missed."""
+    server = replicating()
+    step(server, Unreachable("b"))
+    elapse(server, HEARTBEAT)
+    assert hear(server, "b", yes(server, 2)).send == ()
+    assert pace(server) is Pace.REPLICATE
 
 
 def test_an_unreachable_follower_is_not_probed_in_a_circle() -> None:
@@ -608,11 +622,12 @@ def test_a_leader_sends_before_its_own_save() -> None:
 
 def test_uncommitted_bytes_are_bounded() -> None:
     """L10: above the bound of uncommitted bytes proposals are refused at once (sc-O1)."""
-    server = replicating(max_uncommitted_bytes=2 * ENTRY_BYTES)
+    server = replicating(max_uncommitted_bytes=2 * NO_OP_BYTES)
     save(server)
-    assert propose(server, 1).accepted
-    assert propose(server, 1).accepted
-    outputs = propose(server, 1, request=7)
+    # As large as the no-op before them: sizes within a run of entries are its mean.
+    for _ in range(2):
+        assert step(server, Propose(1, 1, NO_OP_BYTES)).accepted
+    outputs = step(server, Propose(7, 1, 1))
     assert (outputs.rejected, outputs.save) == ((Rejected(7, Refusal.OVERLOADED),), None)
     save(server)
     hear(server, "b", yes(server, 4))
@@ -671,8 +686,9 @@ def test_a_proposal_is_named_by_index_and_term() -> None:
 def test_an_impossible_acknowledgement_stops_the_leader() -> None:
     """L5: a follower cannot match what the leader does not have."""
     server = replicating()
-    with pytest.raises(InvariantViolated, match="matches 9"):
-        hear(server, "b", yes(server, 9))
+    for match, received in [(9, 9), (9, 2), (2, 9), (2, 3), (3, 2)]:
+        with pytest.raises(InvariantViolated, match=f"matches {received}, the log ends at 2"):
+            hear(replicating(), "b", yes(server, match, received))
 
 
 def test_a_new_leader_appends_its_no_op_at_once() -> None:

@@ -334,6 +334,21 @@ def test_chunks_answered_are_contact_and_nothing_more() -> None:
     assert server.state.progress["b"].pace is Pace.SNAPSHOT
 
 
+def test_a_snapshot_whose_installation_was_not_heard_is_told_by_the_next_heartbeat() -> None:
+    """L7: the follower acknowledges what the snapshot holds: the log goes on."""
+    server = sending()
+    hear(server, "b", success(server, 6))
+    assert server.state.progress["b"].pace is Pace.REPLICATE
+
+
+def test_a_refusal_that_comes_twice_begins_no_second_snapshot() -> None:
+    """L7: a snapshot is on its way: what was refused before it says nothing new."""
+    server = compacted_leader()
+    refusal = AppendEntriesResult(2, False, 4, 1, 1, 1, 1)
+    assert len(hear(server, "b", refusal).start_snapshots) == 1
+    assert hear(server, "b", refusal).start_snapshots == ()
+
+
 def test_an_unreachable_follower_keeps_its_snapshot() -> None:
     """L7: the shell ends its transfer itself; the core waits for that."""
     server = sending()
