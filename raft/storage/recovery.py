@@ -205,7 +205,7 @@ class Recovery:
         return opened
 
     def _check_chain(self, segment: Segment, offset: int, frame: Frame, opened: bool) -> None:
-        if not opened and not self.ledger.segments:
+        if not self.ledger.segments:
             return
         if frame.sequence == self._sequence + 1 and frame.previous == self._checksum:
             return
@@ -284,12 +284,11 @@ class Recovery:
 
     def _begin_segment(self, record: Record) -> None:
         ledger = self.ledger
+        term = self.entries.terms[-1] if self.entries.terms else ledger.prev_term
         if len(ledger.segments) == 1:
             ledger.begin_at(record.index, record.term)
             ledger.segments[0].start = record.index
-            return
-        term = self.entries.terms[-1] if self.entries.terms else ledger.prev_term
-        if (record.index, record.term) != (ledger.next_index, term):
+        elif (record.index, record.term) != (ledger.next_index, term):
             raise BadRecord(
                 0,
                 f"the segment goes on with entry {record.index} after term {record.term}, the "

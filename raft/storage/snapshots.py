@@ -193,17 +193,16 @@ class SnapshotFiles:
     _lock: Lock = field(factory=Lock)
 
     def load(self) -> None:
-        """Learn which files there are, and remove what a crash left half written."""
-        removed = False
+        """Learn which files there are, and remove what a crash left half written.
+
+        What another crash brings back is removed again: nothing is synced.
+        """
         for filename in self.files.names(self.directory):
             matched = _NAME.fullmatch(filename)
             if matched:
                 self._names[int(matched[1])] = filename
             elif _TEMPORARY.fullmatch(filename):
                 self.files.unlink(os.path.join(self.directory, filename))
-                removed = True
-        if removed:
-            self.files.sync_directory(self.directory)
 
     def indexes(self) -> list[int]:
         """Return the indexes of the snapshots there are, newest first."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -24,7 +24,6 @@ from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, StorageDamaged
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
 from raft.storage.files import Files, failure
-from raft.storage.marks import Mark
 from raft.storage.recovery import REMEDY, Recovery
 from raft.storage.reserve import ReservedFiles
 from raft.storage.snapshots import SnapshotFiles
@@ -236,10 +235,9 @@ class WriteAheadLog:
                 refused = refused or error
                 _log.warn("snapshot refused, looking for the one before: {error}", error=error)
                 continue
-            if mark is not None and index < mark.index:
-                # The next snapshot must not count on the one that was refused.
-                previous = min(mark.previous, index)
-                ledger.mark = Mark(index, meta.term, mark.keep_from, previous)
+            if mark is not None:
+                # The next snapshot must not count on one that was refused.
+                ledger.mark = evolve(mark, index=index, term=meta.term)
             return meta
         if ledger.first == 1 and (mark is None or ledger.next_index > mark.index):
             ledger.mark = None

@@ -211,7 +211,6 @@ class LogWriter:
             opening.append(encode_mark(self.ledger.mark, How.REPEATED))
         needed = HEADER_BLOCK_BYTES + sum(map(len, opening)) + size_bytes
         segments.extend(self.files, self.spare, needed + 2 * frames.HEADER_BYTES)
-        segments.open_fd(self.files, self.spare)
         with self.lock:
             if self.ledger.segments:
                 self.reader.retire(self.segment)
@@ -224,7 +223,6 @@ class LogWriter:
         """Close all files; what was being prepared is removed."""
         if self._preparing is not None:
             self._preparing.close()
-            self._preparing = None
         with self.lock:
             for segment in self.ledger.segments:
                 self.reader.close(segment)
@@ -307,9 +305,7 @@ class LogWriter:
         if self._owes_sync:
             self._sync_removal()
         oldest, kept = self.ledger.segments[:2]
-        term = 0
-        if kept.start > self.ledger.first:
-            term = self.term_at(kept.start - 1)
+        term = self.term_at(max(kept.start, self.ledger.first) - 1)
         with self.lock:
             self.ledger.drop_segment(term)
             self.reader.close(oldest)

@@ -170,6 +170,7 @@ def test_marks_are_replayed_for_what_they_do():
         log = recovered(files)
         assert (log.ledger.first, log.ledger.prev_term, log.ledger.next_index) == (10, 2, 11)
         assert (list(log.entries.terms), log.ledger.mark) == ([2], Mark(9, 2, 10, 9))
+        assert log.ledger.segments[-1].start == 10
 
 
 LAST = record(2)
@@ -189,6 +190,8 @@ FIRST = [opening(), record(1)]
         (record(2, 4), "before that term was saved"),
         (record(2)[:-1] + b"!", "wrong length or checksum"),
         (record(2)[:-1], "wrong length or checksum"),
+        (encode(2, 1, 0, 1, b"\0")[:-1], "wrong length or checksum"),
+        (record(2) + encode(3, 1, 0, 128, b""), "entry 3 of term 1 after 2 of 1"),
         (record(2) + record(3)[:32], "truncated header"),
         (record(2)[:20], "truncated header"),
         (VOTE[:-1], "past the end"),
@@ -357,6 +360,62 @@ def test_what_recovery_builds_on_is_on_the_disk_before_anything_follows():
     assert writer.ledger.next_index == 3
     for _, files in disk.crash_states(len(disk.operations)):
         assert recovered(files).ledger.next_index == 3
+
+
+def test_a_recovery_that_fails_leaves_nothing_open():
+    """Whether the header cannot be, or the last frame cannot be written again."""
+    files = log_of(FIRST, [opening(2, 1)])
+    name = segments.name(1)
+    flipped = bytes([files[name][0] ^ 1]) + files[name][1:]
+    assert refused({**files, name: flipped}, "header is damaged") == (1, 0)
+    recovery = recovering(files)
+
+    def fault(call, number):
+        if call == "pwrite":
+            raise OSError(5, "Input/output error")
+
+    recovery.files.fault = fault
+    with pytest.raises(OSError, match="Input/output"):
+        recovery.run()
+    assert recovery.files._open == {}
+
+
+def test_a_long_log_is_recovered_with_one_descriptor_at_a_time():
+    """I21: however many segments there are."""
+    bodies = [
+        [opening(), record(1)],
+        *([opening(index, 1), record(index)] for index in range(2, 9)),
+    ]
+    recovery = recovering(log_of(*bodies))
+    most = []
+
+    def note(call, number):
+        most.append(len(recovery.files._open))
+
+    recovery.files.fault = note
+    recovery.run()
+    assert max(most) == 1
+
+
+def test_what_is_read_back_is_what_was_known_while_it_was_written():
+    """The same frames stand in the same spans, with the same segments before them."""
+    writer = recovering({}).run()
+    writer.write([(0, HardState(1), None, 1, 3, record(1) + record(2))])
+    writer.write([(0, HardState(1, "b"), None, 0, 0, b"")])
+    writer.write([(0, HardState(2), 2, 0, 0, b"")])
+    writer.write([(0, HardState(2, "b"), None, 0, 0, b"")])
+    for index in range(2, 8):
+        writer.write([(0, None, None, index, index + 1, record(index, 2, 900))])
+    writer.write([(0, HardState(3), 6, 6, 7, record(6, 3))])
+    writer.write_mark(MarkSave(1, 5, 2, True, 2))
+
+    def told(ledger):
+        spans = [(one.first, one.segment.number, one.offset, one.stop) for one in ledger.spans]
+        segments = [(one.number, one.start) for one in ledger.segments]
+        return (spans, segments, ledger.first, ledger.next_index, ledger.mark, ledger.hard_state)
+
+    assert len(writer.ledger.segments) > 1
+    assert told(recovered(writer.files.contents()).ledger) == told(writer.ledger)
 
 
 def test_what_was_half_made_when_the_power_went_is_removed():

@@ -63,10 +63,20 @@ def test_what_was_queued_is_one_frame_as_far_as_it_fits():
     quarter = 1 << 14
     writer = opened(ImaginedDisk(), 4 * quarter)
     writer.write([(0, HardState(1), None, 0, 0, b"")])
-    assert frames_written(writer, entries(quarter - 100, 100)) == 1
-    assert frames_written(writer, entries(quarter - 100, 101, start=3)) == 2
-    assert frames_written(writer, entries(100, quarter + 1, 100, start=5)) == 3
-    assert found(writer).next_index == 8
+    vote = (0, HardState(2, "b"), None, 0, 0, b"")
+    assert frames_written(writer, [vote, *entries(quarter + 1)]) == 1
+    assert frames_written(writer, entries(quarter - 100, 100, start=2)) == 1
+    assert frames_written(writer, entries(quarter - 100, 101, start=4)) == 2
+    assert found(writer).next_index == 6
+
+
+def test_what_is_too_large_for_others_beside_it_is_a_frame_of_its_own():
+    """Those before and after it are not written with it; what fills no frame goes along."""
+    quarter = 1 << 14
+    writer = opened(ImaginedDisk(), 4 * quarter)
+    writer.write([(0, HardState(1), None, 0, 0, b"")])
+    assert frames_written(writer, entries(100, quarter + 1, 100)) == 3
+    assert found(writer).next_index == 4
 
 
 def test_a_frame_of_many_saves_is_bounded_however_large_the_segment():
@@ -88,6 +98,8 @@ def test_a_truncation_heads_its_frame(writer):
     ]
     assert frames_written(writer, saves) == 2
     assert found(writer).hard_state == HardState(3)
+    vote = (0, HardState(3, "c"), None, 0, 0, b"")
+    assert frames_written(writer, [vote, (0, None, 4, 4, 5, record(4, 50, 2))]) == 1
     assert writer.reader.read(1, 4, 1 << 20)[1] == (
         record(1, 50) + record(2, 50, 2) + record(3, 50, 2)
     )
@@ -224,9 +236,49 @@ def test_segments_that_may_go_are_pressing(writer):
     writer.roll(0)
     while writer.tidy():
         pass
-    writer.write_mark(MarkSave(1, 1, 1, True, 2))
-    writer.write_mark(MarkSave(2, 1, 1, True, 2))
-    assert (writer.pressed, writer.untidy) == (writer.ledger.removable,) * 2
+    assert (writer.pressed, writer.untidy) == (False, False)
+    marked(writer)
+    assert (writer.pressed, writer.untidy) == (True, True)
+
+
+def test_a_segment_that_went_does_not_come_back_and_takes_no_room(writer):
+    """N3: its name is off the disk, and nobody holds it open; the term before the rest is known."""
+    for index, term in ((1, 1), (2, 2), (3, 3)):
+        writer.write([(0, HardState(term), None, index, index + 1, record(index, 1200, term))])
+    oldest = writer.ledger.segments[0]
+    writer.roll(0)
+    writer.write([(0, HardState(4), None, 4, 5, record(4, 50, 4))])
+    for index in (3, 4):
+        writer.write_mark(MarkSave(1, index, index, True, 5))
+    assert writer.reader.read(1, 2, 1)[0] == 2
+    while writer.tidy():
+        pass
+    assert (oldest.fd, len(writer.files._open)) == (None, 2)
+    assert (writer.ledger.first, writer.ledger.prev_term) == (4, 3)
+    for _, files in writer.files.crash_states(len(writer.files.operations)):
+        assert name(1) not in files
+
+
+def test_older_segments_are_closed_before_a_want_of_descriptors_is_a_full_disk(writer):
+    """D4, sc-P8: what is kept open for readers is given up first; it makes no room on a disk."""
+    writer.write(entries(2000, 2000, 2000))
+    older = writer.ledger.segments[0]
+    assert writer.reader.read(1, 2, 1)[0] == 2
+
+    def fault(made, number):
+        if made == "open":
+            raise OSError(code, os.strerror(code))
+
+    writer.files.fault = fault
+    code = errno.ENOSPC
+    assert not writer.tidy()
+    assert (writer.full, older.fd is None) == (True, False)
+    writer.full = False
+    code = errno.EMFILE
+    assert writer.tidy()
+    assert (writer.full, older.fd) == (False, None)
+    assert not writer.tidy()
+    assert writer.full
 
 
 def test_a_closed_log_has_nothing_open_and_nothing_half_made(writer):
@@ -273,6 +325,8 @@ def test_a_full_disk_is_told_with_its_reason_and_tried_again(writer, call, code)
     writer.files.fault = fault
     assert not writer.tidy()
     assert (writer.full, writer.full_because) == (True, os.strerror(code))
+    assert not writer.tidy()
+    assert writer.full
     writer.files.fault = None
     while writer.tidy():
         pass
