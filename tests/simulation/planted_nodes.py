@@ -14,6 +14,7 @@ import pytest
 from attrs import evolve
 
 import raft.client.numbered
+import raft.core.configuration
 import raft.core.membership
 import raft.storage.records
 import raft.storage.snapshots
@@ -38,10 +39,12 @@ from raft.storage.files import Files, sync
 from raft.storage.recovery import Recovery
 from raft.storage.snapshots import SnapshotWriter
 from raft.storage.writer import LogWriter, Save
+from raft.testing.whole.scenes import SCENES
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.writer import ClockedWriter
 from raft.transport.boxes import Box
 from raft.transport.calls import ClientConnection
+from tests.simulation import planted_leases
 from tests.simulation.planted import Bug, Patch
 
 NODE_BUGS: dict[str, Bug] = {}
@@ -66,6 +69,16 @@ def planted(
 def where_members_change(swarm: Swarm) -> object:
     """Tell whether an operator changes the members of this world."""
     return swarm.change_seconds
+
+
+def where_leases_are_hard(swarm: Swarm) -> object:
+    """Tell whether this world reads by lease, and little else befalls it than what shows one."""
+    return swarm.lease_share and set(swarm.troubles) <= set(SCENES) and swarm.clock_skew
+
+
+def where_some_stay_sick(swarm: Swarm) -> object:
+    """Tell whether a minority stays silent after the healing."""
+    return swarm.minority in ("down", "paused", "mute")
 
 
 # The log.
@@ -224,6 +237,18 @@ def reads_are_answered_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reads, "ask", hasty)
 
 
+@planted("R9", "I18", where=where_leases_are_hard)
+def a_lease_trusts_all_clocks(patch: pytest.MonkeyPatch) -> None:
+    """[R9]: it is counted on the leader's clock, and not divided by the bound of the drift."""
+    planted_leases.a_lease_trusts_all_clocks(patch)
+
+
+@planted("R9", "I18", where=where_leases_are_hard)
+def a_lease_counts_from_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """[R9]: answers that wait on a connection make it longer than it is."""
+    planted_leases.a_lease_counts_from_the_answer(patch)
+
+
 # Sessions and the client.
 
 
@@ -294,6 +319,14 @@ def a_time_out_passes_for_a_clear_no(patch: pytest.MonkeyPatch) -> None:
 # What ends well for everybody else.
 
 
+@planted("L1", "L2", "L4", where=where_some_stay_sick)
+def a_majority_is_everybody(patch: pytest.MonkeyPatch) -> None:
+    """L5: all is well as long as all are."""
+    patch.setattr(
+        raft.core.configuration, "_majority_value", lambda half, reached: min(map(reached, half))
+    )
+
+
 @planted("I20", "I16", "I7")
 def a_restored_store_lacks_a_key(patch: pytest.MonkeyPatch) -> None:
     """[N1]: what was acknowledged is gone with the log that held it."""
@@ -315,8 +348,8 @@ def a_server_that_started_twice_finds_no_room(patch: pytest.MonkeyPatch) -> None
     lives: dict[Any, int] = {}
 
     def full(path: str, id: str, cluster: str, files: Any) -> DataDirectory:
-        lives[files] = lives.get(files, 0) + 1
-        if lives[files] > 2:
+        lives[files.disk] = lives.get(files.disk, 0) + 1
+        if lives[files.disk] > 2:
             raise StorageFull("there is no room")
         return load(path, id, cluster, files)  # type: ignore[no-any-return]
 

@@ -28,7 +28,7 @@ ROUGH = evolve(
     voters=3,
     troubles=tuple(each for each in TROUBLES if each not in DAMAGES),
     trouble_seconds=0.2,
-    max_chaos_events=1500,
+    max_chaos_events=800,
 )
 """With an operator who changes the members."""
 DIGEST = "from tests.simulation.test_whole_nodes import digest; print(digest())"

@@ -144,6 +144,8 @@ class Client:
                 operations: list[Json] = []
                 for _ in range(rng.randint(1, swarm.burst)):
                     (name,) = rng.choices(tuple(OPERATIONS), tuple(OPERATIONS.values()))
+                    if name == "get" and swarm.lease_share and rng.random() < swarm.lease_share:
+                        name = "lease"
                     operations.append([name, rng.randint(1, swarm.keys)])
                 return ["ask", operations, rng.choice(TIMEOUTS_SECONDS)]
             case "cancel":
@@ -193,7 +195,7 @@ class Client:
     def ask(self, operation: Json, seconds: float) -> None:
         """Begin one operation: [name, number of the key]."""
         match operation:
-            case ["get" | "local" as name, int(place)]:
+            case ["get" | "lease" | "local" as name, int(place)]:
                 self._read(name, f"k{place}", seconds)
             case ["append", int(place)]:
                 number = self.world.next_number()
@@ -229,7 +231,9 @@ class Client:
             self._wait(0, told, None, seconds, lambda _: None)
             return
         opened = self.world.recorder.begin(f"{self.name}/{number}", "get", key)
-        told = self.client.read(["get", key], seconds)
+        told = self.client.read(
+            ["get", key], seconds, consistency="lease" if name == "lease" else ""
+        )
         self._wait(0, told, opened, seconds, partial(self._known.__setitem__, key))
 
     def _written(self, key: str, op: str, number: int, result: Any) -> None:

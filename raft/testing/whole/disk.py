@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from attrs import Factory, define
 
@@ -91,8 +91,6 @@ class Disk:
     """(name, what it names from here on), not yet synced."""
     _open: dict[int, File] = Factory(dict)
     _next_fd: int = 1000
-    _last_dead_fd: int = 0
-    """The system has closed those up to here; what the dead leave behind may try it again."""
 
     # Files.
 
@@ -114,7 +112,7 @@ class Disk:
 
     def close(self, fd: int) -> None:
         """See `Files.close`."""
-        if self._open.pop(fd, None) is None and fd > self._last_dead_fd:
+        if self._open.pop(fd, None) is None:
             raise _error(errno.EBADF)
 
     def size(self, fd: int) -> int:
@@ -208,15 +206,11 @@ class Disk:
 
     def process_died(self) -> None:
         """Close all files; the cache stays."""
-        self._close_all()
-
-    def _close_all(self) -> None:
         self._open.clear()
-        self._last_dead_fd = self._next_fd
 
     def lose_power(self, chance: random.Random) -> None:
         """Lose the cache: of what was not synced anything may be there, in part too."""
-        self._close_all()
+        self._open.clear()
         share = chance.choice(KEPT_SHARES)
         self._lose_names(chance)
         for name in sorted({*self.names_seen, *self._durable_names}):
@@ -244,7 +238,7 @@ class Disk:
         self.names_seen.clear()
         self._durable_names.clear()
         self._pending_names.clear()
-        self._close_all()
+        self._open.clear()
 
     def flip(self, name: str, offset: int, bit: int) -> None:
         """Let one bit rot."""
@@ -252,6 +246,31 @@ class Disk:
         for content in (file.seen, file.durable):
             if offset < len(content):
                 content[offset] ^= 1 << bit
+
+
+class Mount:
+    """A disk as one life of a process has it: what the dead leave behind changes nothing.
+
+    Generators that nobody ends are tidied up at any time: what they close and unlink then is
+    gone with their process, or another one's by now.
+    """
+
+    def __init__(self, disk: Disk, check: Callable[[], object], is_alive: Callable[[], bool]):
+        self.disk, self._check, self._is_alive = disk, check, is_alive
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self.disk, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not self._is_alive():
+                if name in ("close", "unlink"):
+                    return None
+                self._check()
+            return operation(*arguments, **named)
+
+        # Found at once the next time.
+        setattr(self, name, call)
+        return call
 
 
 def _set(names: dict[str, File], name: str, file: File | None) -> None:

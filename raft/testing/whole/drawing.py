@@ -9,6 +9,7 @@ from attrs import define
 
 from raft.testing.choices import Json
 from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.whole import scenes
 from raft.testing.whole.world import World
 
 LEADER_SHARE: Final = 0.5
@@ -32,6 +33,8 @@ class Drawing:
     def trouble(self, rng: random.Random) -> list[Json]:
         """Draw one."""
         kind = rng.choice(self.world.swarm.troubles)
+        if kind in scenes.SCENES:
+            return self._scene(kind, rng)
         id = self._somebody(rng)
         down, lasting = self._seconds(rng, DOWN_TIMEOUTS), self._seconds(rng, LASTING_TIMEOUTS)
         match kind:
@@ -66,6 +69,11 @@ class Drawing:
             case "snapshot":
                 return [kind, id]
         raise ValueError(f"no kind of trouble: {kind}")
+
+    def _scene(self, kind: str, rng: random.Random) -> list[Json]:
+        leaders = self.world.leaders()
+        id = leaders[0].id if leaders else rng.choice([*self.world.hosts])
+        return scenes.draw(kind, id, rng)
 
     def _seconds(self, rng: random.Random, timeouts: tuple[float, ...]) -> float:
         return round(rng.choice(timeouts) * TIMEOUT_SECONDS * rng.uniform(0.5, 1.5), 4)

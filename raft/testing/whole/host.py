@@ -17,7 +17,7 @@ from raft.errors import RaftError, StorageDamaged, StorageFailed, StorageFull
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
-from raft.testing.whole.disk import Disk
+from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Died, Process
 from raft.testing.whole.view import View, WatchedServer, WatchedStorage
@@ -113,16 +113,15 @@ class Host:
 
     def _begin(self, process: Process) -> None:
         world, machine = self.world, WitnessedStore(self.world.witness)
+        mount: Any = Mount(self.disk, process.check, lambda: process.is_alive)
         machine.process = process
         service = self.service = world.parts.service(
             self.settings,
             machine,
             reactor=process,
             clock=process.seconds,
-            make_storage=partial(self._make_storage, process),
-            open_directory=lambda path, id, cluster: DataDirectory.load(
-                path, id, cluster, self.disk
-            ),
+            make_storage=partial(self._make_storage, process, mount),
+            open_directory=lambda path, id, cluster: DataDirectory.load(path, id, cluster, mount),
         )
         service.ended.addCallback(self._service_ended, process)
         try:
@@ -149,12 +148,14 @@ class Host:
                 return
             self.world.ended(self)
 
-    def _make_storage(self, process: Process, settings: NodeSettings, incarnation: str) -> Any:
+    def _make_storage(
+        self, process: Process, mount: Any, settings: NodeSettings, incarnation: str
+    ) -> Any:
         def turn_seconds() -> float:
             return process.chance.uniform(*self.disk_seconds)
 
         log = clocked_log(
-            *(process, self.disk, DIRECTORY, settings.segment_size_bytes, incarnation),
+            *(process, mount, DIRECTORY, settings.segment_size_bytes, incarnation),
             turn_seconds,
             self.world.parts.writer,
         )
@@ -194,6 +195,12 @@ class Host:
         """Ask the service to stop in good order."""
         if self.process is not None and self.service is not None:
             self.process.enter(self.service.stopService)
+
+    def drift(self, rate: float) -> None:
+        """Let the machine's clock run `rate` times as fast as the world, in later lives too."""
+        self.world.rates[self.id] = rate
+        if self.process is not None:
+            self.process.drift(rate)
 
     def kill(self) -> None:
         """End the process at once; its machine goes on."""

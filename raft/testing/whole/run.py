@@ -20,6 +20,7 @@ from raft.testing.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.client import TIMEOUTS_SECONDS, Client
 from raft.testing.whole.host import Host
 from raft.testing.whole.machine import EVERYTHING, made_of
+from raft.testing.whole.minority import PATIENCE_SECONDS, Minority
 from raft.testing.whole.settling import Settling
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.troubles import Troubles
@@ -89,6 +90,7 @@ class Run:
 
     world: World
     troubles: Troubles = field(init=False)
+    minority: Minority = field(init=False)
     healthy: list[Host] = field(init=False, factory=list)
     is_undecided: bool = False
     """Whether the history was too much for the checker's budget."""
@@ -97,6 +99,7 @@ class Run:
     def __attrs_post_init__(self) -> None:
         """Let troubles befall this world."""
         self.troubles = Troubles(self.world)
+        self.minority = Minority(self.world)
 
     def run(self) -> Report:
         """Run all phases; raise `Failure` at the first broken promise."""
@@ -111,6 +114,7 @@ class Run:
                 self._steady()
                 self._converge()
                 self._judge()
+                self._heal_all()
                 self._stop()
                 world.verdict.check()
         except Violation as violation:
@@ -121,6 +125,8 @@ class Run:
 
     def _report(self) -> Report:
         world, monitors = self.world, self.world.monitors
+        if monitors.leased:
+            world.fired["read confirmed by lease"] += monitors.leased
         return Report(
             seed=world.seed,
             events=world.events,
@@ -177,7 +183,9 @@ class Run:
 
     def _heal(self) -> None:
         self.world.tell("world", "heals")
-        self.healthy = self.troubles.end()
+        well = self.troubles.end()
+        self.minority.begin()
+        self.healthy = [host for host in well if host not in self.minority.sick]
 
     def _await_leader(self) -> None:
         world, healed = self.world, self.world.timeline.now
@@ -208,7 +216,7 @@ class Run:
         has_session = world.swarm.session_limits.sessions >= 100
         fresh = Client(world, "fresh", "127.0.2.1", has_session, False)
         process = fresh.start()
-        limit = SERVICE_SECONDS + TRANSPORT_SECONDS
+        limit = SERVICE_SECONDS + TRANSPORT_SECONDS + PATIENCE_SECONDS * len(self.minority.sick)
         while fresh.done < 2:
             if not fresh.open:
                 fresh.done = 0
@@ -281,6 +289,14 @@ class Run:
         self.is_undecided = judgement.verdict is Verdict.UNKNOWN
         if judgement.verdict is Verdict.ILLEGAL:
             self._violated("I18", judgement.text)
+
+    def _heal_all(self) -> None:
+        """L3: who was sick comes to the same state, and takes nobody's leadership for it."""
+        if self.minority.sick:
+            self.healthy += self.minority.sick
+            self.minority.end()
+            self._await_leader()
+            self._converge()
 
     def _stop(self) -> None:
         """All nodes stop in good order, within a bound."""

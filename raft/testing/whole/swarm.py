@@ -11,7 +11,9 @@ from raft.core.server import Options
 from raft.node.bounds import Bounds
 from raft.storage.records import SessionLimits
 from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.whole.minority import KINDS
 from raft.testing.whole.network import Weather
+from raft.testing.whole.scenes import SCENES
 
 TROUBLES: Final = (
     "kill",
@@ -55,6 +57,12 @@ class Swarm:
     """Each machine's clock runs at a rate drawn from 1 - skew to 1 + skew."""
     forward: bool = False
     """Whether followers pass writes on to the leader."""
+    extreme_clocks: bool = False
+    """Whether each clock runs at one end of that range, and at the worse one in some scenes."""
+    lease_share: float = 0.0
+    """The share of reads that are asked for by lease."""
+    minority: str = ""
+    """What stays wrong with a minority through the healing; see `raft.testing.whole.minority`."""
     spares: int = 0
     """Servers that run empty, until an operator lets them join."""
     change_seconds: float = 0.0
@@ -106,7 +114,7 @@ class Swarm:
             trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
         )
         # What was added later draws from chance of its own, so that older worlds stay as they are.
-        return _with_changes(world)
+        return _with_minority(_with_leases(_with_changes(world)))
 
     @property
     def is_throttled(self) -> bool:
@@ -132,6 +140,43 @@ def _with_changes(world: Swarm) -> Swarm:
         options=evolve(world.options, join_timeout_seconds=rng.choice((1.0, 3.0, 10.0))),
         troubles=tuple(each for each in world.troubles if each not in DAMAGES),
     )
+
+
+def _with_leases(world: Swarm) -> Swarm:
+    """Let a third of the worlds read by lease; their clocks keep to the bound that is promised."""
+    rng = random.Random(f"{world.seed}/whole leases")
+    if rng.random() >= 1 / 3:
+        return world
+    skew = rng.choice((0.0, 0.05, 0.2, 0.3))
+    bound = (1 + skew) / (1 - skew) * (1 + 1e-9)
+    scenes = tuple(kind for kind in SCENES if rng.random() < 0.7)
+    world = evolve(
+        world,
+        clock_skew=skew,
+        extreme_clocks=rng.random() < 0.7,
+        lease_share=rng.choice((0.5, 1.0)),
+        options=evolve(world.options, clock_drift_bound=bound),
+        troubles=world.troubles + scenes,
+    )
+    if not scenes or rng.random() < 0.4:
+        return world
+    # A leader must serve for a while to have a lease that could be too long.
+    return evolve(
+        world,
+        troubles=scenes,
+        trouble_seconds=4 * TIMEOUT_SECONDS,
+        weather=evolve(world.weather, delay_seconds=(0.0005, 0.004)),
+        act_seconds=0.05,
+        burst=1,
+    )
+
+
+def _with_minority(world: Swarm) -> Swarm:
+    """Leave a minority sick in a quarter of the worlds whose members stay."""
+    rng = random.Random(f"{world.seed}/whole minority")
+    if world.change_seconds or world.voters < 3 or rng.random() >= 1 / 4:
+        return world
+    return evolve(world, minority=rng.choice(KINDS))
 
 
 def _options(rng: random.Random) -> Options:

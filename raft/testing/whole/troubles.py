@@ -18,6 +18,7 @@ troubles says what happened, and a shorter list is a calmer world.
 - `["rot", n1, 0.3]`: a bit flips in an old record, while the process is down.
 - `["wipe", n1, 0.3]`: it comes back with an empty disk, and is let in by nobody [M9].
 - `["transfer", n1, n2]`, `["snapshot", n1]`: what an operator may ask for at any time.
+- `["alone", ...]` and others: see `raft.testing.whole.scenes`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from raft.testing.whole import rot
 from raft.testing.whole.drawing import Drawing
 from raft.testing.whole.host import Fuse, Host
 from raft.testing.whole.network import LinkName
+from raft.testing.whole.scenes import SCENES, Scenes
 from raft.testing.whole.world import World
 
 STEPS: Final = 10
@@ -50,6 +52,7 @@ class Troubles:
     world: World
     is_over: bool = False
     drawing: Drawing = field(init=False)
+    scenes: Scenes = field(init=False)
     _stream: Stream = field(init=False)
     _cuts: dict[LinkName, int] = Factory(dict)
     """How many troubles hold a link cut."""
@@ -57,6 +60,7 @@ class Troubles:
     def __attrs_post_init__(self) -> None:
         """Draw from the world's choices."""
         self.drawing = Drawing(self.world)
+        self.scenes = Scenes(self.world, self._later, self._cut, self._mend, self._crash)
         self._stream = self.world.choices.stream("trouble")
         self.world.ended = self._ended
         self.world.operator.later = self._later
@@ -136,6 +140,8 @@ class Troubles:
                 return self._transfer(hosts[id], target)
             case ["snapshot", str(id)]:
                 return self._snapshot(hosts[id])
+            case [str(kind), str(id), *times] if kind in SCENES:
+                return self.scenes.play(kind, hosts[id], [float(str(each)) for each in times])
             case _:
                 raise ValueError(f"no trouble: {trouble!r}")
         return True

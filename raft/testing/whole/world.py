@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -119,7 +120,10 @@ class World:
             if id == f"n{swarm.voters + 1}":
                 # Spares wait until somebody lets them join.
                 model = evolve(model, first_members=(), cluster_id="")
-            self.rates[id] = 1 + skew.uniform(-swarm.clock_skew, swarm.clock_skew)
+            bias = skew.uniform(-swarm.clock_skew, swarm.clock_skew)
+            if swarm.extreme_clocks:
+                bias = math.copysign(swarm.clock_skew, bias)
+            self.rates[id] = 1 + bias
             view = View(id, self.timeline, self.monitors, interned)
             self.monitors.nodes[id] = view  # type: ignore[assignment]
             address = f"127.0.0.{id[1:]}"
