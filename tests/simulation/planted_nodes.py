@@ -17,6 +17,7 @@ import raft.client.numbered
 import raft.core.configuration
 import raft.core.membership
 import raft.storage.records
+import raft.storage.repair_plan
 import raft.storage.snapshots
 import raft.storage.writer
 from raft.client.lanes import Lane
@@ -29,6 +30,7 @@ from raft.errors import RaftError, StorageFull, Timeout
 from raft.interfaces import Value
 from raft.machines.kv import KeyValueStore
 from raft.node.changes import Changes
+from raft.node.doubles import Doubles
 from raft.node.membership import Members
 from raft.node.reads import Reads
 from raft.node.sending import Sending
@@ -354,6 +356,40 @@ def a_server_that_started_twice_finds_no_room(patch: pytest.MonkeyPatch) -> None
         return load(path, id, cluster, files)  # type: ignore[no-any-return]
 
     patch.setattr(DataDirectory, "load", staticmethod(full))
+
+
+# Directories that are not what they were.
+
+
+@planted("M9", "I2", "I6", "I9", "I10", where=lambda swarm: "second" in swarm.troubles)
+def a_copied_directory_is_let_in(patch: pytest.MonkeyPatch) -> None:
+    """[M9]: two processes vote and acknowledge under one name."""
+    patch.setattr(Doubles, "objection", lambda *_: None)
+
+
+@planted("M9", "I2", "I6", "I9", "I10", where=lambda swarm: "put back" in swarm.troubles)
+def an_old_copy_is_let_in(patch: pytest.MonkeyPatch) -> None:
+    """[L5, M9]: it has forgotten what it voted and acknowledged since."""
+    patch.setattr(Members, "_went_back", lambda *_: None)
+    patch.setattr(Doubles, "objection", lambda *_: None)
+
+
+@planted("M9", where=lambda swarm: "wipe" in swarm.troubles)
+def a_wiped_directory_is_let_in(patch: pytest.MonkeyPatch) -> None:
+    """[M9]: it has the right name, and nothing else."""
+    patch.setattr(Members, "is_another", lambda *_: None)
+
+
+@planted("I11", where=lambda swarm: swarm.repair)
+def a_repaired_log_forgets_how_far_it_went(patch: pytest.MonkeyPatch) -> None:
+    """[D1]: it votes for whoever has as little as is left of it."""
+    judged = raft.storage.repair_plan._judged
+
+    def forgetful(*arguments: Any) -> Any:
+        recovered, repair = judged(*arguments)
+        return evolve(recovered, lost=(0, 0)), repair
+
+    patch.setattr(raft.storage.repair_plan, "_judged", forgetful)
 
 
 # The members.

@@ -240,6 +240,22 @@ class Disk:
         self._pending_names.clear()
         self._open.clear()
 
+    def copied(self) -> Disk:
+        """Return a new disk with the same files, as a program reads them."""
+        copy = Disk()
+        copy._take(self)
+        return copy
+
+    def become(self, copy: Disk) -> None:
+        """Be as another disk is, which was synced."""
+        self.wipe()
+        self._take(copy)
+
+    def _take(self, other: Disk) -> None:
+        for name, file in other.names_seen.items():
+            self.names_seen[name] = File(bytearray(file.seen), bytearray(file.seen))
+        self._durable_names = dict(self.names_seen)
+
     def flip(self, name: str, offset: int, bit: int) -> None:
         """Let one bit rot."""
         file = self.names_seen[name]

@@ -38,7 +38,7 @@ class Drawing:
         id = self._somebody(rng)
         down, lasting = self._seconds(rng, DOWN_TIMEOUTS), self._seconds(rng, LASTING_TIMEOUTS)
         match kind:
-            case "kill" | "power" | "rot" | "wipe":
+            case "kill" | "power" | "rot" | "wipe" | "put back":
                 return [kind, id, down]
             case "kill at disk" | "power at disk" | "failing disk":
                 return [kind, id, rng.choice((0, 1, 2, 3, 5, 8, 13, 30)), down]
@@ -66,8 +66,10 @@ class Drawing:
                 return [kind, id, room, round(4 * lasting, 4)]
             case "transfer":
                 return [kind, id, rng.choice([*self.world.hosts])]
-            case "snapshot":
+            case "snapshot" | "copy":
                 return [kind, id]
+            case "second":
+                return [kind, id, round(rng.uniform(0.5, 2.0), 4)]
         raise ValueError(f"no kind of trouble: {kind}")
 
     def _scene(self, kind: str, rng: random.Random) -> list[Json]:

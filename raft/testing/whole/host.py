@@ -17,6 +17,8 @@ from raft.errors import RaftError, StorageDamaged, StorageFailed, StorageFull
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
+from raft.storage.repair import DONE
+from raft.testing.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Died, Process
@@ -24,6 +26,7 @@ from raft.testing.whole.view import View, WatchedServer, WatchedStorage
 from raft.testing.whole.writer import clocked_log
 
 if TYPE_CHECKING:
+    from raft.testing.whole.copies import Copy
     from raft.testing.whole.world import World
 
 PEER_PORT: Final = 7000
@@ -63,6 +66,8 @@ class Host:
     process: Process | None = None
     service: RaftService | None = None
     refused: RaftError | None = None
+    copy: Copy | None = None
+    """An older state of its directory."""
     is_damaged: bool = False
     """Whether something that was durable is lost here: it may stay out."""
     lives: int = 0
@@ -129,6 +134,9 @@ class Host:
         except RaftError as error:
             self._refuse(process, error)
             return
+        if service.repair is not None and service.repair.state != DONE:
+            world.fired["repair begun"] += 1
+            world.tell(self.id, f"repairs its log: {service.repair}")
         shell = service.shell
         shell.server = WatchedServer(shell.server, self.view)  # type: ignore[assignment]
         self.view.began(shell.server, service.replica, process)
@@ -143,7 +151,7 @@ class Host:
                 error, StorageFailed | StorageFull
             ):
                 # Whose disk has rotted stays out; of any other nothing may pass for damage.
-                if not self.is_damaged:
+                if not self.is_damaged or (self.settings.repair and not self.view.is_lost):
                     self.world.verdict.note("I11", f"{self.id} does not start: {error}")
                 return
             self.world.ended(self)
@@ -169,6 +177,8 @@ class Host:
             process.check()
             is_sent = send(peer, message, *beside)
             if is_sent:
+                if view.is_lost:
+                    self.world.verdict.note("M9", f"{self.id} is not what it was, and meets {peer}")
                 view.left(peer, message)
             return is_sent
 
@@ -216,12 +226,17 @@ class Host:
 
     def wipe(self) -> None:
         """Put an empty disk into the machine, which does not run."""
-        view = self.view
         self.disk.wipe()
+        self.lose(SavedDisk())
+
+    def lose(self, left: SavedDisk) -> None:
+        """Note that all that was saved is lost, but for what is `left`."""
+        view = self.view
         view.lost_disks.append(view.disk)
-        view.disk = type(view.disk)()
+        view.disk, view.owed = left, (0, 0)
         view.lives += 1
         view.is_lost = self.is_damaged = True
+        self.copy = None
 
     def begin_anew(self) -> None:
         """Empty the disk of a server that was removed: it may join again, as another one [M7]."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from raft.storage.repair import DONE
 from raft.testing.choices import Choice, Choices
 from raft.testing.ghost import Violation
 from raft.testing.linearizability import Verdict, check
@@ -275,6 +276,10 @@ class Run:
         for host in self._members():
             if host.service is None:
                 continue
+            repair = host.service.repair
+            if repair is not None and repair.state != DONE:
+                self._violated("L3", f"{host.id} is at {applied}, and still repairs {repair}")
+            self.world.fired["repair done"] += repair is not None
             found = host.service.replica.machine.query(EVERYTHING)
             if found != right:
                 self._violated("I20", f"{host.id} holds {found!r} at {applied}, not {right!r}")

@@ -37,6 +37,8 @@ TROUBLES: Final = (
     "snapshot",
 )
 """What may befall a world at a random moment; see `raft.testing.whole.troubles`."""
+COPYING: Final = ("copy", "put back", "put back", "second")
+"""What becomes of copies of directories; see `raft.testing.whole.copies`."""
 DAMAGES: Final = frozenset({"rot", "wipe"})
 """Those that take away what was durable."""
 
@@ -61,6 +63,8 @@ class Swarm:
     """Whether each clock runs at one end of that range, and at the worse one in some scenes."""
     lease_share: float = 0.0
     """The share of reads that are asked for by lease."""
+    repair: bool = False
+    """Whether a log that has rotted is to be repaired by the others."""
     minority: str = ""
     """What stays wrong with a minority through the healing; see `raft.testing.whole.minority`."""
     spares: int = 0
@@ -114,7 +118,7 @@ class Swarm:
             trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
         )
         # What was added later draws from chance of its own, so that older worlds stay as they are.
-        return _with_minority(_with_leases(_with_changes(world)))
+        return _with_copies(_with_repair(_with_minority(_with_leases(_with_changes(world)))))
 
     @property
     def is_throttled(self) -> bool:
@@ -177,6 +181,28 @@ def _with_minority(world: Swarm) -> Swarm:
     if world.change_seconds or world.voters < 3 or rng.random() >= 1 / 4:
         return world
     return evolve(world, minority=rng.choice(KINDS))
+
+
+def _with_repair(world: Swarm) -> Swarm:
+    """Let logs rot and be repaired in a quarter of the worlds; small segments soon have pasts."""
+    rng = random.Random(f"{world.seed}/whole repair")
+    if world.change_seconds or world.voters < 3 or rng.random() >= 1 / 4:
+        return world
+    return evolve(
+        world,
+        repair=True,
+        troubles=(*world.troubles, *("rot",) * (1 + len(world.troubles) // 3)),
+        segment_size_bytes=4096,
+        bounds=evolve(world.bounds, snapshot_entries=rng.choice((0, 20, 200))),
+    )
+
+
+def _with_copies(world: Swarm) -> Swarm:
+    """Let directories be copied in a quarter of the worlds."""
+    rng = random.Random(f"{world.seed}/whole copies")
+    if world.change_seconds or world.voters < 2 or rng.random() >= 1 / 4:
+        return world
+    return evolve(world, troubles=(*world.troubles, *COPYING * (1 + len(world.troubles) // 6)))
 
 
 def _options(rng: random.Random) -> Options:

@@ -18,6 +18,8 @@ troubles says what happened, and a shorter list is a calmer world.
 - `["rot", n1, 0.3]`: a bit flips in an old record, while the process is down.
 - `["wipe", n1, 0.3]`: it comes back with an empty disk, and is let in by nobody [M9].
 - `["transfer", n1, n2]`, `["snapshot", n1]`: what an operator may ask for at any time.
+- `["copy", n1]`, `["put back", n1, 0.3]`: an older state of its directory comes back, and is let
+  in by nobody; `["second", n1, 1.0]`: another process runs from a copy. See `copies`.
 - `["alone", ...]` and others: see `raft.testing.whole.scenes`.
 """
 
@@ -35,6 +37,7 @@ from attrs import Factory, define, field
 from raft.errors import RaftError
 from raft.testing.choices import Json, Stream
 from raft.testing.whole import rot
+from raft.testing.whole.copies import Copies
 from raft.testing.whole.drawing import Drawing
 from raft.testing.whole.host import Fuse, Host
 from raft.testing.whole.network import LinkName
@@ -53,6 +56,7 @@ class Troubles:
     is_over: bool = False
     drawing: Drawing = field(init=False)
     scenes: Scenes = field(init=False)
+    copies: Copies = field(init=False)
     _stream: Stream = field(init=False)
     _cuts: dict[LinkName, int] = Factory(dict)
     """How many troubles hold a link cut."""
@@ -60,6 +64,7 @@ class Troubles:
     def __attrs_post_init__(self) -> None:
         """Draw from the world's choices."""
         self.drawing = Drawing(self.world)
+        self.copies = Copies(self.world)
         self.scenes = Scenes(self.world, self._later, self._cut, self._mend, self._crash)
         self._stream = self.world.choices.stream("trouble")
         self.world.ended = self._ended
@@ -84,12 +89,15 @@ class Troubles:
 
         def act() -> None:
             if not self.is_over:
+                if action not in (self._strike, self.copies.end):
+                    self.copies.end()
                 action(*args)
 
         self.world.timeline.after(seconds, act)
 
     def _ended(self, host: Host) -> None:
         """A server ended by itself: somebody looks after it, and starts it again."""
+        self.copies.end()
         self._later(self.drawing.repair_seconds, self._start, host)
 
     def _start(self, host: Host) -> None:
@@ -100,6 +108,8 @@ class Troubles:
 
     def _befall(self, trouble: list[Json]) -> bool:
         hosts = self.world.hosts
+        # It is refused while all else is well: that is all that is promised.
+        self.copies.end()
         match trouble:
             case ["kill" | "power" as how, str(id), float() | int() as down] if id in hosts:
                 return self._crash(hosts[id], how, down)
@@ -126,6 +136,19 @@ class Troubles:
                 return self.world.network.reset_between(*map(self._address, (one, other))) > 0
             case ["slow link" | "late" as how, str(one), str(other), float(much), float(seconds)]:
                 self._hinder(one, other, how, much, seconds)
+            case ["transfer", str(id), str(target)]:
+                return self._transfer(hosts[id], target)
+            case ["snapshot", str(id)]:
+                return self._snapshot(hosts[id])
+            case [str(kind), str(id), *times] if kind in SCENES:
+                return self.scenes.play(kind, hosts[id], [float(str(each)) for each in times])
+            case _:
+                return self._befall_disk(trouble)
+        return True
+
+    def _befall_disk(self, trouble: list[Json]) -> bool:
+        hosts = self.world.hosts
+        match trouble:
             case ["slow disk", str(id), float(much), float(seconds)]:
                 self._slow_disk(hosts[id], much, seconds)
             case ["failing disk" as how, str(id), int(left), float()]:
@@ -136,12 +159,15 @@ class Troubles:
                 return False
             case ["rot" | "wipe" as how, str(id), float(down)]:
                 return self._damage(hosts[id], how, down)
-            case ["transfer", str(id), str(target)]:
-                return self._transfer(hosts[id], target)
-            case ["snapshot", str(id)]:
-                return self._snapshot(hosts[id])
-            case [str(kind), str(id), *times] if kind in SCENES:
-                return self.scenes.play(kind, hosts[id], [float(str(each)) for each in times])
+            case ["copy", str(id)]:
+                return self.copies.take(hosts[id])
+            case ["put back", str(id), float(down)]:
+                if not self.copies.put_back(hosts[id]):
+                    return False
+                self._later(down, self._start, hosts[id])
+            case ["second", str(id), float(seconds)]:
+                self._later(seconds, self.copies.end)
+                return self.copies.start_second(hosts[id])
             case _:
                 raise ValueError(f"no trouble: {trouble!r}")
         return True
@@ -259,6 +285,7 @@ class Troubles:
     def end(self) -> list[Host]:
         """Let all be well; return the servers that can be."""
         self.is_over = True
+        self.copies.end()
         world = self.world
         for link in world.network.links.values():
             link.bytes_per_second = link.extra_seconds = 0.0

@@ -6,7 +6,7 @@ it is kept here too, and ends the run once the present event is over.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from attrs import Factory, define
 
@@ -48,6 +48,10 @@ class WatchingMonitors(Monitors):
     def violated(self, rule: str, reason: str) -> NoReturn:
         """Stop the run: `rule` is broken."""
         self.verdict.violated(rule, reason)
+
+    def _is_excused(self, leader: Any, follower: Any, index: int) -> bool:
+        """Whoever repairs its log is known to lack what it had, and votes as if it had it."""
+        return follower.is_repairing or super()._is_excused(leader, follower, index)
 
 
 @define(eq=False)

@@ -88,6 +88,11 @@ class View:
     lives: int = 1
     is_lost: bool = False
     lost_disks: list[Disk] = Factory(list)
+    may_repair: bool = False
+    """Whether a damaged log is to be repaired by the others."""
+    owed: tuple[int, int] = (0, 0)
+    """(term, index) of the last entry that a damaged log had, until it is as far again."""
+    marked: dict[int, StoredSnapshot] = Factory(dict)
     server: Any = None
     process: Any = None
     replica: Any = None
@@ -109,6 +114,11 @@ class View:
     def refuses(self, other: View) -> bool:
         """Tell whether this server knows `other` by a directory that it has lost."""
         return other.is_lost
+
+    @property
+    def is_repairing(self) -> bool:
+        """Whether its log is shorter than what it has acknowledged, and known to be."""
+        return self.owed > _last(self.disk)
 
     # Life.
 
@@ -137,12 +147,40 @@ class View:
         disk.queue.clear()
         left = queue.copy()
         while not self._is_same(disk, found, entries):
+            if self._is_rest(disk, found, entries):
+                disk = self._without_damage(found, entries)
+                break
             if not left:
                 self._violated_past(found, entries, len(queue))
             disk.queue.append(left.pop(0))
             self.monitors.synced(self, disk.sync())  # type: ignore[arg-type]
         disk.saved_ticket = 0
         return disk
+
+    def _is_rest(self, disk: Disk, found: Recovered, entries: list[Entry]) -> bool:
+        """Tell whether this is what a repair leaves: term and vote, and a log of its past.
+
+        Entries that were replaced since may be there again, if that is what was damaged.
+        """
+        if not (self.may_repair and self.is_damaged) or disk.hard_state != found.hard_state:
+            return False
+        if found.snapshot is not None and found.snapshot.index not in self.marked:
+            return False
+        end = found.first_index + len(entries)
+        last = entries[-1][0] if entries else found.prev_term
+        created = self.monitors.created
+        return (last, end - 1) < _last(disk) and all(
+            created[index, entry[0]][1] is entry
+            for index, entry in enumerate(entries, found.first_index)
+        )
+
+    def _without_damage(self, found: Recovered, entries: list[Entry]) -> Disk:
+        """Note what was lost, and what is left."""
+        self.lost_disks.append(self.disk)
+        self.owed = max(self.owed, _last(self.disk))
+        snapshot = self.marked[found.snapshot.index] if found.snapshot is not None else None
+        records = Records(found.first_index, found.prev_term, list(entries))
+        return Disk(found.hard_state, snapshot, snapshot, records)
 
     def _violated_past(self, found: Recovered, entries: list[Entry], written: int) -> NoReturn:
         disk = self.disk
@@ -169,6 +207,10 @@ class View:
     def began(self, server: Any, replica: Any, process: Any) -> None:
         """A life has begun."""
         self.server, self.replica, self.process, self.up = server, replica, process, True
+        if self.is_repairing and server.lost < self.owed:
+            self.monitors.violated(
+                "I11", f"{self.id} had {self.owed}, and believes that it had {server.lost}"
+            )
         self.monitors.restarted(self)  # type: ignore[arg-type]
 
     def ended(self) -> None:
@@ -226,6 +268,7 @@ class View:
         snapshot = StoredSnapshot(
             index, term, meta.configuration, meta.configuration_index, digest, meta.time_us
         )
+        self.marked[index] = snapshot
         restore = self._pending[1].restore if self._pending is not None else None
         if restore is not None:
             self.monitors.restored(self, snapshot, restore)  # type: ignore[arg-type]
@@ -241,6 +284,9 @@ class View:
         queue = self.disk.queue
         while queue and queue[0].ticket <= ticket:
             self.monitors.synced(self, self.disk.sync())  # type: ignore[arg-type]
+        if not self.is_repairing:
+            # What is cut off from here on was not what it had promised before.
+            self.owed = (0, 0)
 
     def left(self, receiver: str, message: Any) -> None:
         """A message was sent."""
@@ -260,6 +306,12 @@ class View:
             monitors.compacted(self, first_index - 1)  # type: ignore[arg-type]
             records.compact(first_index - 1)
         monitors.settled()
+
+
+def _last(disk: Disk) -> tuple[int, int]:
+    """Return (term, index) of the last entry of a log, or of the snapshot before it."""
+    records = disk.records
+    return records.term_at(records.end - 1) or 0, records.end - 1
 
 
 class WatchedServer:

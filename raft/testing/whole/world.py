@@ -111,6 +111,7 @@ class World:
             first_members=first_members,
             cluster_id=CLUSTER_ID,
             forward=swarm.forward,
+            repair=swarm.repair,
             segment_size_bytes=swarm.segment_size_bytes,
             options=swarm.options,
             bounds=swarm.bounds,
@@ -124,7 +125,7 @@ class World:
             if swarm.extreme_clocks:
                 bias = math.copysign(swarm.clock_skew, bias)
             self.rates[id] = 1 + bias
-            view = View(id, self.timeline, self.monitors, interned)
+            view = View(id, self.timeline, self.monitors, interned, may_repair=swarm.repair)
             self.monitors.nodes[id] = view  # type: ignore[assignment]
             address = f"127.0.0.{id[1:]}"
             host = Host(self, id, address, settings_of(id, address, model), view)
