@@ -76,15 +76,13 @@ class Progress:
         self._inflight.append((end, size_bytes))
         self.inflight_bytes += size_bytes
 
-    def matched(self, index: int, sequence: int) -> bool:
-        """Note that the follower has saved everything up to `index`; tell whether that is new."""
+    def matched(self, index: int, sequence: int) -> None:
+        """Note that the follower has saved everything up to `index`."""
         while self._inflight and self._inflight[0][0] <= index + 1:
             self.inflight_bytes -= self._inflight.popleft()[1]
-        if index <= self.match_index:
-            return False
-        self.match_index, self.match_sequence = index, sequence
-        self.next_index = max(self.next_index, index + 1)
-        return True
+        if index > self.match_index:
+            self.match_index, self.match_sequence = index, sequence
+            self.next_index = max(self.next_index, index + 1)
 
     def probe(self, next_index: int) -> None:
         """Go back to one message at a time, from `next_index` on (or after the match)."""

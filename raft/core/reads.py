@@ -43,7 +43,7 @@ def ask(server: Server, read: Read) -> None:
 
 def ask_again(server: Server) -> None:
     """Repeat the questions that the leader should have answered long ago [RULES R8]."""
-    if server.leader_id is None or not server.asked_leader:
+    if server.leader_id is None:
         return
     for number, question in server.asked_leader.items():
         if server.now - question.asked_at >= server.options.election_timeout_seconds:
@@ -70,7 +70,7 @@ def note_answer(leader: Leader, progress: Progress) -> None:
     """Learn from an answer since when, at least, the follower has been hearing this leader."""
     for sequence, sent_at in reversed(leader.beats):
         if sequence <= progress.acked_sequence:
-            progress.answered_since = max(progress.answered_since, sent_at)
+            progress.answered_since = sent_at
             return
 
 
@@ -93,10 +93,8 @@ def lease_end(server: Server, leader: Leader) -> float:
     def since(peer: str) -> float:
         if peer == server.id:
             return server.now
-        progress = leader.progress.get(peer)
-        if progress is None or not progress.promise_seconds:
-            return -math.inf
-        return progress.answered_since
+        progress = leader.progress[peer]
+        return progress.answered_since if progress.promise_seconds else -math.inf
 
     promises = [
         progress.promise_seconds
@@ -191,9 +189,6 @@ def _end_round(server: Server, leader: Leader) -> None:
 
 def _confirmed_sequence(server: Server, leader: Leader) -> float:
     def acked(peer: str) -> float:
-        if peer == server.id:
-            return math.inf
-        progress = leader.progress.get(peer)
-        return progress.acked_sequence if progress else -math.inf
+        return math.inf if peer == server.id else leader.progress[peer].acked_sequence
 
     return server.configuration.agreed(acked)

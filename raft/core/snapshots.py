@@ -27,7 +27,7 @@ def saved(server: Server, event: SnapshotSaved) -> None:
             f"a snapshot up to {event.index}, but only entries below {server.apply_end} are applied"
         )
     server.snapshot_index = max(server.snapshot_index, event.index)
-    cut = min(event.index - event.keep, server.snapshot_index)
+    cut = event.index - event.keep
     if cut >= server.log.first_index:
         server.log.compact(cut)
         server.turn.changes.append(Compacted(cut))
@@ -93,7 +93,6 @@ def _install(server: Server, request: InstallSnapshot) -> None:
         log.configurations = [(request.configuration_index, request.configuration)]
         turn.log_end = index + 1
     turn.restore = RestoreSnapshot(index, term, request.configuration, keep_log)
-    turn.hard_state = True
     server.snapshot_index = server.commit_index = index
     if keep_log:
         log.compact(index)

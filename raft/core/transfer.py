@@ -26,20 +26,20 @@ def begin(server: Server, target: str | None, request: int = 0) -> None:
         return
     if target is None:
         target = _best_voter(server, leader)
-    if target is None or target not in leader.progress or target not in server.configuration.voters:
+    if target not in leader.progress or target not in server.configuration.voters:
         server.turn.changes.append(TransferEnded(Refusal.NOT_A_VOTER, request))
         return
     deadline = server.now + server.options.election_timeout_seconds
     leader.transfer = Transfer(target, deadline, request=request)
 
 
-def _best_voter(server: Server, leader: Leader) -> str | None:
-    """Return the voter whose log is longest and who was heard last."""
+def _best_voter(server: Server, leader: Leader) -> str:
+    """Return the voter whose log is longest and who was heard last; empty without any other."""
     voters = [peer for peer in leader.progress if peer in server.configuration.voters]
     return max(
         voters,
         key=lambda peer: (leader.progress[peer].match_index, leader.progress[peer].heard_at, peer),
-        default=None,
+        default="",
     )
 
 
@@ -49,8 +49,9 @@ def advance(server: Server) -> None:
     if not isinstance(leader, Leader) or leader.transfer is None:
         return
     transfer = leader.transfer
-    progress = leader.progress.get(transfer.target)
-    if progress is None or progress.pace is Pace.QUARANTINED or server.now >= transfer.deadline:
+    # The target stays a member: no configuration is appended during a transfer.
+    progress = leader.progress[transfer.target]
+    if progress.pace is Pace.QUARANTINED or server.now >= transfer.deadline:
         abandon(server)
     elif not transfer.sent and progress.match_index == server.log.last_index:
         transfer.sent = True
@@ -70,13 +71,12 @@ def timeout_now(server: Server, sender: str, message: TimeoutNow) -> None:
     """Campaign at once, without a pre-vote, because the leader of this term wishes it.
 
     Who does not vote by its own configuration never campaigns [RULES E8], nor who lacks what its
-    log once held [RULES D1].
+    log once held [RULES D1]. Whoever leads the term is its own leader, and nobody's target.
     """
     if (
         message.term == server.current_term
         and server.is_voter
         and not server.is_repairing
-        and not isinstance(server.state, Leader)
         and server.leader_id in (None, sender)
     ):
         elections.become_candidate(server, leadership_transfer=True)

@@ -22,6 +22,7 @@ from tests.core.cluster import (
     answer,
     append,
     build,
+    configuration,
     elapse,
     hear,
     leader,
@@ -141,3 +142,89 @@ def test_a_follower_asks_again_until_it_is_answered() -> None:
     answered = ReadIndexResult(1, question.request, 1)
     assert hear(server, "a", answered).confirmed == (ReadConfirmed(5, 1),)
     assert hear(server, "a", answered).confirmed == ()
+
+
+def renewed(server: Server, seconds: float = HEARTBEAT) -> float:
+    """Let a heartbeat be sent and answered; return when it was sent."""
+    elapse(server, seconds)
+    hear(server, "b", acknowledged(server))
+    return server.now
+
+
+def lease_of(server: Server) -> float:
+    """Return until when a read by lease may be answered; minus infinity when none may."""
+    return max(
+        (each.valid_until for each in step(server, Read(7, lease=True)).confirmed),
+        default=-math.inf,
+    )
+
+
+def test_each_heartbeat_that_is_answered_makes_the_lease_longer() -> None:
+    """R9: the newest round that a quorum answered counts."""
+    server = leased()
+    for _ in range(3):
+        assert lease_of(server) == server.now + TIMEOUT / BOUND
+        renewed(server)
+
+
+def test_an_answer_to_an_earlier_message_makes_no_lease_longer() -> None:
+    """R9: whoever answers what was sent before a heartbeat may not have heard that one."""
+    server = leased()
+    sent_at = server.now
+    earlier = acknowledged(server)
+    elapse(server, HEARTBEAT)
+    hear(server, "b", earlier)
+    assert lease_of(server) == sent_at + TIMEOUT / BOUND
+
+
+def test_the_first_message_of_a_heartbeat_already_makes_the_lease_longer() -> None:
+    """R9: whichever message of the round a follower answers, it heard the leader by then."""
+    server = leased()
+    first = server.state.sequence + 1
+    elapse(server, HEARTBEAT)
+    told = AppendEntriesResult(2, True, 2, first, 2, promise_seconds=TIMEOUT)
+    hear(server, "b", told)
+    assert lease_of(server) == server.now + TIMEOUT / BOUND
+
+
+def test_without_check_quorum_there_is_no_lease() -> None:
+    """R9: it needs voters that refuse others while they hear the leader (E6)."""
+    server = leader("a", clock_drift_bound=BOUND, check_quorum=False)
+    hear(server, "b", acknowledged(server))
+    renewed(server)
+    assert lease_of(server) == -math.inf
+
+
+def test_who_promises_nothing_supports_no_lease() -> None:
+    """R9: only voters that said for how long they refuse others count."""
+    server = leased(promise=0.0)
+    assert lease_of(server) == -math.inf
+
+
+def test_a_learners_promise_shortens_no_lease() -> None:
+    """R9: the smallest of what the voters promised; a learner votes for nobody."""
+    server = leader("a", members=configuration("abc", learners="d"), clock_drift_bound=BOUND)
+    hear(server, "b", acknowledged(server))
+    elapse(server, HEARTBEAT)
+    hear(server, "b", acknowledged(server))
+    hear(server, "d", acknowledged(server, TIMEOUT / 9))
+    assert lease_of(server) == server.now + TIMEOUT / BOUND
+
+
+def test_what_is_kept_of_heartbeats_is_bounded() -> None:
+    """R9: rounds of reads beat as often as they like; what no answer can use is forgotten."""
+    server = leased()
+    for _ in range(1000):
+        step(server, Read(7))
+        renewed(server, HEARTBEAT / 10)
+    assert len(server.state.beats) <= 2 * TIMEOUT / (HEARTBEAT / 4) + 2
+
+
+def test_a_lost_question_is_repeated_once_in_an_election_timeout() -> None:
+    """R8: each repetition waits as long as the first one did."""
+    server = build("b")
+    hear(server, "a", append((1, 1)))
+    step(server, Read(5))
+    server.election_deadline = math.inf
+    asked = [len(only(elapse(server, TIMEOUT / 2), ReadIndex)) for _ in range(6)]
+    assert asked == [0, 1, 0, 1, 0, 1]

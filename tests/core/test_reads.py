@@ -252,6 +252,27 @@ def test_a_follower_asks_its_leader() -> None:
     assert hear(follower, "a", told).confirmed == ()
 
 
+def test_each_question_is_answered_for_itself() -> None:
+    """R8: a follower may wait for several read indexes, told in any order."""
+    follower = build("b")
+    hear(follower, "a", append((1, 1)))
+    questions = only(step(follower, Read(5), Read(6)), ReadIndex)
+    told = [ReadIndexResult(1, each.request, index) for index, each in enumerate(questions, 1)]
+    assert hear(follower, "a", *reversed(told)).confirmed == (
+        ReadConfirmed(6, 2),
+        ReadConfirmed(5, 1),
+    )
+
+
+def test_a_question_that_the_leader_cannot_answer_is_lost() -> None:
+    """R8: no read index is no answer: whoever asked may ask again (R6)."""
+    follower = build("b")
+    hear(follower, "a", append((1, 1)))
+    (question,) = only(step(follower, Read(5)), ReadIndex)
+    outputs = hear(follower, "a", ReadIndexResult(1, question.request, None))
+    assert (outputs.confirmed, outputs.lost) == ((), (5,))
+
+
 def test_a_learner_reads_like_a_follower() -> None:
     """R8: offered to learners too."""
     learner = build("d", members=configuration(learners="d"))
@@ -319,6 +340,7 @@ def test_cancelled_reads_are_forgotten() -> None:
     outputs = hear(server, "c", result(server))
     assert outputs.confirmed == (ReadConfirmed(2, 2),)
     assert only(outputs, ReadIndexResult) == [ReadIndexResult(2, 1, 2)]
+    assert hear(server, "c", result(server)).confirmed == ()
     follower = build("b")
     hear(follower, "a", append((1, 1)))
     step(follower, Read(5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from raft.core.events import Propose, Received, Saved, SnapshotSaved, SnapshotSent, Unreachable
@@ -36,6 +38,7 @@ from tests.core.cluster import (
     elapse,
     hear,
     leader,
+    newcomer,
     only,
     runs,
     save,
@@ -329,7 +332,7 @@ def test_chunks_answered_are_contact_and_nothing_more() -> None:
     server = sending()
     for _ in range(3):
         elapse(server, TIMEOUT / 2)
-        hear(server, "b", InstallSnapshotResult(2, 0, 0))
+        hear(server, "b", InstallSnapshotResult(2, 6, 0))
     assert (server.role, server.match_index("b")) == (Role.LEADER, 0)
     assert server.state.progress["b"].pace is Pace.SNAPSHOT
 
@@ -392,6 +395,174 @@ def test_a_learner_that_was_never_reached_gets_a_snapshot_without_any_write() ->
     assert outputs.restore == RestoreSnapshot(4, 2, members, keep_log=False)
     hear(server, "b", answer(outputs))
     assert server.match_index("b") == 4
+
+
+def test_a_snapshot_cuts_off_a_single_entry_too() -> None:
+    """N6: everything up to the snapshot but for what is kept, be it one entry."""
+    server = build("a", [1] * 9)
+    hear(server, "b", append((9, 1), commit=8))
+    assert step(server, SnapshotSaved(6, keep=5)).changes[-1] == Compacted(1)
+    assert step(server, SnapshotSaved(6, keep=5)).changes == ()
+
+
+def test_an_older_snapshot_takes_nothing_back() -> None:
+    """N6: the newest snapshot of the own ones is the one that is sent."""
+    server = build("a", [1] * 9)
+    hear(server, "b", append((9, 1), commit=8))
+    step(server, SnapshotSaved(6))
+    step(server, SnapshotSaved(3))
+    assert server.snapshot_index == 6
+
+
+def test_a_snapshot_is_offered_under_a_number_of_its_own() -> None:
+    """L5: an answer to it is none to a message before it, nor the other way round."""
+    server = compacted_leader()
+    before = server.state.sequence
+    refusal = AppendEntriesResult(2, False, 4, before, 1, 1, 1)
+    (start,) = hear(server, "b", refusal).start_snapshots
+    assert start.sequence == before + 1
+    (beat, _) = only(elapse(server, HEARTBEAT), AppendEntries)
+    assert beat.sequence == before + 2
+
+
+def test_the_end_of_a_transfer_that_nobody_waits_for_changes_nothing() -> None:
+    """L7: a follower that left meanwhile, or has caught up otherwise, is not probed for it."""
+    server = compacted_leader()
+    before = server.state.progress["c"].next_index
+    for peer in "cz":
+        assert step(server, SnapshotSent(peer, 3, True)).send == ()
+    progress = server.state.progress["c"]
+    assert (progress.pace, progress.next_index) == (Pace.REPLICATE, before)
+
+
+def test_a_transfer_that_failed_begins_again_once_the_follower_is_heard() -> None:
+    """L7: from behind its match; what fails at once is not begun again at once."""
+    server = sending()
+    step(server, SnapshotSent("b", 6, False))
+    progress = server.state.progress["b"]
+    assert (progress.pace, progress.paused, progress.next_index) == (Pace.PROBE, True, 1)
+
+
+def test_a_transfer_that_ended_well_lets_the_entries_follow_at_once() -> None:
+    """L7: the follower has the snapshot: what comes after it needs no heartbeat first."""
+    server = sending()
+    step(server, Propose(2, 1, 100))
+    (sent,) = only(step(server, SnapshotSent("b", 6, True)), AppendEntries, "b")
+    assert (sent.prev_log_index, sent.entries.end) == (6, 8)
+
+
+def test_an_answer_to_an_older_offer_ends_no_transfer() -> None:
+    """L7: entries go on once the follower has the snapshot that is on its way."""
+    server = sending()
+    assert hear(server, "b", InstallSnapshotResult(2, 5, 9, done=True)).start_snapshots == ()
+    progress = server.state.progress["b"]
+    assert (progress.pace, progress.match_index) == (Pace.SNAPSHOT, 5)
+
+
+def test_the_same_answer_again_sends_nothing_again() -> None:
+    """L7: what is on its way after the snapshot stays on its way."""
+    server = sending()
+    told = InstallSnapshotResult(2, 6, 9, done=True)
+    hear(server, "b", told)
+    step(server, Propose(2, 1, 100))
+    assert server.state.progress["b"].inflight_count == 1
+    assert hear(server, "b", told).send == ()
+    assert server.state.progress["b"].inflight_count == 1
+
+
+def test_the_answer_of_a_stranger_or_of_another_term_is_no_answer() -> None:
+    """L5: only members that answer this term's leader are counted."""
+    server = sending()
+    hear(server, "z", InstallSnapshotResult(2, 6, 9, done=True))
+    hear(server, "b", InstallSnapshotResult(1, 6, 9, done=True))
+    assert (server.match_index("b"), "z" in server.state.progress) == (0, False)
+
+
+def test_no_answer_makes_a_follower_match_more_than_the_log() -> None:
+    """L5: a follower matches what this leader has, whatever it says."""
+    server = sending()
+    hear(server, "b", InstallSnapshotResult(2, 99, 9, done=True))
+    assert server.match_index("b") == server.log.last_index
+
+
+@pytest.mark.parametrize(("start", "kept"), [(6, False), (7, True)])
+def test_the_snapshots_last_entry_must_be_on_the_disk_as_it_is(start: int, kept: bool) -> None:
+    """N6: one that came in this very turn is saved after the mark: the log begins anew (L3)."""
+    server = build("a", [1, 1, 2, 2, 2, 2, 2])
+    outputs = step(
+        server,
+        Received("b", append((start - 1, 2), [3, 3], term=3)),
+        Received("b", offer(6, 3 if start == 6 else 2)),
+    )
+    assert outputs.restore is not None
+    assert outputs.restore.keep_log is kept
+
+
+def test_a_snapshot_of_the_entry_that_just_came_begins_the_log_anew() -> None:
+    """N6: the mark is saved before this turn's entries; the last of them is not there yet."""
+    server = build("a", [1, 1, 2, 2])
+    outputs = step(
+        server,
+        Received("b", append((4, 2), [2, 2], term=3)),
+        Received("b", offer()),
+    )
+    assert outputs.restore == RestoreSnapshot(5, 2, WIDER, keep_log=False)
+
+
+@pytest.mark.parametrize("conflict", [6, 7])
+def test_what_follows_a_snapshot_and_conflicts_in_the_same_turn_truncates_no_disk(
+    conflict: int,
+) -> None:
+    """N6: behind the mark there is nothing on the disk that could be cut off."""
+    server = build("a", [1] * 9)
+    outputs = step(
+        server,
+        Received("b", offer()),
+        Received("b", append((5, 2), [3, 3, 3], term=3)),
+        Received("c", append((conflict - 1, 2 if conflict == 6 else 3), [4], term=4)),
+    )
+    assert outputs.save is not None
+    assert outputs.save.truncate_from is None
+    places = [(entry.start, entry.end) for entry in outputs.save.append]
+    assert places == [(start, start + 1) for start in range(6, conflict + 1)]
+
+
+def test_a_second_conflict_is_cut_off_where_the_snapshot_kept_the_log() -> None:
+    """N6: what the disk holds behind the snapshot is truncated there, like any other."""
+    server = build("a", [1, 1, 1, 2, 2, 2, 2])
+    outputs = step(
+        server,
+        Received("b", offer()),
+        Received("b", append((5, 2), [3], term=3)),
+    )
+    assert outputs.save is not None
+    assert (outputs.restore.keep_log, outputs.save.truncate_from) == (True, 6)
+
+
+def test_a_snapshot_that_makes_a_voter_winds_its_clock() -> None:
+    """N6: the configuration in it counts at once, for the election timer too (M1)."""
+    server = newcomer("a")
+    hear(server, "b", offer())
+    assert server.is_voter
+    assert server.election_deadline < math.inf
+
+
+def test_whoever_lost_the_answer_hears_from_the_next_that_the_snapshot_is_there() -> None:
+    """L1: each answer tells all that is verified and saved, the snapshot included."""
+    server = build("a", [1])
+    hear(server, "b", offer())
+    save(server)
+    beat = append((0, 0), term=3, commit=5, sequence=10)
+    assert answer(hear(server, "b", beat)).match_index == 5
+
+
+def test_entries_behind_a_snapshot_are_acknowledged_as_far_as_they_are_saved() -> None:
+    """L1: an old offer is answered with all that is verified, and on this server's disk."""
+    server = build("a", [1])
+    step(server, Received("b", offer()), Received("b", append((5, 2), [3, 3], term=3)))
+    assert answer(hear(server, "b", offer(4, 1))).match_index == 4
+    save(server)
+    assert answer(hear(server, "b", offer(4, 1))).match_index == 7
 
 
 # Recovery.

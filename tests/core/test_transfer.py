@@ -9,6 +9,7 @@ from raft.core.messages import AppendEntriesResult, RequestVote, TimeoutNow
 from raft.core.outputs import Outputs, Refusal, Rejected, Role, Send, TransferEnded
 from raft.core.server import Server
 from tests.core.cluster import (
+    HEARTBEAT,
     TIMEOUT,
     Cluster,
     append,
@@ -212,6 +213,17 @@ def test_a_transfer_to_a_target_that_is_down_ends() -> None:
     cluster.run(2 * TIMEOUT)
     assert cluster.leaders == ["a"]
     assert cluster.propose("a", 2).accepted
+
+
+def test_a_target_that_lost_its_entries_is_given_up_at_once() -> None:
+    """M10: it could not win, and nobody sends it what it lacks (L5)."""
+    server = ready()
+    step(server, TransferLeadership("b"))
+    elapse(server, HEARTBEAT)
+    lost = AppendEntriesResult(2, False, 2, server.state.sequence, 0)
+    outputs = hear(server, "b", lost)
+    assert TransferEnded(None) in outputs.changes
+    assert step(server, Propose(1, 1, 100)).accepted
 
 
 def test_a_leader_that_is_deposed_ends_its_transfer() -> None:
