@@ -16,7 +16,7 @@ from raft.testing.choices import Choices
 from raft.testing.shrinking import Budget
 from raft.testing.whole.run import Failure, simulate
 from raft.testing.whole.shrink import as_test, shrink
-from raft.testing.whole.swarm import DAMAGES, TROUBLES, Swarm
+from raft.testing.whole.swarm import TROUBLES, Swarm
 from tests.conftest import LoggedErrors
 from tests.simulation.planted_nodes import NODE_BUGS
 
@@ -26,7 +26,7 @@ QUIET = evolve(
 ROUGH = evolve(
     Swarm.draw(3),
     voters=3,
-    troubles=tuple(each for each in TROUBLES if each not in DAMAGES),
+    troubles=tuple(each for each in TROUBLES if each != "rot"),
     trouble_seconds=0.2,
     max_chaos_events=800,
 )

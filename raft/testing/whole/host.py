@@ -95,6 +95,13 @@ class Host:
         """The core of the present life."""
         return self.service.shell.server if self.service is not None else None
 
+    def counts(self, other: str) -> bool:
+        """Tell whether it votes, and must know who `other` was; a learner lets anybody in."""
+        if not self.is_serving or not self.server.is_voter:
+            return False
+        member = self.server.configuration.member(other)
+        return member is not None and bool(member.incarnation)
+
     # Life.
 
     def start(self) -> None:
@@ -177,7 +184,7 @@ class Host:
             process.check()
             is_sent = send(peer, message, *beside)
             if is_sent:
-                if view.is_lost:
+                if view.is_lost and self.world.hosts[peer].counts(self.id):
                     self.world.verdict.note("M9", f"{self.id} is not what it was, and meets {peer}")
                 view.left(peer, message)
             return is_sent

@@ -7,6 +7,7 @@ itself that it is out (M6).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,8 @@ TIMEOUTS_SECONDS: Final = (0.5, 2.0, 5.0, 15.0)
 REMAINS: Final = ("empty", "empty", "stop", "leave", "leave")
 """What becomes of a server that was removed."""
 DOWN_SECONDS: Final = (0.0, 0.5, 2.0)
+DOUBT_SECONDS: Final = 5.0
+"""After which time a link has delivered an order, or has been reset."""
 
 
 @frozen
@@ -71,6 +74,8 @@ class Operator:
     client: Any = None
     order: Order | None = None
     done: int = 0
+    doubtful_since: float = -math.inf
+    """When an order ended of which nobody knows whether it is still on its way."""
     chance: random.Random = Factory(random.Random)
     """When it acts."""
     later: Callable[..., object] = lambda *_: None
@@ -107,8 +112,17 @@ class Operator:
         if decided is not None and self.order is None:
             self._carry_out(decided)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no order of its is on its way."""
+        now = self.world.timeline.now
+        return self.order is None and now - self.doubtful_since >= DOUBT_SECONDS
+
     def _draw(self, rng: random.Random) -> list[Json] | None:
         world, configuration = self.world, self.world.configuration()
+        lost = [host.id for host in world.hosts.values() if host.view.is_lost]
+        if lost:
+            return self._draw_for(rng.choice(lost), lost, rng)
         kind = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
         seconds, remains = rng.choice(TIMEOUTS_SECONDS), rng.choice(REMAINS)
         members = sorted(configuration.ids)
@@ -129,8 +143,21 @@ class Operator:
                 return ["remove", [one], seconds, remains]
         return None
 
+    def _draw_for(self, id: str, lost: list[str], rng: random.Random) -> list[Json]:
+        """Draw how a server that lost its directory is replaced, before anything else."""
+        ids = self.world.configuration().ids
+        seconds = rng.choice(TIMEOUTS_SECONDS)
+        strangers = [each for each in self.world.hosts if each not in ids and each not in lost]
+        if id not in ids:
+            return ["empty", [id], seconds, "empty"]
+        if strangers and rng.random() < 0.7:
+            return ["replace", [id, rng.choice(strangers)], seconds, "empty"]
+        return ["remove", [id], seconds, "empty"]
+
     def _carry_out(self, decided: list[Json]) -> None:
         match decided:
+            case ["empty", [str(id)], _, _]:
+                self.empty(self.world.hosts[id])
             case [str(kind), [*ids], int() | float() as seconds, str(remains)]:
                 self.give(kind, tuple(map(str, ids)), float(seconds), remains)
             case _:
@@ -173,6 +200,7 @@ class Operator:
             world.verdict.note("I22", f"{NAME} is answered too late: {order}, {told}")
         if isinstance(result, Failure):
             world.errors[type(result.value).__name__] += 1
+            self.doubtful_since = world.timeline.now
             world.fired[f"order refused: {type(result.value).__name__}"] += 1
             if not isinstance(result.value, RaftError):
                 world.verdict.note("raised", f"{NAME} is told {told}")

@@ -279,7 +279,8 @@ class Run:
             repair = host.service.repair
             if repair is not None and repair.state != DONE:
                 self._violated("L3", f"{host.id} is at {applied}, and still repairs {repair}")
-            self.world.fired["repair done"] += repair is not None
+            if repair is not None:
+                self.world.fired["repair done"] += 1
             found = host.service.replica.machine.query(EVERYTHING)
             if found != right:
                 self._violated("I20", f"{host.id} holds {found!r} at {applied}, not {right!r}")

@@ -75,13 +75,15 @@ class Settling:
         )
 
     def _let_in(self) -> None:
-        """A server that nobody knows joins, as it does on a good day; or a member leaves."""
+        """A server that nobody knows joins, in the place of one that lost its directory if any."""
         world, operator = self.world, self.world.operator
         ids = world.configuration().ids
         strangers = [host for host in self.healthy if host.id not in ids]
         if not strangers:
             return
         newcomer, done = strangers[0], operator.done
+        lost = [id for id in ids if world.hosts[id].view.is_lost]
+        kind, order = ("replace", (lost[0], newcomer.id)) if lost else ("add", (newcomer.id,))
         operator.empty(newcomer)
         # What runs now only later: the troubles are over, and with them what they put off.
         newcomer.start()
@@ -91,7 +93,7 @@ class Settling:
                 left = begun + self._limit_seconds - world.timeline.now
                 if left <= 0:
                     self.violated("L6", f"{newcomer.id} did not join in {self._limit_seconds} s")
-                operator.give("add", (newcomer.id,), left)
+                operator.give(kind, order, left)
             world.run(POLL_SECONDS)
 
     def _await_removed(self) -> None:

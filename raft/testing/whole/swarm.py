@@ -39,8 +39,6 @@ TROUBLES: Final = (
 """What may befall a world at a random moment; see `raft.testing.whole.troubles`."""
 COPYING: Final = ("copy", "put back", "put back", "second")
 """What becomes of copies of directories; see `raft.testing.whole.copies`."""
-DAMAGES: Final = frozenset({"rot", "wipe"})
-"""Those that take away what was durable."""
 
 
 @frozen(kw_only=True)
@@ -130,7 +128,7 @@ class Swarm:
 def _with_changes(world: Swarm) -> Swarm:
     """Let the members of a third of the worlds change, and some worlds have seven of them.
 
-    Disks are not damaged there: who is lost must be replaced before the next one may be.
+    What rots is not repaired there; who loses its directory is replaced.
     """
     rng = random.Random(f"{world.seed}/whole members")
     if rng.random() >= 1 / 3:
@@ -142,7 +140,8 @@ def _with_changes(world: Swarm) -> Swarm:
         spares=rng.randint(1, 3) if voters < 7 else 1,
         change_seconds=rng.choice((0.3, 1.0, 3.0)),
         options=evolve(world.options, join_timeout_seconds=rng.choice((1.0, 3.0, 10.0))),
-        troubles=tuple(each for each in world.troubles if each not in DAMAGES),
+        troubles=tuple(each for each in world.troubles if each != "rot")
+        + (("wipe", "wipe") if rng.random() < 0.4 else ()),
     )
 
 

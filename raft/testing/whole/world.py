@@ -188,21 +188,28 @@ class World:
 
     def may_damage(self, host: Host) -> bool:
         """Tell whether one more disk may lose what was durable: a minority's, in all."""
+        voters = set(self.configuration().voters if self.swarm.change_seconds else self.hosts)
         damaged = {each.id for each in self.hosts.values() if each.is_damaged} | {host.id}
-        return len(damaged) <= (len(self.hosts) - 1) // 2
+        return len(damaged & voters) <= (len(voters) - 1) // 2
 
     def is_pinned(self, host: Host) -> bool:
-        """Tell whether all others know `host` by its directory: then no other passes for it."""
+        """Tell whether all others know `host` by its directory: then no other passes for it.
+
+        And whether nothing is under way that could make the loss of it one too many.
+        """
+        index, configuration = (self.monitors.configurations or [(0, Configuration())])[-1]
+        is_changing = configuration.is_joint or configuration.target
+        if is_changing or host.id not in configuration.ids or not self.operator.is_quiet:
+            return False
         for each in self.hosts.values():
-            if not each.is_serving:
+            if each.id not in configuration.ids or each.view.is_lost:
+                continue
+            if not each.is_serving or each.server.log.configuration_index != index:
                 return False
-            server = each.server
-            member = server.configuration.member(host.id)
-            if member is None or not member.incarnation:
+            if each.server.commit_index < index:
                 return False
-            if server.log.configuration_index > server.commit_index:
-                return False
-        return True
+        member = configuration.member(host.id)
+        return member is not None and bool(member.incarnation)
 
     # Time.
 
