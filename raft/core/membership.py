@@ -326,14 +326,13 @@ def _forget_departed(server: Server, leader: Leader) -> None:
             del leader.departing[peer], leader.progress[peer]
 
 
-def forget_departing(server: Server, peer: str) -> bool:
+def forget_departing(leader: Leader, peer: str) -> bool:
     """Send no more to `peer` if it was removed; it is empty, so there is nothing it must unlearn.
 
     It may be another server by now, under the old id. With the log it would get configurations
     in which it votes, from before anybody's incarnation was known [RULES M7, M9].
     """
-    leader = server.state
-    if not isinstance(leader, Leader) or leader.departing.pop(peer, None) is None:
+    if leader.departing.pop(peer, None) is None:
         return False
     del leader.progress[peer]
     return True

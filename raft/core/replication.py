@@ -235,7 +235,7 @@ def receive_result(server: Server, sender: str, result: AppendEntriesResult) -> 
     if not result.sequence:
         # It refused a message of an earlier term: no more than a sign of life.
         return
-    if not result.last_log_index and membership.forget_departing(server, sender):
+    if not result.last_log_index and membership.forget_departing(leader, sender):
         return
     asked, match = result.match_index, progress.match_index
     went_back = result.sequence > progress.match_sequence and (

@@ -201,6 +201,31 @@ def test_a_second_change_is_refused_in_every_phase_of_the_first() -> None:
     assert refused(change(server, "ad")) is None
 
 
+def test_a_second_change_does_not_replace_one_whose_newcomers_catch_up() -> None:
+    """M2: its first step is committed, and it is not through (sc-M2)."""
+    server = ready()
+    change(server, "abcd")
+    save(server)
+    answer(server, "b")
+    assert membership.may_change(server)
+    assert refused(change(server, "abe")) is Refusal.CHANGE_IN_PROGRESS
+
+
+def test_a_change_does_not_begin_from_a_joint_configuration() -> None:
+    """M3: a joint configuration that could not be left during a transfer is left first."""
+    server = leader("a", members=configuration("abc", outgoing="ab"))
+    step(server, TransferLeadership("b"))
+    elapse(server, TIMEOUT / 2)
+    for peer in "bc":
+        answer(server, peer)
+    elapse(server, TIMEOUT / 2)
+    assert membership.may_change(server)
+    assert server.configuration.is_joint
+    outputs = change(server, "abd")
+    assert outputs.rejected == (Rejected(7, Refusal.CHANGE_IN_PROGRESS),)
+    assert server.configuration == configuration("abc")
+
+
 @pytest.mark.parametrize(("known", "reason"), [(True, "NOT_LEADER"), (False, "NO_LEADER")])
 def test_only_a_leader_changes_the_members(known: bool, reason: str) -> None:
     """M2: who does not lead says so, and does nothing."""
@@ -427,6 +452,18 @@ def test_who_takes_in_nothing_more_is_not_ready_any_more() -> None:
     assert not server.configuration.is_joint
 
 
+def test_who_keeps_up_may_lack_what_was_appended_just_now() -> None:
+    """M5: it is ready while its last round was short, and the round under way still is."""
+    server = ready()
+    change(server, "abde")
+    wait(server, HEARTBEAT, "e")
+    step(server, Propose(1, 1, 100))
+    step(server, Propose(2, 1, 100))
+    assert server.state.progress["d"].match_index < server.log.last_index
+    answer(server, "e", server.state.catching_up["e"].round_end)
+    assert server.configuration.is_joint
+
+
 def test_ten_rounds_that_are_too_long_end_the_change() -> None:
     """M5: at most ten rounds of catching up, else give up with an error (4.2.1; sc-M11)."""
     server = ready()
@@ -509,6 +546,16 @@ def test_who_joined_stays_a_learner_where_the_log_no_longer_tells_who_did() -> N
     answer(server, "b")
     step(server, SnapshotSaved(3))
     wait(server, PATIENCE + 1, "d", "e")
+    assert server.configuration == configuration("abc", learners="de")
+
+
+def test_nobody_is_removed_where_the_log_tells_of_no_configuration_before() -> None:
+    """M5: an empty log knows no members; a change that is given up then removes none of them."""
+    amid = Configuration(
+        configuration("abc", learners="de").members, target=configuration("abde").members
+    )
+    server = leader("a", members=amid, join_timeout_seconds=1.0)
+    wait(server, 1.5, "d", "e")
     assert server.configuration == configuration("abc", learners="de")
 
 
@@ -608,6 +655,40 @@ def test_a_change_that_was_blocked_may_be_tried_again() -> None:
     answer(server, "d")
     answer(server, "b")
     wait(server, TIMEOUT, "c")
+    assert server.configuration.target
+
+
+def test_patience_with_silent_voters_begins_anew_once_the_newcomers_are_ready_again() -> None:
+    """M5: as long as somebody catches up, nothing waits for those who are not heard."""
+    server = ready(join_timeout_seconds=2.0)
+    change(server, "cd")
+    save(server)
+    answer(server, "b")
+    wait(server, 2 * TIMEOUT, "c", "d")
+    wait(server, 2 * TIMEOUT, "c")
+    assert server.state.blocked_since < server.now
+    wait(server, 1.0, "c")
+    wait(server, 2 * TIMEOUT, "c", "d", busy=True)
+    assert not server.state.catching_up["d"].is_ready
+    wait(server, 1.0, "c")
+    assert server.state.catching_up["d"].is_ready
+    assert server.configuration.target
+    changes = wait(server, 1.5, "c")
+    assert ChangeAbandoned in map(type, changes)
+
+
+def test_a_change_that_went_well_takes_no_patience_from_the_next() -> None:
+    """M5: who is up to date at once, and must wait for others, waits as long as anyone."""
+    server = ready(members=configuration("abc", learners="de"), join_timeout_seconds=1.0)
+    change(server, "abcd", "e")
+    settle(server)
+    assert server.configuration == configuration("abcd", learners="e")
+    wait(server, 2.0, "c")
+    change(server, "ce", force=True)
+    save(server)
+    answer(server, "e")
+    wait(server, 0.5, "c")
+    assert server.state.catching_up["e"].is_ready
     assert server.configuration.target
 
 
@@ -764,6 +845,36 @@ def test_a_removed_server_is_told_and_then_forgotten() -> None:
     answer(server, "c")
     assert sorted(server.state.progress) == ["b"]
     assert only(elapse(server, HEARTBEAT), AppendEntries, "c") == []
+
+
+def test_the_first_message_that_tells_of_the_commit_is_enough() -> None:
+    """M6: whoever answers it knows that it is out, and is sent nothing more."""
+    server = ready()
+    change(server, "ac")
+    for peer in "bc":
+        save(server)
+        answer(server, peer)
+    assert server.commit_index == 3
+    (beat,) = only(elapse(server, HEARTBEAT), AppendEntries, "b")
+    hear(server, "b", AppendEntriesResult(2, True, 3, beat.sequence - 1, 3))
+    assert "b" in server.state.progress
+    hear(server, "b", AppendEntriesResult(2, True, 3, beat.sequence, 3))
+    assert "b" not in server.state.progress
+
+
+def test_a_removed_server_is_not_forgotten_before_it_has_the_entry() -> None:
+    """M6: it answers, and its disk lags behind: until then it believes that it votes."""
+    server = ready()
+    change(server, "ab")
+    save(server)
+    answer(server, "b")
+    for _ in range(3):
+        elapse(server, HEARTBEAT)
+        answer(server, "b")
+        answer(server, "c", 2)
+    assert "c" in server.state.progress
+    answer(server, "c", 3)
+    assert "c" not in server.state.progress
 
 
 def test_a_removed_server_that_is_down_is_forgotten_in_time() -> None:
@@ -1059,6 +1170,7 @@ def test_who_was_removed_and_is_empty_gets_no_log() -> None:
     assert "c" not in server.state.progress
     assert outputs.changes == ()
     assert not only(outputs, AppendEntries, "c")
+    assert outputs.changes == ()
     elapse(server, HEARTBEAT)
     assert not only(elapse(server, HEARTBEAT), AppendEntries, "c")
     # One that still has a log is told that it is out.
