@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def reset_timer(server: Server) -> None:
     """Draw the next election deadline anew; a server that may not campaign has none.
 
-    Timeouts lengthen after consecutive failures, up to twice [RULES E9].
+    Timeouts lengthen by a quarter after each failure in a row, up to twice [RULES E9].
     """
     if not server.may_campaign:
         server.election_deadline = math.inf
@@ -42,16 +42,21 @@ def heard_leader(server: Server, asker: str) -> bool:
     if isinstance(server.state, Leader):
         contact = replication.quorum_contact(server, server.state)
         return server.now - contact < server.options.election_timeout_seconds
-    if server.leader_id in (None, asker):
-        return False
+    return server.leader_id not in (None, asker) and _heard_of_late(server)
+
+
+def _heard_of_late(server: Server) -> bool:
     return server.now - server.heard_at < server.options.election_timeout_seconds
 
 
 def _may_have_promised(server: Server) -> bool:
-    """Tell whether this server, before it restarted, may have heard a leader that has a lease.
+    """Tell whether a lease may rest on a leader that this server heard and has forgotten.
 
-    It forgot whom it heard. A whole election timeout later no lease can rest on that [RULES R9].
+    It forgets in a restart, and when it learns a newer term, from whatever message. A whole
+    election timeout later no lease can rest on that [RULES R9].
     """
+    if server.leader_id is None and _heard_of_late(server):
+        return True
     return server.now - server.started_at < server.options.election_timeout_seconds
 
 
@@ -63,11 +68,10 @@ def leave_elections(server: Server, index: int) -> None:
     is heard knows better: it may have come back since.
     """
     own, log = server.configuration, server.log
-    heard = server.now - server.heard_at < server.options.election_timeout_seconds
     is_newer = index > log.configuration_index or (
         index == log.configuration_index and server.id not in own.ids
     )
-    if heard or not log.configuration_index or not is_newer:
+    if _heard_of_late(server) or not log.configuration_index or not is_newer:
         return
     server.excluded_index = index
     if not isinstance(server.state, Leader):
@@ -76,8 +80,8 @@ def leave_elections(server: Server, index: int) -> None:
 
 
 def judge_deadlines(server: Server) -> None:
-    """Campaign where no leader was heard in time."""
-    if isinstance(server.state, Leader) or server.now < server.election_deadline:
+    """Campaign where no leader was heard in time; a leader has no such deadline."""
+    if server.now < server.election_deadline:
         return
     if not server.may_campaign:
         server.election_deadline = math.inf
@@ -95,12 +99,11 @@ def become_pre_candidate(server: Server) -> None:
     server.leave_role()
     server.state = PreCandidate(granted={server.id})
     reset_timer(server)
-    if server.configuration.majority(server.state.granted):
-        become_candidate(server)
-        return
     request = PreVote(server.current_term + 1, server.log.last_index, server.log.last_term)
     for peer in _other_voters(server):
         server.send(peer, request)
+    if server.configuration.majority(server.state.granted):
+        become_candidate(server)
 
 
 def become_candidate(server: Server, leadership_transfer: bool = False) -> None:
@@ -108,7 +111,6 @@ def become_candidate(server: Server, leadership_transfer: bool = False) -> None:
 
     The own vote counts, and the requests leave, once term and vote are saved.
     """
-    server.leave_role()
     server.adopt_term(server.current_term + 1)
     server.vote_for(server.id)
     server.state = Candidate()
@@ -137,12 +139,11 @@ def answer_pre_vote(server: Server, sender: str, request: PreVote) -> None:
 
 def count_pre_vote(server: Server, sender: str, result: PreVoteResult) -> None:
     """Count a grant of the term asked for; a refusal from a newer term is adopted."""
+    state = server.state
     if not result.vote_granted:
         if result.term > server.current_term:
             server.adopt_term(result.term)
-        return
-    state = server.state
-    if isinstance(state, PreCandidate) and result.term == server.current_term + 1:
+    elif isinstance(state, PreCandidate) and result.term == server.current_term + 1:
         state.granted.add(sender)
         if server.configuration.majority(state.granted):
             become_candidate(server)
@@ -155,14 +156,13 @@ def answer_vote_request(server: Server, sender: str, request: RequestVote) -> No
     the election [RULES E6]. The answer leaves once the vote is saved.
     """
     disruption = heard_leader(server, sender) and not request.leadership_transfer
-    if request.term < server.current_term or (request.term > server.current_term and disruption):
+    if request.term < server.current_term or disruption:
         server.send(sender, RequestVoteResult(server.current_term, vote_granted=False))
         return
     if request.term > server.current_term:
         server.adopt_term(request.term)
     granted = (
         server.voted_for in (None, sender)
-        and not isinstance(server.state, Leader)
         and server.leader_id is None
         and server.would_elect(request.last_log_index, request.last_log_term)
     )

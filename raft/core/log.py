@@ -105,10 +105,10 @@ class Log:
         at = bisect_right(self._ends, index)
         below = self._totals[at - 1] if at else self._base_bytes
         run_start = self._ends[at - 1] if at else self.first_index
-        if at == len(self._ends) or index <= run_start:
+        if at == len(self._ends):
             return below
         run_bytes, count = self._totals[at] - below, self._ends[at] - run_start
-        return below + run_bytes * (index - run_start) // count
+        return below + run_bytes * max(0, index - run_start) // count
 
     def start_within(self, end: int, size_bytes: int) -> int:
         """Return the start of the longest tail of entries below `end` within `size_bytes`.
@@ -116,9 +116,9 @@ class Log:
         It begins at a border of runs, so it may be shorter by nearly a run.
         """
         at = bisect_left(self._totals, self._bytes_below(end) - size_bytes)
-        if not at and self._bytes_below(end) - self._base_bytes <= size_bytes:
+        if self._bytes_below(end) - self._base_bytes <= size_bytes:
             return self.first_index
-        return min(self._ends[at], end) if at < len(self._ends) else end
+        return min(self._ends[at], end)
 
     def append(self, end: int, term: int, size_bytes: int) -> None:
         """Add the entries from the end of the log up to `end`."""
@@ -145,7 +145,7 @@ class Log:
                 if index > self.last_index or self.term_at(index) != run.term:
                     return index
                 index = min(run.end, self._ends[bisect_right(self._ends, index)])
-        return max(index, entries.end)
+        return entries.end
 
     def append_received(self, entries: Entries, start: int) -> None:
         """Add those of `entries` from `start` on, with their configurations."""
@@ -163,8 +163,8 @@ class Log:
         """Remove the entries from `start` on; a configuration among them is reverted."""
         below = self._bytes_below(start)
         at = bisect_right(self._ends, start)
-        partial = at < len(self._ends) and start > (self._ends[at - 1] if at else self.first_index)
-        if partial:
+        if start > (self._ends[at - 1] if at else self.first_index):
+            # A run that the entries before it share.
             self._ends[at], self._totals[at] = start, below
             at += 1
         del self._ends[at:], self._terms[at:], self._totals[at:]
@@ -193,7 +193,6 @@ class Log:
         self._ends.clear()
         self._terms.clear()
         self._totals.clear()
-        self._base_bytes = 0
         self.first_index, self.prev_term = index + 1, term
         self.saved_index = min(self.saved_index, agreed_index)
         self._unsaved = deque((ticket, min(last, agreed_index)) for ticket, last in self._unsaved)

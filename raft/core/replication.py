@@ -151,8 +151,7 @@ def _append_new(server: Server, entries: Entries) -> None:
     server.log.append_received(entries, start)
     server.turn.append.append(Replicated(start, entries.end, entries.arrival))
     server.log_changed()
-    if entries.configurations:
-        server.configuration_changed()
+    server.configuration_changed()
 
 
 def _refuse(server: Server, sender: str, request: AppendEntries) -> None:

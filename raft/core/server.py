@@ -253,7 +253,7 @@ class Server:
     @property
     def is_repairing(self) -> bool:
         """Whether the log was damaged, and the leader has not yet sent again what it held."""
-        return self.lost > (0, 0)
+        return self.lost != (0, 0)
 
     def would_elect(self, last_index: int, last_term: int) -> bool:
         """Tell whether a log that ends so is as up to date as this server's is, or was (5.4.1)."""
@@ -394,13 +394,13 @@ class Server:
         replication.acknowledge_saved(self)
 
     def _bootstrap(self, configuration: Configuration) -> None:
-        if self.log.last_index or self.current_term or self.snapshot_index:
+        # Whoever has an entry or a snapshot has a term.
+        if self.current_term:
             self.turn.rejected.append(out.Rejected(0, out.Refusal.NOT_EMPTY))
             return
         self.current_term = 1
         self._hard_state_changed()
         self.append_configuration(configuration)
-        elections.reset_timer(self)
 
     # The verbs. Only these change the server's state.
 
@@ -467,7 +467,7 @@ class Server:
             elections.reset_timer(self)
 
     def truncate(self, start: int) -> None:
-        """Remove the entries from `start` on, which conflict with the leader's [RULES L3]."""
+        """Remove the entries from `start` on: the leader's follow in their place [RULES L3]."""
         if start <= self.commit_index:
             raise InvariantViolated(
                 f"entry {start} conflicts with the leader's, but {self.commit_index} is committed"
@@ -477,8 +477,6 @@ class Server:
         turn.append = [kept for entry in turn.append if (kept := out.cut(entry, start))]
         if start < turn.log_end:
             turn.truncate_from = min(start, turn.truncate_from or start)
-        self.log_changed()
-        self.configuration_changed()
 
     def commit_to(self, index: int) -> None:
         """Advance the commit index; it never goes back."""

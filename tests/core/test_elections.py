@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 
 from raft.core.events import Bootstrap, Propose, Read, Received, Saved
@@ -17,7 +20,17 @@ from raft.core.messages import (
     RequestVoteResult,
     TimeoutNow,
 )
-from raft.core.outputs import HardState, NoOp, Outputs, Role, RoleChanged, Save, Send
+from raft.core.outputs import (
+    HardState,
+    NoOp,
+    Outputs,
+    Refusal,
+    Rejected,
+    Role,
+    RoleChanged,
+    Save,
+    Send,
+)
 from raft.errors import InvariantViolated
 from tests.core.cluster import (
     TIMEOUT,
@@ -89,6 +102,17 @@ def test_a_candidate_counts_its_own_vote_only_once_it_is_saved() -> None:
     server = build("a", pre_vote=False)
     time_out(server)
     hear(server, "b", RequestVoteResult(2, vote_granted=True))
+    assert server.role is Role.CANDIDATE
+    save(server)
+    assert server.role is Role.LEADER
+
+
+def test_no_majority_elects_a_candidate_whose_term_is_not_saved() -> None:
+    """E1: a leader that forgets its term would not know whose entries those were."""
+    server = build("a", members=configuration("abcde"), pre_vote=False)
+    time_out(server)
+    for voter in "bcd":
+        hear(server, voter, RequestVoteResult(2, vote_granted=True))
     assert server.role is Role.CANDIDATE
     save(server)
     assert server.role is Role.LEADER
@@ -242,6 +266,17 @@ def test_votes_of_learners_and_strangers_do_not_count() -> None:
     assert server.role is Role.CANDIDATE
 
 
+def test_pre_votes_of_another_term_do_not_count() -> None:
+    """E3: only grants of the term that was asked for count."""
+    server = build("a", term=4)
+    time_out(server)
+    for late in (3, 4, 6):
+        hear(server, "b", PreVoteResult(late, vote_granted=True))
+    assert server.role is Role.PRE_CANDIDATE
+    hear(server, "b", PreVoteResult(5, vote_granted=True))
+    assert server.role is Role.CANDIDATE
+
+
 def test_half_of_an_even_cluster_is_no_majority() -> None:
     """E3: two of four are no quorum (sc-E14)."""
     server = build("a", members=configuration("abcd"), pre_vote=False)
@@ -325,6 +360,14 @@ def test_every_role_answers_a_lower_term_with_its_own(
     assert (server.role, server.current_term, outputs.save) == (role, 5, None)
 
 
+def test_a_free_vote_is_not_given_to_a_lower_term() -> None:
+    """E4: a candidate of a lower term is refused by who could vote in its own."""
+    server = build("a", term=5)
+    outputs = hear(server, "b", RequestVote(4, 9, 4))
+    assert (answer(outputs), outputs.save) == (RequestVoteResult(5, vote_granted=False), None)
+    assert server.voted_for is None
+
+
 def test_a_late_message_of_a_lower_term_changes_nothing() -> None:
     """E4: a refused message of a lower term is not adopted: no leader, no timer, no log."""
     server = build("a", [1, 3], term=5)
@@ -384,13 +427,14 @@ def test_a_refused_pre_candidate_of_a_lower_term_adopts_the_higher() -> None:
     assert cluster.leaders == ["a"]
 
 
-def test_who_hears_a_leader_grants_no_pre_vote() -> None:
+@pytest.mark.parametrize("begun", [0.0, 64.0])
+def test_who_hears_a_leader_grants_no_pre_vote(begun: float) -> None:
     """E5: granted only if no leader was heard within election_timeout_min (sc-E2)."""
-    server = build("a", [1, 2])
+    server = build("a", [1, 2], now=begun, election_timeout_seconds=0.25)
     hear(server, "b", append((2, 2), term=2))
-    elapse(server, TIMEOUT - 0.001)
+    elapse(server, 0.1875)
     assert not granted(hear(server, "c", PreVote(3, 2, 2)))
-    elapse(server, 0.001)
+    elapse(server, 0.0625)
     assert granted(hear(server, "c", PreVote(3, 2, 2)))
 
 
@@ -402,6 +446,16 @@ def test_a_leader_counts_itself_as_heard_while_its_quorum_answers() -> None:
     fresh = elapse(server, 0.009)
     assert server.role is Role.LEADER
     assert not only(fresh, PreVoteResult)
+
+
+def test_a_leader_counts_itself_as_heard_for_no_longer_than_that() -> None:
+    """E5: where it would step down in this turn, it stands in nobody's way."""
+    server = leader("a", election_timeout_seconds=0.25)
+    beat = AppendEntriesResult(2, True, 2, server.state.sequence, 2)
+    server.step([Received("b", beat)], 8.0)
+    for moment, expected in [(8.1875, False), (8.25, True)]:
+        outputs = server.step([Received("c", PreVote(3, 9, 2))], moment)
+        assert [each.vote_granted for each in only(outputs, PreVoteResult)] == [expected]
 
 
 def test_a_known_leader_that_asks_has_restarted() -> None:
@@ -458,6 +512,14 @@ def test_servers_with_and_without_pre_vote_elect_a_leader_together() -> None:
 
 
 # E6: stickiness.
+
+
+def test_who_votes_asks_for_no_votes() -> None:
+    """E6: a grant resets the timer, and ends the voter's own attempt."""
+    server = build("a", term=2)
+    time_out(server)
+    assert granted(hear(server, "b", RequestVote(2, 1, 1)))
+    assert server.role is Role.FOLLOWER
 
 
 def test_a_vote_request_is_refused_while_a_leader_is_heard() -> None:
@@ -568,6 +630,20 @@ def test_a_leader_whose_disk_hangs_steps_down(reading: bool) -> None:
     assert server.apply_end == 3
 
 
+def test_a_save_that_is_told_twice_does_not_hide_a_disk_that_hangs() -> None:
+    """E7: it is the next save that has been waiting (sc-E18)."""
+    server = leader("a", disk_timeout_seconds=1.0, check_quorum=False)
+    step(server, Propose(1, 1, 100))
+    step(server, Propose(2, 1, 100))
+    done = server.last_ticket - 1
+    step(server, Saved(done))
+    begun = server.now
+    for half in (0.5, 1.0):
+        assert server.role is Role.LEADER
+        server.step([Saved(done)], begun + half)
+    assert server.role is Role.FOLLOWER
+
+
 # E8: voters and learners.
 
 
@@ -652,13 +728,34 @@ def test_timeouts_are_drawn_anew_for_each_attempt() -> None:
     assert 1.9 * TIMEOUT < max(drawn) < 2 * TIMEOUT
 
 
+def test_who_wins_begins_with_short_timeouts_again() -> None:
+    """E9: a leader that steps down does not wait for what failed before it won."""
+    server = build("a", pre_vote=False)
+    for _ in range(4):
+        time_out(server)
+    elect(server)
+    server.rng = Half()
+    elapse(server, 2 * TIMEOUT)
+    assert server.role is Role.FOLLOWER
+    assert server.election_deadline - server.now == pytest.approx(1.5 * TIMEOUT)
+
+
+class Half(random.Random):
+    """Chance that always falls in the middle."""
+
+    def random(self) -> float:
+        return 0.5
+
+
 def test_timeouts_lengthen_after_failures_up_to_twice() -> None:
     """E9: they lengthen after consecutive failures, up to twice, until the first contact."""
     server = build("a", pre_vote=False)
+    server.rng = Half()
+    drawn = []
     for _ in range(20):
         time_out(server)
-    begun = server.now
-    assert 2 * TIMEOUT <= server.election_deadline - begun < 4 * TIMEOUT
+        drawn.append((server.election_deadline - server.now) / (1.5 * TIMEOUT))
+    assert drawn == pytest.approx([1.0, 1.25, 1.5, 1.75, *[2.0] * 16])
     hear(server, "b", append((1, 1), term=server.current_term))
     assert TIMEOUT <= server.election_deadline - server.now < 2 * TIMEOUT
 
@@ -721,7 +818,12 @@ def test_bootstrap_is_entry_one_of_term_one() -> None:
     assert outputs.save is not None
     assert outputs.save.hard_state == HardState(1, None)
     assert (server.log.last_index, server.log.last_term) == (1, 1)
-    assert step(server, Bootstrap(configuration())).rejected
+    assert time_out(server).next_deadline < math.inf
+    learnt_a_term = build("a", [], members=configuration(""), term=2)
+    for begun in (server, learnt_a_term):
+        outputs = step(begun, Bootstrap(configuration()))
+        assert outputs.rejected == (Rejected(0, Refusal.NOT_EMPTY),)
+        assert outputs.save is None
 
 
 def test_a_save_that_was_never_asked_stops_the_server() -> None:
@@ -729,6 +831,34 @@ def test_a_save_that_was_never_asked_stops_the_server() -> None:
     server = build("a")
     with pytest.raises(InvariantViolated, match="save 1 is done"):
         step(server, Saved(1))
+
+
+def test_a_term_is_never_adopted_twice_nor_left_for_an_older() -> None:
+    """E1: a vote would be forgotten: better stopped than given twice."""
+    server = build("a", term=3, voted_for="b")
+    for term in (2, 3):
+        with pytest.raises(InvariantViolated, match=f"term {term} adopted after 3"):
+            server.adopt_term(term)
+    assert (server.current_term, server.voted_for) == (3, "b")
+
+
+def test_a_save_that_is_told_late_takes_nothing_back() -> None:
+    """E1: what waits for a later save has left already, and may leave again."""
+    server = build("a")
+    hear(server, "b", append((1, 1), [1]))
+    hear(server, "b", append((2, 1), [1], sequence=2))
+    step(server, Saved(2))
+    assert step(server, Saved(1)).send == ()
+    assert server.saved_ticket == 2
+
+
+def test_what_is_unknown_is_an_error() -> None:
+    """E4: an event or a message of no kind is never skipped."""
+    server = build("a")
+    with pytest.raises(AssertionError):
+        step(server, object())  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        hear(server, "b", RoleChanged(Role.LEADER, 1, "b"))  # type: ignore[arg-type]
 
 
 def test_a_cluster_elects_one_leader_after_all_crashed() -> None:

@@ -36,7 +36,7 @@ def test_who_is_told_that_it_was_removed_stands_for_no_election() -> None:
     assert server.excluded_index == 7
 
 
-@pytest.mark.parametrize("index", [1, 7])
+@pytest.mark.parametrize("index", [1, 7, 8])
 def test_only_a_newer_configuration_than_the_own_can_exclude(index: int) -> None:
     """M6: who lags behind does not know yet that this server has joined."""
     server = build("a", [1] * 8)
@@ -76,6 +76,7 @@ def test_a_server_that_knows_its_removal_and_not_its_commit_is_told_that_too() -
     """M6: else it would ask for votes after each restart, for ever."""
     server = build("a", [1, 1])
     server.log.configurations.append((2, configuration("bc")))
+    step(server, Excluded(1))
     assert server.may_campaign
     step(server, Excluded(2))
     assert not server.may_campaign

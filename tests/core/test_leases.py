@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raft.core.events import Read, TransferLeadership
+import pytest
+
+from raft.core.events import Read, Received, TransferLeadership
 from raft.core.messages import (
     AppendEntriesResult,
     PreVote,
@@ -114,14 +116,52 @@ def test_no_lease_after_a_timeout_now_even_if_it_came_to_nothing() -> None:
     assert step(server, Read(7, lease=True)).confirmed == ()
 
 
-def test_a_restarted_voter_votes_for_nobody_while_leases_may_last() -> None:
+@pytest.mark.parametrize("begun", [0.0, 64.0])
+def test_a_restarted_voter_votes_for_nobody_while_leases_may_last(begun: float) -> None:
     """R9: it forgot whom it heard; it refuses for its own minimum election timeout (sc-D4)."""
-    server = build("a", clock_drift_bound=BOUND)
+    server = build("a", now=begun, clock_drift_bound=BOUND, election_timeout_seconds=0.25)
     assert not answer(hear(server, "b", PreVote(2, 9, 9))).vote_granted
     assert not answer(hear(server, "b", RequestVote(2, 9, 9))).vote_granted
     assert server.current_term == 1
-    server.now += TIMEOUT
+    server.now += 0.25
     assert answer(hear(server, "b", PreVote(2, 9, 9))).vote_granted
+
+
+def test_a_restarted_voter_keeps_to_that_in_its_own_term_too() -> None:
+    """R9: it may have learnt the candidate's term while it still heard the leader before it."""
+    server = build("a", term=3, clock_drift_bound=BOUND, election_timeout_seconds=0.25)
+    assert not answer(hear(server, "b", RequestVote(3, 9, 9))).vote_granted
+    server.now += 0.25
+    assert answer(hear(server, "b", RequestVote(3, 9, 9))).vote_granted
+
+
+@pytest.mark.parametrize("bound", [BOUND, 0.0])
+def test_a_voter_keeps_its_promise_when_it_learns_a_newer_term(bound: float) -> None:
+    """R9: its leader has a lease, whatever late message brings the term of a candidate.
+
+    Only leases need that: without them whoever forgot its leader may vote at once.
+    """
+    server = build("a", clock_drift_bound=bound, election_timeout_seconds=0.25)
+    server.step([Received("b", append((1, 1), term=2))], 8.0)
+    server.step([Received("c", AppendEntriesResult(5, False, 1, 0, 1))], 8.125)
+    assert (server.current_term, server.leader_id) == (5, None)
+    asked = [Received("d", PreVote(6, 9, 9)), Received("d", RequestVote(5, 9, 9))]
+    outputs = server.step(asked, 8.1875)
+    assert [send.message.vote_granted for send in outputs.send] == [not bound] * 2
+    outputs = server.step(asked, 8.25)
+    assert [send.message.vote_granted for send in outputs.send] == [True] * 2
+
+
+def test_a_leader_that_asks_for_votes_has_no_lease_any_more() -> None:
+    """R9: it has restarted, and its followers are bound by no promise to it; nobody else is free.
+
+    They have heard it just now, and know it as their leader yet (E5).
+    """
+    server = build("a", clock_drift_bound=BOUND, election_timeout_seconds=0.25)
+    server.step([Received("b", append((1, 1), term=2))], 8.0)
+    asked = [Received(peer, PreVote(3, 9, 9)) for peer in "bc"]
+    outputs = server.step(asked, 8.125)
+    assert [send.message.vote_granted for send in outputs.send] == [True, False]
 
 
 def test_a_restarted_voter_without_leases_votes_at_once() -> None:

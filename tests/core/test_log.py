@@ -76,7 +76,7 @@ class LogAgainstList(RuleBasedStateMachine):
     @precondition(lambda self: self.last >= self.first)
     @rule(data=st.data())
     def compact(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(self.first - 1, self.last))
+        index = data.draw(st.integers(self.first - 3, self.last))
         self.log.compact(index)
         if index >= self.first:
             self.first = index + 1
@@ -190,6 +190,11 @@ class LogAgainstList(RuleBasedStateMachine):
                 log.term_at(absent)
 
     @invariant()
+    def no_run_is_empty(self) -> None:
+        ends = [self.log.first_index, *(run.end for run in self.log.runs)]
+        assert ends == sorted(set(ends))
+
+    @invariant()
     def sizes_agree(self) -> None:
         log = self.log
         total = log.size_bytes(self.first, self.last + 1)
@@ -197,6 +202,7 @@ class LogAgainstList(RuleBasedStateMachine):
         assert total >= 0
         if self.exact:
             assert total == self.size
+        assert log.size_bytes(self.first - 2, self.last + 5) == total
         sums = [log.size_bytes(self.first, end) for end in range(self.first, self.last + 2)]
         assert sums == sorted(sums)
 
@@ -267,6 +273,32 @@ def test_a_run_that_is_too_large_for_a_message_is_cut_by_its_mean_size() -> None
         (769, 1002, 232_050),
     ]
     assert log.cut(1, 10, 1 << 30).end == 2
+
+
+def test_what_is_taken_in_behind_a_large_run_makes_no_empty_one() -> None:
+    """L7: of a run that is here already nothing is taken in."""
+    log = Log()
+    log.append(3, 1, 2 * RUN_BYTES)
+    log.append_received(Entries(1, (Run(3, 1, 2 * RUN_BYTES), Run(4, 1, 10))), 3)
+    assert log.runs == (Run(3, 1, 2 * RUN_BYTES), Run(4, 1, 10))
+
+
+def test_the_configuration_of_the_logs_beginning_stays() -> None:
+    """M1: whatever is truncated, somebody belongs to the cluster."""
+    log = log_of(1, 1, 1)
+    log.configurations = [(2, configuration("ab")), (3, configuration("abc"))]
+    log.truncate(2)
+    assert log.configurations == [(2, configuration("ab"))]
+
+
+def test_the_configuration_before_the_latest_is_what_it_replaced() -> None:
+    """M1: whoever lacks the latest entry goes by the one before."""
+    log = log_of(1, 1, 1)
+    assert log.configuration_before == Configuration()
+    for index, voters in enumerate(["a", "ab", "abc"], 1):
+        before = log.configuration
+        log.configurations.append((index, configuration(voters)))
+        assert log.configuration_before == before
 
 
 def test_a_truncated_entry_is_not_saved_by_its_first_copys_ticket() -> None:

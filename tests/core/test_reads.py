@@ -29,6 +29,7 @@ from tests.core.cluster import (
     only,
     save,
     step,
+    time_out,
 )
 
 
@@ -294,6 +295,15 @@ def test_a_new_leader_drops_the_questions_to_the_old() -> None:
     outputs = hear(follower, "c", append((1, 1), term=2))
     assert outputs.lost == (5,)
     assert hear(follower, "a", ReadIndexResult(2, question.request, 9)).confirmed == ()
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_who_campaigns_drops_its_questions(pre_vote: bool) -> None:
+    """R8: it does not know a leader any more who would answer."""
+    server = build("b", pre_vote=pre_vote)
+    hear(server, "a", append((1, 1)))
+    step(server, Read(5))
+    assert time_out(server).lost == (5,)
 
 
 def test_an_answer_of_an_older_term_is_no_answer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from attrs import evolve
 
 from raft.core.events import Propose, Received, Saved, SnapshotSaved, Unreachable
 from raft.core.messages import (
@@ -198,6 +199,14 @@ def test_a_follower_applies_what_is_committed_and_saved() -> None:
     assert (server.commit_index, save(server).apply_end) == (3, 4)
 
 
+def test_no_commit_index_is_past_the_end_of_the_log() -> None:
+    """L2: whatever said so, there is nothing that could be applied."""
+    server = build("a", [1, 1])
+    server.commit_to(2)
+    with pytest.raises(InvariantViolated, match="commit 3 is past the log's end 2"):
+        server.commit_to(3)
+
+
 def test_the_commit_index_never_goes_back() -> None:
     """L2: a late message does not lower the commit index (sc-C6)."""
     server = build("a", [1, 1, 1])
@@ -252,15 +261,17 @@ def test_entries_that_come_and_go_in_one_turn_are_never_written() -> None:
     outputs = hear(server, "b", append((1, 1), [2, 2, 2], term=2), append((3, 2), [], term=2))
     assert outputs.save is not None
     assert outputs.save.truncate_from == 2
-    server = build("a", [1, 1])
-    outputs = step(
-        server,
-        Received("b", append((2, 1), [2, 2, 2], term=2)),
-        Received("c", append((3, 2), [3], term=3)),
-    )
-    assert outputs.save is not None
-    assert outputs.save.truncate_from is None
-    assert outputs.save.append == (Replicated(3, 4, 0), Replicated(4, 5, 0))
+    for kept in (0, 1):
+        server = build("a", [1, 1])
+        outputs = step(
+            server,
+            Received("b", append((2, 1), [2, 2, 2], term=2)),
+            Received("c", append((2 + kept, 1 + kept), [3], term=3)),
+        )
+        assert outputs.save is not None
+        assert outputs.save.truncate_from is None
+        written = (Replicated(3, 3 + kept, 0), Replicated(3 + kept, 4 + kept, 0))
+        assert outputs.save.append == written[1 - kept :]
 
 
 def test_entries_that_are_saved_already_are_acknowledged_at_once() -> None:
@@ -279,6 +290,26 @@ def test_a_save_that_no_entry_waits_for_is_not_acknowledged() -> None:
     assert len(save(server).send) == 1
     hear(server, "b", InstallSnapshot(1, 9, 1, configuration(), 1, 2, done=True))
     assert save(server).send == ()
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 4), (4, 2)])
+def test_the_earliest_truncation_of_a_turn_is_the_one_that_is_written(
+    first: int, then: int
+) -> None:
+    """L3: all that stood on the disk behind it goes, though entries came and went since."""
+    server = build("a", [1] * 9)
+    earlier = [2] * (9 - first)
+    outputs = step(
+        server,
+        Received("b", append((first, 1), earlier, term=2)),
+        Received("c", append((then, 2 if then > first else 1), [3], term=3)),
+    )
+    assert outputs.save is not None
+    assert outputs.save.truncate_from == 3
+    assert server.log.runs == runs(1, [1, 1, *([2, 2] if then > first else []), 3])
+    assert [(each.start, each.end) for each in outputs.save.append] == (
+        [(3, 5), (5, 6)] if then > first else [(3, 4)]
+    )
 
 
 def test_a_rewritten_entry_is_not_acknowledged_by_its_first_copys_save() -> None:
@@ -304,6 +335,12 @@ def test_a_previous_entry_below_the_compaction_point_matches() -> None:
 
 
 # L4 is in test_commit. L5: what a leader learns.
+
+
+def test_only_a_leader_knows_how_far_others_are() -> None:
+    """L5: of nobody else's log, and of no stranger's, is anything known."""
+    assert build("a", [1, 1]).match_index("b") == 0
+    assert replicating().match_index("z") == 0
 
 
 def test_match_only_grows() -> None:
@@ -518,6 +555,11 @@ def test_an_unreachable_follower_is_probed() -> None:
     assert (pace(server), again.entries.start) == (Pace.PROBE, 3)
 
 
+def test_who_is_no_member_is_not_probed() -> None:
+    """L7: a connection that breaks may be that of a server which was removed."""
+    assert step(replicating(), Unreachable("z")).send == ()
+
+
 def test_an_unreachable_follower_that_has_all_needs_no_probe() -> None:
     """L7: it answers the next heartbeat, and there is nothing that it may have missed."""
     server = replicating()
@@ -646,6 +688,17 @@ def test_a_small_proposal_does_not_go_past_a_large_one_that_found_no_room() -> N
         Rejected(4, Refusal.OVERLOADED),
     )
     assert propose(server, request=5).accepted
+
+
+def test_a_configuration_counts_by_the_members_that_it_lists() -> None:
+    """L10: those that are to be are listed too."""
+    sizes = []
+    for target in ("", "abc"):
+        server = replicating()
+        before = server.log.size_bytes(1, 3)
+        server.append_configuration(evolve(configuration(), target=configuration(target).members))
+        sizes.append(server.log.size_bytes(1, 4) - before)
+    assert 3 * 100 < sizes[0] < 3 * 200 < sizes[1] < 6 * 200
 
 
 def test_one_proposal_passes_however_large() -> None:

@@ -629,6 +629,6 @@ def test_the_configuration_comes_back_from_snapshot_and_log() -> None:
         5,
         1,
         runs(5, [2] * 4),
-        ((3, configuration("a")), (8, configuration("ab"))),
+        ((3, configuration("a")), (4, configuration("a")), (8, configuration("ab"))),
     )
     assert server.log.configurations == [(4, WIDER), (8, configuration("ab"))]
