@@ -45,6 +45,8 @@ MAGIC = b"RAFTSNP\n"
 HEADER = struct.Struct("<8sIIQI")
 CHUNK = struct.Struct("<II")
 FOOTER = struct.Struct("<IIQQ")
+_END_BYTES = FOOTER.size + 4 + 1
+"""A footer with its checksum, and one more: a file that goes on is damaged."""
 MOST_CHUNK_BYTES = 1 << 20
 MOST_META_BYTES = 1 << 24
 _NAME = re.compile(r"snapshot-(\d{20})-(\d{20})\.snap")
@@ -341,7 +343,7 @@ class SnapshotFiles:
                 size_bytes += length
             footer = FOOTER.pack(0, checksum, count, size_bytes)
             whole = footer + crc32(footer).to_bytes(4, "little")
-            if read_all(self.files, fd, len(whole) + 1, offset) != whole:
+            if read_all(self.files, fd, _END_BYTES, offset) != whole:
                 raise StorageDamaged(path, offset, f"the snapshot's end is damaged; {REMEDY}")
         finally:
             self.files.close(fd)

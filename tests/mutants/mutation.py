@@ -40,7 +40,8 @@ STORAGE_TESTS = (
     *("tests/storage/test_survey.py", "tests/storage/test_machine.py"),
     *("tests/storage/test_segments.py", "tests/storage/test_reading.py"),
     *("tests/storage/test_writer.py", "tests/storage/test_recovery.py"),
-    *("tests/storage/test_snapshot_files.py", "tests/storage/test_repair.py"),
+    *("tests/storage/test_snapshot_files.py", "tests/storage/test_wal.py"),
+    *("tests/storage/test_repair.py", "tests/storage/test_writer_thread.py"),
     *("tests/test_skips.py", "tests/test_sessions.py", "tests/test_versions.py"),
 )
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -56,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         f"raft.storage.{room}": STORAGE_TESTS
         for room in (
             *("writer", "recovery", "records", "ledger", "frames", "reading", "segments"),
-            *("snapshots", "wal"),
+            *("snapshots", "wal", "thread", "marks"),
         )
     },
 }

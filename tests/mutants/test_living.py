@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft.core.configuration import Configuration, Member
+from raft.storage.records import BadRecord
 from tests.mutants.living import graft, source_of
 from tests.mutants.mutation import answers, bench, tell
 from tests.mutants.mutators import Mutant, mutants_of
@@ -88,6 +89,19 @@ def test_what_a_class_with_slots_keeps_of_a_cached_property_is_reached() -> None
     finally:
         assert graft(module, right) == 1
     assert Configuration((Member("a", voter=False),)).halves == (frozenset(),)
+
+
+def test_a_call_of_the_base_class_can_be_left_out() -> None:
+    """Python refuses code in the place of other code that knows its class, unless it does too."""
+    module = "raft.storage.records"
+    right = source_of(module)
+    (mutant,) = [each for each in mutants_of(module, right) if each.before.startswith("super()")]
+    try:
+        assert graft(module, mutant.source) == 1
+        assert "at byte" not in str(BadRecord(3, "wrong"))
+    finally:
+        assert graft(module, right) == 1
+    assert str(BadRecord(3, "wrong")) == "wrong at byte 3"
 
 
 @pytest.mark.slow

@@ -248,6 +248,8 @@ def test_a_segment_that_went_does_not_come_back_and_takes_no_room(writer):
     oldest = writer.ledger.segments[0]
     writer.roll(0)
     writer.write([(0, HardState(4), None, 4, 5, record(4, 50, 4))])
+    while writer.tidy():
+        pass
     for index in (3, 4):
         writer.write_mark(MarkSave(1, index, index, True, 5))
     assert writer.reader.read(1, 2, 1)[0] == 2
@@ -332,6 +334,25 @@ def test_a_full_disk_is_told_with_its_reason_and_tried_again(writer, call, code)
         pass
     assert not writer.full
     assert writer.spare is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("allocate", errno.EIO), ("unlink", errno.ENOSPC), ("sync_directory", errno.EIO)],
+)
+def test_a_disk_that_is_not_merely_full_ends_the_log_while_it_tidies(writer, call, code):
+    """D3: nothing may be tried again where a call failed for any other reason."""
+    if call != "allocate":
+        marked(writer).roll(0)
+
+    def fault(made, number):
+        if made == call:
+            raise OSError(code, os.strerror(code))
+
+    writer.files.fault = fault
+    with pytest.raises(OSError, match=os.strerror(code)):
+        writer.tidy()
+    assert not writer.full
 
 
 def test_a_log_begins_behind_the_header(writer):
