@@ -374,7 +374,7 @@ def an_old_copy_is_let_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Doubles, "objection", lambda *_: None)
 
 
-@planted("M9", where=lambda swarm: "wipe" in swarm.troubles)
+@planted("M9", where=lambda swarm: "wipe" in swarm.troubles and not swarm.change_seconds)
 def a_wiped_directory_is_let_in(patch: pytest.MonkeyPatch) -> None:
     """[M9]: it has the right name, and nothing else."""
     patch.setattr(Members, "is_another", lambda *_: None)
