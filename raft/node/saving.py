@@ -60,6 +60,19 @@ class Saving:
         ticket = self._next(0, then)
         self.shell.storage.mark_snapshot(ticket, index, term, keep_log, keep_from)
 
+    def install(
+        self, restore: out.RestoreSnapshot, save: out.Save | None, then: Callable[[], None]
+    ) -> None:
+        """Mark a received snapshot in the log; the term that the step learnt goes before it.
+
+        The log may not know the snapshot's term yet, and nothing of a term may be durable before
+        the term is [RULES E1]: such a log is refused at the next start.
+        """
+        if save is not None and save.hard_state is not None:
+            ticket = self._next(0, None)
+            self.shell.storage.save(ticket, save.hard_state, None, 0, 0, b"")
+        self.mark(restore.index, restore.term, restore.keep_log, restore.index + 1, then)
+
     def _next(self, core_ticket: int, then: Callable[[], None] | None) -> int:
         self._ticket += 1
         self._waiting.append((self._ticket, core_ticket, then))

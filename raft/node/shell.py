@@ -388,7 +388,7 @@ class Shell:
 
     def _carry_out(self, outputs: out.Outputs) -> None:
         if outputs.restore is not None:
-            self._restore(outputs.restore)
+            self._restore(outputs.restore, outputs.save)
         if outputs.changes:
             self._keep_time()
         if outputs.save is not None:
@@ -402,7 +402,7 @@ class Shell:
         self.applying.end = outputs.apply_end
         self.apply()
 
-    def _restore(self, restore: out.RestoreSnapshot) -> None:
+    def _restore(self, restore: out.RestoreSnapshot, save: out.Save | None) -> None:
         self.writes.swallowed(restore.index)
         meta, chunks = self.storage.open_snapshot(restore.index)
         self.restoring.begin(meta, chunks)
@@ -413,8 +413,7 @@ class Shell:
             # What stood behind is gone, and others will be applied there.
             self.writes.truncated(restore.index + 1)
             self.scribe.skips.truncated(0)
-        then = partial(self._installed, restore.index)
-        self.saving.mark(restore.index, restore.term, restore.keep_log, restore.index + 1, then)
+        self.saving.install(restore, save, partial(self._installed, restore.index))
 
     def _installed(self, index: int) -> None:
         self.restoring.marked(index)

@@ -13,6 +13,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from raft.codec import PLAIN
+from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.errors import (
@@ -717,3 +718,40 @@ def test_a_damaged_snapshot_is_replaced_where_nobody_writes_too() -> None:
         wire.heal()
         caught_up(world, behind, leader, 20.0)
     assert leader.shell.server.snapshot_index > index
+
+
+def test_a_term_is_saved_before_the_mark_of_a_snapshot_of_that_term(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """E1: heard and installed in one turn; a crash between the two left a log of a later term.
+
+    Such a log was refused at the next start: its snapshot is of a term that was never saved.
+    """
+    _, _, leader, behind = compacted(Journal)
+    storage, term = behind.shell.storage, behind.shell.server.current_term + 1
+    meta, chunks = leader.shell.storage.open_snapshot(leader.shell.server.snapshot_index)
+    meta = evolve(meta, term=term)
+    writer = storage.create_snapshot(meta)
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.commit()
+    told: list[object] = []
+    save, mark = MemoryStorage.save, MemoryStorage.mark_snapshot
+
+    def saving(self: MemoryStorage, *each: Any) -> None:
+        told.append(each[1])
+        save(self, *each)
+
+    def marking(self: MemoryStorage, *each: Any) -> None:
+        told.append("mark")
+        mark(self, *each)
+
+    monkeypatch.setattr(MemoryStorage, "save", saving)
+    monkeypatch.setattr(MemoryStorage, "mark_snapshot", marking)
+    message = ms.InstallSnapshot(
+        term, meta.index, term, meta.configuration, meta.configuration_index, 1, done=True
+    )
+    behind.shell._carry_out(
+        behind.shell.server.step([ev.Received(leader.id, message)], behind.shell.server.now)
+    )
+    assert told[:2] == [out.HardState(term, None), "mark"]
