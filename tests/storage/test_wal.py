@@ -151,6 +151,7 @@ def test_before_it_is_recovered_there_is_nothing_to_be_had(node):
     assert node.hands == []
     node.store.recover()
     assert node.store.read(1, 2, 1) == (2, record(1))
+    assert not node.store.full
     node.store._writer.full = True
     node.store._writer.sync_count = 7
     assert (node.store.full, node.store.sync_count) == (True, 7)
