@@ -546,6 +546,20 @@ def test_a_lost_append_is_noticed_by_the_next_heartbeat() -> None:
     assert (pace(server), spans(outputs)) == (Pace.PROBE, [(3, 4)])
 
 
+@pytest.mark.parametrize(
+    ("later", "received"),
+    [(-1, 2), (0, 2), (1, 3)],
+    ids=["it was sent before", "it had no room for them", "they are not saved yet"],
+)
+def test_an_answer_that_tells_of_no_loss_keeps_the_window(later: int, received: int) -> None:
+    """L7: only who heard of a later message, and has not seen the entries, has lost them."""
+    server = replicating()
+    (sent,) = only(propose(server), AppendEntries, "b")
+    elapse(server, HEARTBEAT)
+    assert hear(server, "b", yes(server, 2, received, sent.sequence + later)).send == ()
+    assert pace(server) is Pace.REPLICATE
+
+
 def test_an_unreachable_follower_is_probed() -> None:
     """L7: unreachable: back to a probe, after what is known to match."""
     server = replicating()
