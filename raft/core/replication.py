@@ -324,10 +324,8 @@ def quorum_contact(server: Server, leader: Leader) -> float:
     def heard_at(peer: str) -> float:
         if peer == server.id:
             return server.now
-        progress = leader.progress.get(peer)
-        return (
-            progress.heard_at if progress and progress.pace is not Pace.QUARANTINED else -math.inf
-        )
+        progress = leader.progress[peer]
+        return -math.inf if progress.pace is Pace.QUARANTINED else progress.heard_at
 
     return server.configuration.agreed(heard_at)
 

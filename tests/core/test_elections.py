@@ -456,6 +456,7 @@ def test_a_leader_counts_itself_as_heard_for_no_longer_than_that() -> None:
     for moment, expected in [(8.1875, False), (8.25, True)]:
         outputs = server.step([Received("c", PreVote(3, 9, 2))], moment)
         assert [each.vote_granted for each in only(outputs, PreVoteResult)] == [expected]
+    assert server.role is Role.FOLLOWER
 
 
 def test_a_known_leader_that_asks_has_restarted() -> None:
@@ -576,6 +577,26 @@ def test_a_leader_without_its_quorum_steps_down() -> None:
     elapse(server, 0.07)
     assert (server.role, server.leader_id, server.current_term) == (Role.FOLLOWER, None, 2)
     assert server.now < server.election_deadline < float("inf")
+
+
+def test_what_a_quarantined_follower_said_is_no_contact() -> None:
+    """E7: it is in no quorum, from the moment on at which its disk went back."""
+    server = leader("a")
+    for peer in "bc":
+        hear(server, peer, AppendEntriesResult(2, True, 2, server.state.sequence, 2))
+    elapse(server, TIMEOUT / 2)
+    hear(server, "b", AppendEntriesResult(2, False, 2, server.state.sequence, 1, 1, 1))
+    elapse(server, TIMEOUT / 2 + 0.01)
+    assert server.role is Role.FOLLOWER
+
+
+@pytest.mark.parametrize("quorum", [True, False])
+def test_who_steps_down_sends_no_heartbeat_any_more(quorum: bool) -> None:
+    """E7: neither without its quorum nor without its disk."""
+    server = leader("a", disk_timeout_seconds=1.0, check_quorum=quorum)
+    step(server, Propose(1, 1, 100))
+    outputs = elapse(server, TIMEOUT * 2 if quorum else 1.5)
+    assert (server.role, outputs.send) == (Role.FOLLOWER, ())
 
 
 def test_refusals_count_as_contact() -> None:

@@ -411,6 +411,7 @@ def test_the_cluster_goes_on_beside_a_quarantined_follower() -> None:
     server = replicating()
     elapse(server, HEARTBEAT)
     hear(server, "b", no(server, 2, 1, (1, 1)))
+    assert len(only(elapse(server, HEARTBEAT), AppendEntries, "c")) == 1
     propose(server)
     save(server)
     hear(server, "b", yes(server, 3))
@@ -527,6 +528,13 @@ def test_the_window_is_bounded_in_messages_and_bytes(bound: dict[str, int]) -> N
     assert sent.entries.start == 5
 
 
+def test_a_window_that_is_just_full_is_full() -> None:
+    """L7: its bound in bytes is the most that is on its way but for the last message."""
+    server = replicating(max_inflight_bytes=2 * NO_OP_BYTES)
+    sent = [spans(step(server, Propose(request, 1, NO_OP_BYTES))) for request in range(3)]
+    assert sent == [[(3, 4)], [(4, 5)], []]
+
+
 def test_one_entry_is_sent_however_large() -> None:
     """L7: an entry above the message's limit is sent alone (sc-R14)."""
     server = replicating(max_append_bytes=10, max_inflight_bytes=1)
@@ -558,6 +566,15 @@ def test_an_answer_that_tells_of_no_loss_keeps_the_window(later: int, received: 
     elapse(server, HEARTBEAT)
     assert hear(server, "b", yes(server, 2, received, sent.sequence + later)).send == ()
     assert pace(server) is Pace.REPLICATE
+
+
+def test_what_was_received_and_is_not_saved_is_not_sent_again() -> None:
+    """L7: entries in the middle are lost: the probe begins where the follower is."""
+    server = replicating()
+    propose(server, request=1)
+    propose(server, request=2)
+    elapse(server, HEARTBEAT)
+    assert spans(hear(server, "b", yes(server, 2, 3))) == [(4, 5)]
 
 
 def test_an_unreachable_follower_is_probed() -> None:
