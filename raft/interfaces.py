@@ -265,11 +265,13 @@ class IStorage(Interface):
         start: int,
         end: int,
         records: bytes,
-    ) -> None:
+        at_once: bool = False,
+    ) -> bool:
         """Queue one save: hard state, then truncation, then `records` [start, end).
 
-        Never blocks. Tickets grow. `records` are whole records, end to end; start == end and
-        b"" where there are none.
+        Tickets grow. `records` are whole records, end to end; start == end and b"" where there
+        are none. Never blocks, unless `at_once` is true: then a disk that has been quick may be
+        waited for. Returns whether the save is durable already; then `saved` is not called.
         """
 
     def read(start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define
@@ -34,6 +35,8 @@ class Saving:
     _waiting: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
     """(storage's ticket, the core's ticket or 0, what to call), in order."""
     _ticket: int = 0
+    _prepared: Callable[[bool], bool] | None = None
+    """`IStorage.save`, with all but `at_once`."""
 
     @property
     def oldest(self) -> int:
@@ -79,7 +82,7 @@ class Saving:
         return self._ticket
 
     def save(self, save: out.Save) -> None:
-        """Save what the core changed: entries become records, and the cache gets them too."""
+        """Prepare what the core changed: entries become records, and the cache gets them too."""
         shell = self.shell
         if save.truncate_from is not None:
             shell.cache.truncate(save.truncate_from)
@@ -97,7 +100,21 @@ class Saving:
             self.entry_count += end - start
         self.save_count += 1
         ticket = self._next(save.ticket, None)
-        shell.storage.save(ticket, save.hard_state, save.truncate_from, start, end, records)
+        hard_state, truncate_from = save.hard_state, save.truncate_from
+        self._prepared = partial(
+            shell.storage.save, ticket, hard_state, truncate_from, start, end, records
+        )
+
+    def hand_over(self, at_once: bool) -> int:
+        """Give the storage what was prepared.
+
+        Returns the core's ticket where it is durable already, which may be so only `at_once`.
+        """
+        save, self._prepared = self._prepared, None
+        if save is None or not save(at_once and len(self._waiting) == 1):
+            return 0
+        _, core_ticket, _ = self._waiting.pop()
+        return core_ticket
 
     def _records_of(self, entry: out.Append) -> bytes:
         scribe = self.shell.scribe

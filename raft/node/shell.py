@@ -332,14 +332,18 @@ class Shell:
         events, self._events = self._events, []
         outputs = self.server.step(events, now)
         self.currency.judge(self.server, self.replica, now)
-        self._carry_out(outputs)
+        changes = outputs.changes
+        if saved := self._carry_out(outputs, at_once=True):
+            outputs = self.server.step((ev.Saved(saved),), now)
+            changes += outputs.changes
+            self._carry_out(outputs, at_once=False)
         self.scribe.forget_arrivals()
         if self.running:
             deadlines = self.writes.deadlines.next, self.reads.deadlines.next
             self._alarm.set(min(outputs.next_deadline, *deadlines), self.clock())
         # From here on others are called: they may write, cancel, or stop this node.
         self.answers.give()
-        for change in outputs.changes:
+        for change in changes:
             self.changed(change)
         self.turned()
 
@@ -386,7 +390,8 @@ class Shell:
 
     # Carrying out, in the order of the fields of Outputs.
 
-    def _carry_out(self, outputs: out.Outputs) -> None:
+    def _carry_out(self, outputs: out.Outputs, at_once: bool) -> int:
+        """Do what the step says; return the ticket of its save where that is durable already."""
         if outputs.restore is not None:
             self._restore(outputs.restore, outputs.save)
         if outputs.changes:
@@ -394,6 +399,8 @@ class Shell:
         if outputs.save is not None:
             self.saving.save(outputs.save)
         self._sending.carry_out(outputs.send)
+        # Who receives what was sent saves it at the same time [D 10.2.1].
+        saved = self.saving.hand_over(at_once)
         self._answer(outputs)
         for start in outputs.start_snapshots:
             self.snapshots.sending.begin(start)
@@ -401,6 +408,7 @@ class Shell:
             self._note(change)
         self.applying.end = outputs.apply_end
         self.apply()
+        return saved if self.running else 0
 
     def _restore(self, restore: out.RestoreSnapshot, save: out.Save | None) -> None:
         self.writes.swallowed(restore.index)

@@ -196,9 +196,11 @@ class MemoryStorage:
         start: int,
         end: int,
         records: bytes,
-    ) -> None:
+        at_once: bool = False,
+    ) -> bool:
         """Queue one save."""
         self._put((ticket, hard_state, truncate_from, start, end, records))
+        return False
 
     def mark_snapshot(
         self, ticket: int, index: int, term: int, keep_log: bool, keep_from: int

@@ -6,7 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Thread, current_thread
+from threading import Lock, Thread, current_thread
+from typing import Final
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -21,8 +22,11 @@ RETRY_SECONDS = 1.0
 """How long the writer waits before it asks a full disk for room again."""
 NEWEST_POSSIBLE = (1 << 64) - 1
 
-Queued = Save | MarkSave | BaseException | None
-"""A save, a mark, what poisons the store, or None: the end."""
+TIDY: Final = ()
+"""Nothing to be written: the segments want to be looked after."""
+
+Queued = Save | MarkSave | tuple[()] | BaseException | None
+"""A save, a mark, `TIDY`, what poisons the store, or None: the end."""
 
 
 @define(eq=False)
@@ -36,10 +40,17 @@ class WriterThread:
     failed: Callable[[BaseException], object]
     finished: Callable[[], object]
     seconds: Callable[[], float] = time.monotonic
+    working: Lock = field(factory=Lock)
+    """Held by who writes: this thread, or whoever has a save that cannot wait for it."""
     _thread: Thread | None = None
     _untidy: bool = True
     _is_told_to_end: bool = False
     _retry_at: float = field(default=0.0)
+
+    @property
+    def may_be_passed_by(self) -> bool:
+        """Whether another thread may write in its place while it has nothing to write."""
+        return True
 
     def start(self) -> None:
         """Start the thread; it ends when it takes None from the queue."""
@@ -69,14 +80,19 @@ class WriterThread:
     def _turn(self) -> bool:
         """Write all that is queued, or take one step of tidying; False at the end."""
         drained = self._drain()
+        with self.working:
+            return self._work_on(drained)
+
+    def _work_on(self, drained: list[Queued]) -> bool:
         if drained:
             saves: list[Save] = []
             ticket: int | None = None
             marked = False
             for queued in drained:
-                if type(queued) is tuple:
-                    saves.append(queued)
-                    ticket = queued[0]
+                if isinstance(queued, tuple):
+                    if queued:
+                        saves.append(queued)
+                        ticket = queued[0]
                 elif isinstance(queued, MarkSave):
                     self.writer.write(saves)
                     saves.clear()

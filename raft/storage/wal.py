@@ -24,6 +24,7 @@ from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, StorageDamaged
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
 from raft.storage.files import Files, failure
+from raft.storage.prompt import PromptWriter
 from raft.storage.recovery import REMEDY, Recovery
 from raft.storage.reserve import ReservedFiles
 from raft.storage.snapshots import SnapshotFiles
@@ -60,6 +61,10 @@ class WriteAheadLog:
     _call_from_thread: Callable[..., object] = field(init=False)
     _saved: Callable[[int], None] = field(init=False)
     _failed: Callable[[BaseException], None] = field(init=False)
+    _prompt: PromptWriter = field(init=False)
+    _asked: int = field(default=0, init=False)
+    _answered: int = field(default=0, init=False)
+    """The last ticket that was queued, or written at once; and the last one that is durable."""
     _waiting: list[Deferred[None]] = field(factory=list, init=False)
     _stopping: bool = field(default=False, init=False)
     _closed: bool = field(default=False, init=False)
@@ -150,6 +155,7 @@ class WriteAheadLog:
             self._report_failed,
             self._report_finished,
         )
+        self._prompt = PromptWriter(self._thread)
         self._thread.start()
 
     def save(
@@ -160,13 +166,20 @@ class WriteAheadLog:
         start: int,
         end: int,
         records: bytes,
-    ) -> None:
-        """Queue one save. Costs the reactor a tuple and a put."""
+        at_once: bool = False,
+    ) -> bool:
+        """Queue one save: it costs the reactor a tuple and a put. Or write it, where that pays."""
         if self._ended:
-            return
+            return False
+        save = (ticket, hard_state, truncate_from, start, end, records)
+        if at_once and self._asked == self._answered and self._prompt.write(save):
+            self._asked = self._answered = ticket
+            return True
+        self._asked = ticket
         if truncate_from is not None:
             self._cuts.append((ticket, truncate_from))
-        self._queue.put((ticket, hard_state, truncate_from, start, end, records))
+        self._queue.put(save)
+        return False
 
     def mark_snapshot(
         self, ticket: int, index: int, term: int, keep_log: bool, keep_from: int
@@ -178,6 +191,7 @@ class WriteAheadLog:
             raise InvariantViolated(f"no snapshot up to {index} was committed")
         if not keep_log:
             self._cuts.append((ticket, 0))
+        self._asked = ticket
         self._queue.put(MarkSave(ticket, index, term, keep_log, keep_from))
 
     def read(self, start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:
@@ -276,6 +290,7 @@ class WriteAheadLog:
     def _on_saved(self, ticket: int) -> None:
         if self._ended:
             return
+        self._answered = ticket
         if self._cuts:
             self._cuts = [cut for cut in self._cuts if cut[0] > ticket]
         self._saved(ticket)

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from raft.sparing import SparingLog
 from raft.transport.boxes import BadBox, Box, BoxParser
+from raft.transport.direct import Write, direct_write
 from raft.transport.wire import BadMessage
 
 _log = Logger()
@@ -70,6 +71,7 @@ class BoxConnection(Protocol):
     """
 
     transport: Any
+    _write: Write
     speaker = ""
     """The member at the other end, by its id, where that is known."""
 
@@ -102,6 +104,7 @@ class BoxConnection(Protocol):
     def connectionMade(self) -> None:
         """Set the socket up; write what has been posted."""
         self.is_open = True
+        self._write = direct_write(self.transport)
         if interfaces.ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
@@ -157,7 +160,7 @@ class BoxConnection(Protocol):
                 data = self._portion()
             self.queued_bytes -= len(data)
             self.written_bytes += len(data)
-            self.transport.write(data)
+            self._write(data)
 
     def _portion(self) -> bytes:
         pieces: list[bytes] = []

@@ -120,11 +120,12 @@ class SlowStorage:
     def mark_snapshot(self, *mark: Any) -> None:
         self.waiting.append(mark)
 
-    def save(self, *save: Any) -> None:
+    def save(self, *save: Any) -> bool:
         if self.waiting:
             self.waiting.append(save)
-        else:
-            self.storage.save(*save)
+            return False
+        done: bool = self.storage.save(*save)
+        return done
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)

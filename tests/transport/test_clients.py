@@ -218,9 +218,9 @@ async def test_questions_and_answers_of_one_turn_are_one_write_each(place: Any) 
     client = await here.dial()
     (server,) = here.listener._connections
     writes: dict[str, list[bytes]] = {"client": [], "server": []}
-    for name, transport in (("client", client.transport), ("server", server.transport)):
-        original = transport.write
-        transport.write = lambda data, n=name, o=original: (writes[n].append(data), o(data))
+    for name, connection in (("client", client), ("server", server)):
+        original = connection._write
+        connection._write = lambda data, n=name, o=original: (writes[n].append(data), o(data))
     waits = [client.write_batch([encode(number)], 1000) for number in range(50)]
     assert [await wait for wait in waits] == [[number] for number in range(50)]
     assert len(writes["client"]) == 1

@@ -99,9 +99,8 @@ async def test_messages_of_one_turn_leave_in_one_write(nodes: Any, until: Any) -
     await a.reach(b)
     writes: list[bytes] = []
     (connection,) = a.network._outgoing
-    transport = connection.transport
-    original = transport.write
-    transport.write = lambda data: (writes.append(data), original(data))
+    original = connection._write
+    connection._write = lambda data: (writes.append(data), original(data))
     for message in EVERY_MESSAGE:
         a.network.send("b", message)
     assert not writes

@@ -360,10 +360,13 @@ class WatchedStorage:
 
         self._storage.start(call_from_thread, seen, failed)
 
-    def save(self, *save: Any) -> None:
+    def save(self, *save: Any) -> bool:
         """See `IStorage`."""
-        self._view.saving(save)
-        self._storage.save(*save)
+        self._view.saving(save[:6])
+        done: bool = self._storage.save(*save)
+        if done:
+            self._view.saved(save[0])
+        return done
 
     def mark_snapshot(
         self, ticket: int, index: int, term: int, keep_log: bool, keep_from: int

@@ -47,6 +47,11 @@ class ClockedWriter(WriterThread):
     _waits_for_room: bool = False
     _is_over: bool = False
 
+    @property
+    def may_be_passed_by(self) -> bool:
+        """Whether the disk takes no time, at this moment: then nobody waits for it."""
+        return self.turn_seconds() == 0.0
+
     def start(self) -> None:
         """Begin to be called."""
         queue: Any = self.queue
