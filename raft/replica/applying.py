@@ -32,8 +32,9 @@ _CHECK_EVERY: Final = 64
 _KIND_AT: Final = HEADER_BYTES - 1
 # A record's header after its checksum, which was verified long before.
 _unpack_header = struct.Struct("<4xIQQQB").unpack_from
-# A session command's header, its first two fields as one: a session's id.
-_unpack_session = struct.Struct(f"<{HEADER_BYTES}x16sQQ").unpack_from
+# A record's header and a session command's in one; the first two fields of that are a session's id.
+_unpack_session_record = struct.Struct("<4xIQQQB16sQQ").unpack_from
+_SESSION_COMMAND_AT: Final = HEADER_BYTES + SESSION_HEADER_BYTES
 _NOBODY: Final = (b"", 0, 0)
 _COMMAND_KINDS: Final = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
 _FACT_KINDS: Final = frozenset({Kind.CONFIGURATION, Kind.VERSION, Kind.RECOVERY})
@@ -215,24 +216,29 @@ class Applying(Backups):
         A hot path too, made for many commands of one session, with one time, after each other.
         """
         outcomes, limits = self._outcomes, self.sessions.limits
+        most_results, most_bytes = limits.results, limits.results_bytes
         last_time_us, end = self.last_time_us, len(records)
         following, applied_term = self.last_applied + 1, self.last_applied_term
         execute = self._refuse_skipped if following == self.skips.next else self._execute
         session, session_id, touched_us = None, b"", -1
         try:
             while offset < end and following < stop:
-                length, index, term, time_us, kind = _unpack_header(records, offset)
+                command_at = offset + _SESSION_COMMAND_AT
+                if command_at <= end:
+                    length, index, term, time_us, kind, named, sequence, low_mark = (
+                        _unpack_session_record(records, offset)
+                    )
+                else:
+                    length, index, term, time_us, kind = _unpack_header(records, offset)
                 if kind != 4:
                     break
-                command_at = offset + HEADER_BYTES + SESSION_HEADER_BYTES
                 after = offset + HEADER_BYTES + length
                 if index != following or after > end:
                     raise InvariantViolated(f"entry {index} to be applied, not {following}, or cut")
                 if time_us > last_time_us:
                     last_time_us = time_us
-                named, sequence, low_mark = (
-                    _unpack_session(records, offset) if command_at <= after else _NOBODY
-                )
+                if command_at > after:
+                    named, sequence, low_mark = _NOBODY
                 if named != session_id or last_time_us != touched_us:
                     session_id, touched_us = named, last_time_us
                     session = self._touch(named, last_time_us, index)
@@ -242,18 +248,15 @@ class Applying(Backups):
                 else:
                     if low_mark > session.low_mark:
                         session.raise_low_mark(low_mark)
-                    found = kept.get(sequence)
-                    if found is not None:
-                        outcome = found
+                    if sequence in kept:
+                        outcome = kept[sequence]
                     elif sequence < session.kept_from:
                         outcome = outcomes.refused(session.refusal(sequence), index)
                     else:
                         outcome = execute(index, term, last_time_us, records[command_at:after])
                         kept[sequence] = outcome
-                        session.size_bytes += len(outcome[1])
-                        if len(kept) > limits.results or (
-                            session.size_bytes > limits.results_bytes
-                        ):
+                        size_bytes = session.size_bytes = session.size_bytes + len(outcome[1])
+                        if size_bytes > most_bytes or len(kept) > most_results:
                             session.keep_within(limits)
                 if results is not None:
                     results.append(outcome)
