@@ -122,6 +122,10 @@ class ClientListener:
 
     def flush(self) -> None:
         """Write the answers given in this turn: one `transport.write` for each connection."""
+        call, self._flush_call = self._flush_call, None
+        if call is not None:
+            # It would cost the reactor a turn that finds nothing to be done.
+            call.cancel()
         dirty = self._dirty
         if dirty:
             self._dirty = {}

@@ -235,6 +235,10 @@ class PeerNetwork:
 
     def flush(self) -> None:
         """Write what was sent in this turn: one `transport.write` for each peer."""
+        call, self._flush_call = self._flush_call, None
+        if call is not None:
+            # It would cost the reactor a turn that finds nothing to be done.
+            call.cancel()
         dirty = self._dirty
         if dirty:
             self._dirty = {}
