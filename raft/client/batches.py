@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 BOX_BYTES: Final = 256 << 10
 """A batch is closed above this; a single larger command still makes a batch of its own."""
 
+FULL_BYTES: Final = 16 << 10
+"""A box that has so much leaves before the turn ends.
+
+The node works on it while the next one is filled, and both cores of a small machine are busy.
+"""
+
 REQUEST_BYTES: Final = 64
 """What a request counts for besides its bytes: it bounds the number of small ones as well."""
 

@@ -335,6 +335,7 @@ class RaftClient(Questions, Rescue):
             refused=self._refused,
             delivered=self._backoff.reset,
             wake=self._wake,
+            filled=self._filled,
             seconds=self._seconds,
             trouble=self._trouble,
             seen=self._note_seen,
@@ -382,6 +383,15 @@ class RaftClient(Questions, Rescue):
             link.connection.flush()
         if self._probes.timer is None and self._owes:
             self._probes.start()
+
+    def _filled(self, lane: Lane) -> None:
+        """Let a box that is full leave before the turn ends, if there is somebody to take it."""
+        link = self._links.kept
+        is_spread = self._spread is not None and lane is self._spread.lane
+        if link is None or not link.usable or self._pause is not None or is_spread:
+            return
+        if lane.send_full(link):
+            link.connection.flush()
 
     @property
     def _owes(self) -> bool:

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from raft.client.batches import (
     ANSWER_SHARE,
     BOX_BYTES,
+    FULL_BYTES,
     REQUEST_BYTES,
     Batch,
     Wish,
@@ -59,6 +60,7 @@ class Hooks:
         refused: told of each batch that came back; `send` is called when it may be sent again.
         delivered: called when a node has answered a batch, in whole or in part.
         wake: asks for a `send` at the end of this turn.
+        filled: told of a lane whose open batch is worth a box: `send_full` may be called.
         seconds: the client's clock.
         trouble: why there is no leader, where the client knows.
         seen: told of the index of each answer that has one.
@@ -69,6 +71,7 @@ class Hooks:
     refused: Callable[[RaftError, Link], None]
     delivered: Callable[[], None]
     wake: Callable[[], None]
+    filled: Callable[[Lane], None]
     seconds: Callable[[], float]
     trouble: Callable[[], RaftError | None]
     seen: Callable[[int], None]
@@ -117,6 +120,8 @@ class Lane:
         batch.payloads.append(payload)
         batch.size_bytes += size
         self.size_bytes += size
+        if batch.size_bytes >= FULL_BYTES:
+            self._hooks.filled(self)
         return request
 
     @property
@@ -139,6 +144,25 @@ class Lane:
         self._settle()
         while self.waiting and link.usable and not self.returned:
             self.send_next(link)
+
+    def send_full(self, link: Link) -> bool:
+        """Send what waits before the turn ends, if nothing comes before it; tell if any was sent.
+
+        Somebody's own call leads here, so nobody's request is ended.
+        """
+        sent = False
+        while self.waiting and link.usable and not self.returned:
+            batch, now = self.waiting[0], self._seconds()
+            if batch.done or now >= batch.deadline or not self._may_pass(batch, link):
+                break
+            self.waiting.popleft()
+            self._put(link, batch, now)
+            self.open, sent = None, True
+        return sent
+
+    def _may_pass(self, batch: Batch, link: Link) -> bool:
+        """Tell whether a batch that waits may be sent as it is."""
+        return bool(batch.requests)
 
     def send_next(self, link: Link) -> bool:
         """Send the first batch that waits, unless it is over; tell whether it was sent."""
@@ -209,14 +233,17 @@ class Lane:
             again = [place for place, result in enumerate(results) if isinstance(result, RaftError)]
             if again:
                 again = self._repeatable(results, again)
-            if len(again) < len(results):
-                self._deliver(batch, results, again)
+            told = self._taken(batch, results, again) if len(again) < len(results) else ([], [])
             if again:
                 self._return(batch, results[again[0]], link)
+            # Who is told may issue more, and that must not go past what came back.
+            tell_all(*told)
         self._released()
 
-    def _deliver(self, batch: Batch, answer: Results, again: list[int]) -> None:
-        """Answer all requests but those at the places `again`, which stay in the batch."""
+    def _taken(
+        self, batch: Batch, answer: Results, again: list[int]
+    ) -> tuple[list[Deferred[Any]], list[Any]]:
+        """Return (requests, results) of all but the places `again`, which stay in the batch."""
         self._finished(batch)
         self._hooks.delivered()
         requests = batch.requests
@@ -228,7 +255,7 @@ class Lane:
             results = [each for place, each in enumerate(results) if place not in kept]
         else:
             batch.take()
-        tell_all(requests, results)
+        return requests, results
 
     def _stated(self, wish: Wish, answer: Results) -> list[Any]:
         """Return the results as `wish` has them."""

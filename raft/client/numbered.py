@@ -221,6 +221,18 @@ class SessionLane(WriteLane):
                 continue
             self._put(link, batch, now)
 
+    def _may_pass(self, batch: Batch, link: Link) -> bool:
+        """Tell whether a batch that waits may be sent as it is: the rest is for `send`."""
+        account = self.account
+        if account is None or account.ended or account.in_doubt or link is not self._used:
+            return False
+        count = len(batch.requests)
+        return (
+            count > 0
+            and account.may_send(account.numbering.next_sequence)
+            and account.fitting(count) == count
+        )
+
     def _in_order(self) -> list[Batch]:
         return sorted(self.returned.values(), key=lambda batch: batch.sequence)
 
@@ -297,7 +309,7 @@ class SessionLane(WriteLane):
             if failed:
                 self._deliver_part(batch, results, failed, link)
             else:
-                self._deliver(batch, results, failed)
+                tell_all(*self._taken(batch, results, failed))
         account = self.account
         if account is not None and account.in_doubt and self.is_idle:
             account.in_doubt = False

@@ -38,6 +38,11 @@ def nobody(_: list[Outcome] | RaftError) -> None:
     """Take the answer to what is answered already."""
 
 
+def never() -> bool:
+    """Tell that nothing is ever enough."""
+    return False
+
+
 @define(eq=False)
 class Answers:
     """Answers that are found and not given yet."""
@@ -49,9 +54,12 @@ class Answers:
         if not batch.answered:
             self._due.append((batch.close(), result))
 
-    def give(self) -> None:
-        """Tell everybody; what one of them raises is logged and harms nobody else."""
-        while self._due:
+    def give(self, enough: Callable[[], bool] = never) -> None:
+        """Tell everybody, or those before it is `enough`; the others by the next call.
+
+        What one of them raises is logged and harms nobody else.
+        """
+        while self._due and not enough():
             answer, result = self._due.popleft()
             try:
                 answer(result)

@@ -28,8 +28,8 @@ from raft.numbering import SessionCall
 from raft.storage.records import HEADER_BYTES, Kind, session_payloads
 from raft.transport.arguments import unpack_results
 
-BATCH_BYTES = 1 << 20
-"""How large a batch of several commands may be: what is appended at once is sent at once."""
+BATCH_BYTES = 16 << 10
+"""How large a batch of several commands may be: its callers are answered at once."""
 
 
 def error_of(outcome: Outcome) -> RaftError:

@@ -342,7 +342,7 @@ class Shell:
             deadlines = self.writes.deadlines.next, self.reads.deadlines.next
             self._alarm.set(min(outputs.next_deadline, *deadlines), self.clock())
         # From here on others are called: they may write, cancel, or stop this node.
-        self.answers.give()
+        self.answers.give(self.writes.is_worth_a_turn)
         for change in changes:
             self.changed(change)
         self.turned()

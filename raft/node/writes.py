@@ -28,6 +28,8 @@ from raft.outcomes import NOTHING
 from raft.storage.records import HEADER_BYTES, Kind
 
 COMMAND: Final = Kind.COMMAND.value
+TURN_BYTES: Final = 64 << 10
+"""Who is answered may write anew: after so much of that, a turn comes before more answers."""
 GROUP_BYTES: Final = 64 << 10
 """The most that is joined to one proposal; the core's log joins sizes up to as much."""
 
@@ -143,6 +145,10 @@ class Writes:
         self.queued.append(batch)
         self.queued_bytes += batch.size_bytes
         self.deadlines.add(batch.deadline, batch)
+
+    def is_worth_a_turn(self) -> bool:
+        """Tell whether so much is queued that followers should have it before more is written."""
+        return self.queued_bytes >= TURN_BYTES
 
     def take_queued(self) -> list[Batch]:
         """Return what waits to be proposed, without what has been answered meanwhile."""
