@@ -28,11 +28,9 @@ from raft.core.server import Options, Server
 from raft.errors import (
     MachineHeld,
     NodeStopped,
-    NotAppended,
     OutcomeUnknown,
     Overloaded,
     RaftError,
-    StorageFull,
 )
 from raft.interfaces import IStorage, Recovered
 from raft.node.alarm import LATE_SECONDS, Alarm
@@ -41,6 +39,7 @@ from raft.node.applying import Applying
 from raft.node.bounds import Bounds
 from raft.node.currency import Currency
 from raft.node.log_age import LogAge
+from raft.node.proposing import Proposing
 from raft.node.reads import ReadBatch, Reads
 from raft.node.records import RecordCache
 from raft.node.refusals import refusal
@@ -51,10 +50,10 @@ from raft.node.sending import Network, Sending
 from raft.node.sequences import Sequences
 from raft.node.snapshot_policy import SnapshotPolicy
 from raft.node.snapshots import Snapshots
-from raft.node.writes import Batch, Writes, groups_of
+from raft.node.writes import Batch, Writes
 from raft.replica import Replica
 from raft.sparing import SparingLog
-from raft.storage.records import BadRecord, Kind, decode
+from raft.storage.records import BadRecord, decode
 from raft.transport.wire import SnapshotChunk
 
 _log = Logger()
@@ -105,6 +104,7 @@ class Shell:
     sequences: Sequences = field(init=False)
     snapshots: Snapshots = field(init=False)
     applying: Applying = field(init=False)
+    proposing: Proposing = field(init=False)
     saving: Saving = field(init=False)
     _sending: Sending = field(init=False)
     _alarm: Alarm = field(init=False)
@@ -114,7 +114,7 @@ class Shell:
         self.writes, self.reads = Writes(self.answers), Reads(self.answers)
         self.sequences = Sequences(self.writes, self._applied_end, self.clock)
         self._sending, self.log_age = Sending(self), LogAge(self)
-        self.applying, self.saving = Applying(self), Saving(self)
+        self.applying, self.saving, self.proposing = Applying(self), Saving(self), Proposing(self)
         self.restoring = Restoring(self.replica, self.clock)
 
     # Beginning and end.
@@ -192,9 +192,9 @@ class Shell:
         self, members: tuple[Member, ...], expected_index: int, force: bool
     ) -> list[out.Accepted | out.Rejected]:
         """Ask the core to make `members` the cluster; return the list that gets its answer."""
-        self._number += 1
-        answered = self.changes[self._number] = []
-        self.post(ev.ChangeConfiguration(self._number, members, expected_index, force))
+        number = self.next_number()
+        answered = self.changes[number] = []
+        self.post(ev.ChangeConfiguration(number, members, expected_index, force))
         return answered
 
     def transfer(self, target: str | None) -> int:
@@ -202,9 +202,14 @@ class Shell:
 
         Who takes the number removes the entry.
         """
+        number = self.next_number()
+        self.transfers[number] = []
+        self.post(ev.TransferLeadership(target, number))
+        return number
+
+    def next_number(self) -> int:
+        """Return the number of the next request to the core."""
         self._number += 1
-        self.transfers[self._number] = []
-        self.post(ev.TransferLeadership(target, self._number))
         return self._number
 
     def schedule(self) -> None:
@@ -290,18 +295,10 @@ class Shell:
 
     def _summed_up(self, message: ms.AppendEntries, records: bytes) -> ms.AppendEntries:
         """Return the message with what the core must know of `records`; raise `BadRecord`."""
-        if not records or self.storage.full or self._behind():
+        if not records or self.storage.full or self.proposing.is_behind:
             # Without room the entries are as good as lost; the leader is heard all the same.
             return evolve(message, entries=ms.Entries(message.prev_log_index + 1))
         return self.scribe.arrived(message, records)
-
-    def _behind(self) -> bool:
-        if self.applying.is_held:
-            # What is not applied stays on the disk.
-            return False
-        log = self.server.log
-        waiting = log.size_bytes(self.replica.last_applied + 1, log.last_index + 1)
-        return waiting > self.bounds.unapplied_bytes
 
     # The turn.
 
@@ -327,7 +324,7 @@ class Shell:
         self.writes.expire(now)
         if gone := self.reads.expire(now):
             self._events.append(ev.CancelReads(gone))
-        self._propose()
+        self._events += self.proposing.events()
         self._ask_reads()
         events, self._events = self._events, []
         outputs = self.server.step(events, now)
@@ -352,37 +349,6 @@ class Shell:
             if queued and self.reads.ask(self._number + 1, lease):
                 self._number += 1
                 self._events.append(ev.Read(self._number, lease))
-
-    def _propose(self) -> None:
-        queued = self.sequences.in_order(self.writes.take_queued())
-        if queued and self.applying.is_held:
-            queued = self._only(Kind.SKIP, queued, MachineHeld())
-        elif queued and self.replica.versions.is_behind:
-            oldest = self.replica.versions.oldest
-            first = f"all members must first be connected, and can version {oldest}"
-            queued = self._only(Kind.VERSION, queued, NotAppended(first))
-        if not queued:
-            return
-        if self.storage.full:
-            self._refuse([batch for batch in queued if not batch.frees_log], StorageFull())
-            queued = [batch for batch in queued if batch.frees_log]
-        elif self._behind():
-            self._refuse(queued, Overloaded("the machine is behind the log"))
-            return
-        for group in groups_of(queued):
-            self._number += 1
-            self.writes.proposed[self._number] = group
-            self._events.append(ev.Propose(self._number, group.count, group.size_bytes))
-
-    def _only(self, kind: Kind, queued: list[Batch], error: RaftError) -> list[Batch]:
-        """Return what is of `kind`; refuse all else with `error`."""
-        self._refuse([batch for batch in queued if batch.kind != kind], error)
-        return [batch for batch in queued if batch.kind == kind]
-
-    def _refuse(self, batches: list[Batch], error: RaftError) -> None:
-        for batch in batches:
-            self.refused_count += len(batch.payloads)
-            self.answers.put(batch, error)
 
     def _ring(self) -> None:
         if self._turn_call is None:
@@ -447,7 +413,7 @@ class Shell:
             group = self.writes.proposed.pop(rejected.request, None)
             error = refusal(self.server, rejected.reason)
             if group is not None:
-                self._refuse(group.batches, error)
+                self.proposing.refuse(group.batches, error)
             else:
                 self.reads.fail(rejected.request, error)
         for request in outputs.lost:

@@ -9,7 +9,7 @@ no result encoded for which nobody waits. Checksums were verified when the bytes
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 
@@ -39,6 +39,11 @@ _NOBODY: Final = (b"", 0, 0)
 _COMMAND_KINDS: Final = frozenset({Kind.COMMAND, Kind.SESSION_COMMAND})
 _FACT_KINDS: Final = frozenset({Kind.CONFIGURATION, Kind.VERSION, Kind.RECOVERY})
 _SESSION_KINDS: Final = frozenset({Kind.REGISTER, Kind.KEEP_ALIVE, Kind.CLOSE_SESSION})
+
+
+def _unpack_last(records: bytes, offset: int) -> tuple[Any, ...]:
+    """Unpack as `_unpack_session_record` does where the rest is too short for a session's head."""
+    return *_unpack_header(records, offset), *_NOBODY
 
 
 @frozen
@@ -224,12 +229,10 @@ class Applying(Backups):
         try:
             while offset < end and following < stop:
                 command_at = offset + _SESSION_COMMAND_AT
-                if command_at <= end:
-                    length, index, term, time_us, kind, named, sequence, low_mark = (
-                        _unpack_session_record(records, offset)
-                    )
-                else:
-                    length, index, term, time_us, kind = _unpack_header(records, offset)
+                unpack = _unpack_session_record if command_at <= end else _unpack_last
+                length, index, term, time_us, kind, named, sequence, low_mark = unpack(
+                    records, offset
+                )
                 if kind != 4:
                     break
                 after = offset + HEADER_BYTES + length
