@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 
 from raft import errors
 from raft.client import RaftClient
-from raft.client.lanes import BOX_BYTES, REQUEST_BYTES
+from raft.client.batches import BOX_BYTES, FULL_BYTES, REQUEST_BYTES
 from raft.client.route import HOPS, Backoff, Route
 from raft.codec import Codec
 from raft.core.configuration import Member
@@ -50,15 +50,89 @@ def test_reads_leave_in_a_box_of_their_own() -> None:
 
 
 def test_a_box_is_bounded_and_a_larger_command_has_its_own() -> None:
-    bench = leading()
+    bench = Bench()
     third = b"x" * (BOX_BYTES // 3)
     for _ in range(4):
         bench.client.write(third)
     bench.client.write(b"y" * (2 * BOX_BYTES))
     bench.client.write("small")
+    # So far there is nobody to whom a full box could be sent.
+    bench["n1"].leads()
     bench.turn()
     sizes = [[len(item) for item in items] for items in bench["n1"].boxes()]
     assert sizes == [[len(third)] * 2, [len(third)] * 2, [2 * BOX_BYTES], [5]]
+
+
+FILLING = "x" * (FULL_BYTES // 4)
+"""Four of them are a full box."""
+
+
+def test_a_full_box_leaves_before_the_turn_ends_and_the_rest_at_its_end() -> None:
+    bench = leading()
+    for _ in range(9):
+        bench.client.write(FILLING)
+    assert [len(items) for items in bench["n1"].boxes()] == [4, 4]
+    assert bench["n1"].connections[0].flushed == 3
+    bench.turn()
+    assert [len(items) for items in bench["n1"].boxes()] == [4, 4, 1]
+
+
+def test_reads_fill_boxes_too() -> None:
+    bench = leading()
+    for _ in range(5):
+        bench.client.read(FILLING)
+    assert [len(items) for items in bench["n1"].boxes("read")] == [4]
+
+
+def test_who_is_answered_may_fill_a_box() -> None:
+    """Callbacks of one answer issue what leaves before the last of them is called."""
+    bench, sent = leading(), []
+    for _ in range(8):
+        written = bench.client.write("small")
+        written.addCallback(lambda _: bench.client.write(FILLING) and None)
+        written.addCallback(lambda _: sent.append(len(bench["n1"].asked)))
+    bench.turn()
+    before = len(bench["n1"].asked)
+    bench["n1"].asked[0].answer(*[None] * 8)
+    assert [each - before for each in sent] == [0, 0, 0, 1, 1, 1, 1, 2]
+
+
+def test_a_full_box_does_not_go_past_what_came_back() -> None:
+    """S9, of writes without a session: what is refused keeps its place, or is refused for good."""
+    bench = leading()
+    for each in ("a", "b"):
+        written = bench.client.write(each)
+        written.addCallback(lambda _: [bench.client.write(FILLING) for _ in range(4)] and None)
+    bench.turn()
+    bench["n1"].asked[0].answer(None, errors.Overloaded())
+    assert bench["n1"].boxes() == [["a", "b"]]
+    bench.turn(1.0)
+    assert bench["n1"].boxes()[:2] == [["a", "b"], ["b"]]
+
+
+def test_a_full_box_waits_for_a_leader() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.client.write(FILLING)
+    bench.turn()
+    assert not bench["n1"].boxes()
+    bench["n1"].leads()
+    bench.turn(1.0)
+    assert [len(items) for items in bench["n1"].boxes()] == [5]
+
+
+def test_a_full_box_whose_time_is_over_is_for_the_end_of_the_turn() -> None:
+    """Nobody's request ends within another one's call."""
+    bench = leading()
+    early = Outcome(bench.client.write("early", timeout=0.01))
+    # The turn is a long one.
+    bench.clock.rightNow += 0.02
+    for _ in range(4):
+        bench.client.write(FILLING)
+    assert not early.is_there
+    bench.turn()
+    assert isinstance(early.error, errors.Timeout)
+    assert [len(items) for items in bench["n1"].boxes()] == [4]
 
 
 def test_many_boxes_are_outstanding_at_a_time() -> None:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from raft import errors
 from raft.client import RaftClient, SavedSession
+from raft.client.batches import FULL_BYTES
 from raft.client.meanings import Meaning, meaning
 from raft.transport.arguments import pack_plain
 from tests.client_bench import Asked, Bench, Node, Outcome
@@ -189,6 +190,101 @@ def test_a_refusal_is_the_answer_unless_an_earlier_copy_may_be_applied(
     box(bench["n1"]).refuse(error)
     assert isinstance(second.error, errors.OutcomeUnknown)
     assert second.error.__cause__ is error
+
+
+FILLING = "x" * (FULL_BYTES // 4)
+"""Four of them are a full box."""
+
+
+def fill(bench: Bench, boxes: int) -> None:
+    for _ in range(4 * boxes):
+        bench.client.write(FILLING)
+
+
+def numbers(node: Node) -> list[tuple[int, int]]:
+    """(commands, first number) of each box."""
+    return [(len(items), sequence) for items, sequence, _ in sent(node)]
+
+
+def begun(**settings: Any) -> Bench:
+    """A bench whose client has a session, and no command under way."""
+    bench = session_bench(**settings)
+    bench.client.write("first")
+    bench.turn()
+    box(bench["n1"]).answer(None)
+    return bench
+
+
+def test_a_full_box_leaves_before_the_turn_ends() -> None:
+    bench = begun()
+    fill(bench, 2)
+    bench.client.write("last")
+    assert numbers(bench["n1"]) == [(1, 1), (4, 2), (4, 6)]
+    bench.turn()
+    assert numbers(bench["n1"])[3:] == [(1, 10)]
+
+
+def test_a_full_box_waits_for_its_session() -> None:
+    bench = session_bench()
+    fill(bench, 1)
+    assert not sent(bench["n1"])
+    bench.turn()
+    assert numbers(bench["n1"]) == [(4, 1)]
+
+
+def test_no_full_box_goes_past_one_that_came_back() -> None:
+    """S9: not even before the turn ends."""
+    bench = begun()
+    bench.client.write("refused")
+    bench.turn()
+    box(bench["n1"]).refuse(errors.Overloaded())
+    fill(bench, 1)
+    assert numbers(bench["n1"]) == [(1, 1), (1, 2)]
+    bench.turn(1.0)
+    assert numbers(bench["n1"])[2:] == [(1, 2), (4, 3)]
+
+
+def test_no_full_box_goes_to_a_new_leader_before_what_the_old_one_has() -> None:
+    """S9: what is under way elsewhere is called back first."""
+    bench = begun()
+    bench.client.write("under way")
+    read = bench.client.read("a read")
+    bench.turn()
+    move(bench, "n2")
+    (asked,) = [each for each in bench["n1"].asked if each.kind == "read"]
+    asked.refuse(MOVED)
+    fill(bench, 1)
+    assert not sent(bench["n2"])
+    bench.turn(1.0)
+    assert numbers(bench["n2"]) == [(1, 2), (4, 3)]
+    assert not read.called
+
+
+def test_a_full_box_does_not_go_past_the_window() -> None:
+    """S5: no more commands are on their way than results are kept."""
+    bench = session_bench()
+    bench["n1"].results = 6
+    bench.client.write("first")
+    bench.turn()
+    box(bench["n1"]).answer(None)
+    fill(bench, 2)
+    assert numbers(bench["n1"]) == [(1, 1), (4, 2)]
+    bench.turn()
+    assert sum(count for count, _ in numbers(bench["n1"])[1:]) == 6
+
+
+def test_a_full_box_does_not_go_past_a_number_that_is_missing() -> None:
+    """S9: what expired leaves a hole that the low mark has not passed."""
+    bench = begun()
+    waits = bench.client.write("waits", timeout=60.0)
+    waits.addErrback(lambda _: None)
+    bench.turn()
+    expires = Outcome(bench.client.write("expires", timeout=0.5))
+    bench.turn(1.0)
+    assert isinstance(expires.error, errors.Timeout)
+    before = numbers(bench["n1"])
+    fill(bench, 1)
+    assert numbers(bench["n1"]) == before
 
 
 def test_what_was_under_way_goes_to_the_new_leader_in_its_order() -> None:

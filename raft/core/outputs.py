@@ -1,6 +1,7 @@
 """All that comes out of the core: one frozen value for each step.
 
-The fields of `Outputs` stand in the order in which the shell carries them out.
+The fields of `Outputs` stand in the order in which the shell carries them out; but the save is
+handed to the disk when what need not wait for it has left [D 10.2.1].
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from raft.errors import (
     RaftError,
     Timeout,
 )
-from raft.node.writes import Batch
+from raft.node.writes import TURN_BYTES, Batch
 from tests.node.world import Journal, Node, Outcome, Told, cluster
 
 
@@ -211,6 +211,46 @@ def test_a_batch_of_any_size_is_answered_once(count: int) -> None:
     (outcomes,) = client.answers
     assert not isinstance(outcomes, RaftError)
     assert len(outcomes) == count
+
+
+def test_a_turn_comes_between_answers_when_much_is_written_anew() -> None:
+    """Followers have the first of what is written anew before the last answer is given."""
+    node = single()
+    size_bytes, count = 8 << 10, 3 * TURN_BYTES // (8 << 10)
+    last = node.shell.server.log.last_index
+    appended: list[int] = []
+
+    def again(_: object) -> None:
+        appended.append(node.shell.server.log.last_index - last - count)
+        told.append(node.write(["add", b"y" * size_bytes]))
+
+    told: list[Any] = []
+    for _ in range(count):
+        node.write(["add", b"x" * size_bytes]).deferred.addCallback(again)
+    node.world.run(1.0, lambda: len(told) == count and all(each.fired for each in told))
+    assert appended[0] == 0
+    assert appended[-1] > 0
+    # Nothing is lost, and everything keeps its order.
+    assert appended == sorted(appended)
+    assert [each.value[1] for each in told] == [b"y" * size_bytes] * count
+
+
+def test_what_is_not_answered_yet_when_the_node_stops_is_answered_then() -> None:
+    node = single()
+    count = 3 * TURN_BYTES // (8 << 10)
+    written: list[Any] = []
+
+    def again(_: object) -> None:
+        written.append(node.write(["add", b"y" * (8 << 10)]))
+        if len(written) == count // 2:
+            node.shell.stop()
+
+    told = [node.write(["add", b"x" * (8 << 10)]) for _ in range(count)]
+    for each in told:
+        each.deferred.addCallback(again)
+    node.world.run(1.0)
+    assert all(each.fired for each in told)
+    assert all(each.fired for each in written)
 
 
 def test_an_answer_that_raises_harms_nobody_else(logged_errors: Any) -> None:
