@@ -241,12 +241,12 @@ async def test_a_restoration_is_given_up_once_the_log_takes_that(
     own.begin(b"1" * 16, meta_bytes, True)
     monkeypatch.setattr(restorations, "IDLE_SECONDS", 0.01)
     await own.piece(b"1" * 16, 0, b"some", 3.0)
-    monkeypatch.setattr(type(node.shell), "_behind", lambda _: True)
+    monkeypatch.setattr(type(node.shell.proposing), "is_behind", True)
     await until(lambda: node.shell.refused_count > refused + 1)
     assert node.replica.restorations.current is not None
     with pytest.raises(RestoreInProgress):
         own.begin(b"2" * 16, meta_bytes, True)
-    monkeypatch.setattr(type(node.shell), "_behind", lambda _: False)
+    monkeypatch.setattr(type(node.shell.proposing), "is_behind", False)
     await until(lambda: node.replica.restorations.current is None)
     assert await node.take_snapshot() == node.replica.last_applied
     own.begin(b"2" * 16, meta_bytes, True)

@@ -738,9 +738,9 @@ def test_a_term_is_saved_before_the_mark_of_a_snapshot_of_that_term(
     told: list[object] = []
     save, mark = MemoryStorage.save, MemoryStorage.mark_snapshot
 
-    def saving(self: MemoryStorage, *each: Any) -> None:
+    def saving(self: MemoryStorage, *each: Any) -> bool:
         told.append(each[1])
-        save(self, *each)
+        return save(self, *each)
 
     def marking(self: MemoryStorage, *each: Any) -> None:
         told.append("mark")
@@ -752,6 +752,7 @@ def test_a_term_is_saved_before_the_mark_of_a_snapshot_of_that_term(
         term, meta.index, term, meta.configuration, meta.configuration_index, 1, done=True
     )
     behind.shell._carry_out(
-        behind.shell.server.step([ev.Received(leader.id, message)], behind.shell.server.now)
+        behind.shell.server.step([ev.Received(leader.id, message)], behind.shell.server.now),
+        at_once=True,
     )
     assert told[:2] == [out.HardState(term, None), "mark"]
