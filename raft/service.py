@@ -44,6 +44,7 @@ from raft.node.desk import ClientDesk
 from raft.node.doubles import Doubles, durable_term
 from raft.node.entries import entry_at
 from raft.node.forwarding import Forwarder
+from raft.node.founding import Founding, has_committed
 from raft.node.guard import Guard, Judgement
 from raft.node.handover import hand_over
 from raft.node.membership import Members
@@ -197,21 +198,9 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
         rng = random.Random(secrets.randbits(128))
         self.members = Members.of(self, noted)
         self.doubles = Doubles(self)
+        self.founding = Founding(self)
         self.switching = Switching(self)
-        self.network = PeerNetwork(
-            self.reactor,
-            self.identity,
-            self._receive,
-            disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
-            contact=lambda sender, term: self.shell.contact(sender, term),
-            accept=self.members.judge,
-            exclusion=self.members.exclusion,
-            limits=peer_limits(settings, self.codec.limit_bytes),
-            chance=rng,
-            term=lambda: durable_term(self.shell.server),
-            is_member=lambda id: self.shell.server.configuration.member(id) is not None,
-            compare=lambda sender, digest: self.guard.heard(sender, digest),
-        )
+        self.network = self._peer_network(rng)
         self.shell = Shell(
             self.reactor,
             self.clock,
@@ -232,8 +221,29 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
             return
         self.members.follow()
         tell_start(self, recovered, self.started_at - begun)
+        self.founding.begin()
         self._bootstrap(recovered)
         self.pulse.start()
+
+    def _peer_network(self, rng: random.Random) -> PeerNetwork:
+        return PeerNetwork(
+            self.reactor,
+            self.identity,
+            self._receive,
+            connected=lambda peer: self.founding.answered(peer),
+            disconnected=lambda peer: self.shell.post(ev.Unreachable(peer)),
+            contact=lambda sender, term: self.shell.contact(sender, term),
+            accept=self.members.judge,
+            exclusion=self.members.exclusion,
+            limits=peer_limits(self.settings, self.codec.limit_bytes),
+            chance=rng,
+            term=lambda: durable_term(self.shell.server),
+            is_member=lambda id: self.shell.server.configuration.member(id) is not None,
+            compare=lambda sender, digest: self.guard.heard(sender, digest),
+            committed=lambda: has_committed(self.shell.server),
+            outlived=self.members.is_wrong_directory,
+            told_outlived=self.founding.outlived,
+        )
 
     def _open_doors(self) -> None:
         self.guard = Guard(self.id, self.shell, self.network, self._set_aside)

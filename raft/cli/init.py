@@ -90,7 +90,8 @@ ${advertised}clients = "$clients"
 
 FOUNDERS = """\
 # The first members of the cluster: the same lines, in every node's file. They found the cluster
-# and count for nothing afterwards; later changes go through the cluster itself.
+# and count for nothing afterwards; later changes go through the cluster itself. Take them out once
+# the cluster is founded: with an empty data directory they would found it again.
 """
 
 JOINS = """\

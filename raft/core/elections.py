@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from raft.core import replication
+from raft.core import founding, replication
 from raft.core.messages import PreVote, PreVoteResult, RequestVote, RequestVoteResult
 from raft.core.roles import Candidate, Follower, Leader, PreCandidate
 
@@ -26,7 +26,8 @@ def reset_timer(server: Server) -> None:
         server.election_deadline = math.inf
         return
     timeout = server.options.election_timeout_seconds * (1 + server.rng.random())
-    server.election_deadline = server.now + timeout * min(2.0, 1 + 0.25 * server.failed_elections)
+    begin = max(server.now, founding.waits_until(server))
+    server.election_deadline = begin + timeout * min(2.0, 1 + 0.25 * server.failed_elections)
 
 
 def heard_leader(server: Server, asker: str) -> bool:
@@ -131,6 +132,7 @@ def answer_pre_vote(server: Server, sender: str, request: PreVote) -> None:
     granted = (
         request.term >= server.current_term
         and server.would_elect(request.last_log_index, request.last_log_term)
+        and founding.may_elect(server, sender, request.last_log_term)
         and not heard_leader(server, sender)
     )
     term = request.term if granted else server.current_term
@@ -164,6 +166,7 @@ def answer_vote_request(server: Server, sender: str, request: RequestVote) -> No
     granted = (
         server.voted_for in (None, sender)
         and server.leader_id is None
+        and founding.may_elect(server, sender, request.last_log_term)
         and server.would_elect(request.last_log_index, request.last_log_term)
     )
     if granted:

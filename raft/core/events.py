@@ -6,6 +6,8 @@ is an argument of the step, never an event.
 
 from __future__ import annotations
 
+from enum import Enum
+
 from attrs import frozen
 
 from raft.core.configuration import Configuration, Member
@@ -74,6 +76,31 @@ class Excluded:
     """A member says: this server is none of the committed configuration at `index` [RULES M6]."""
 
     index: int
+
+
+class Standing(Enum):
+    """What others have said of a server that holds no more than founding a cluster writes."""
+
+    FREE = "free"
+    """Nothing: it may found its cluster."""
+    LATE = "late"
+    """Its cluster has committed entries, or it knows no members: it founds none."""
+    OUTLIVED = "outlived"
+    """Its cluster knows it with another data directory, or has removed it: it has no vote."""
+
+
+@frozen
+class Founding:
+    """What this server may do as long as its log has no entry of a leader [RULES M8, M9].
+
+    For `wait_seconds` from here on it waits for other first members to object: it does not stand
+    for election, and votes for nobody. `founders` found a cluster by an order: they are elected by
+    servers that know no members, as no other founder is. See `raft.core.founding`.
+    """
+
+    standing: Standing = Standing.FREE
+    wait_seconds: float = 0.0
+    founders: frozenset[str] = frozenset()
 
 
 @frozen
@@ -157,6 +184,7 @@ Event = (
     | CancelReads
     | TransferLeadership
     | Excluded
+    | Founding
     | Bootstrap
     | ChangeConfiguration
     | PinIncarnations

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from attrs import Factory, define, field, frozen
 
-from raft.core import elections, membership, reads, replication, snapshots, transfer
+from raft.core import elections, founding, membership, reads, replication, snapshots, transfer
 from raft.core import events as ev
 from raft.core import messages as ms
 from raft.core import outputs as out
@@ -109,6 +109,12 @@ class Server:
     """Of its data directory; empty for one that nobody tells from another."""
     excluded_index: int = 0
     """A committed configuration without this server, as a member says; 0 once a leader is heard."""
+    standing: ev.Standing = ev.Standing.FREE
+    """What others have said of a server without a history; see `raft.core.founding`."""
+    founding_until: float = -math.inf
+    """Until when other first members may object to a founder."""
+    founders: frozenset[str] = frozenset()
+    """Who founds a cluster by an order, and may be elected by a server that knows no members."""
     last_ticket: int = 0
     saved_ticket: int = 0
     hard_state_ticket: int = 0
@@ -243,6 +249,8 @@ class Server:
         """
         if self.excluded_index or self.is_repairing:
             return False
+        if founding.is_barred(self):
+            return False
         if self.is_voter:
             return True
         log = self.log
@@ -324,6 +332,8 @@ class Server:
                 transfer.begin(self, event.target, event.request)
             case ev.Excluded():
                 elections.leave_elections(self, event.index)
+            case ev.Founding():
+                founding.judge(self, event)
             case ev.Bootstrap():
                 self._bootstrap(event.configuration)
             case ev.ChangeConfiguration():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raft.core import founding
 from raft.core.outputs import Role
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ def leaderless_reason(node: RaftService) -> str:
         return repairing
     if not configuration.members:
         return "it belongs to no cluster yet: found one, or let it join one"
+    if founding.is_barred(server):
+        return (
+            "it has nothing but its founding configuration, and its cluster has lived without it: "
+            "it stands for no election"
+        )
+    if awaited := node.founding.awaited:
+        return f"it founds its cluster, and waits for {', '.join(awaited)} to object, for a moment"
     voters = sorted(configuration.voters | configuration.outgoing)
     near = [voter for voter in voters if voter == node.id or node.network.is_connected(voter)]
     away = ", ".join(voter for voter in voters if voter not in near)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define
@@ -16,6 +15,7 @@ from raft.core.roles import Leader
 from raft.core.server import Server
 from raft.errors import BadConfiguration, StorageFailed, StorageFull
 from raft.lives import Lives
+from raft.node.founding import new_cluster_id
 from raft.transport.endpoints import parse_dial
 from raft.transport.greeting import Greeting
 
@@ -79,6 +79,7 @@ class Members:
     def judge(self, greeting: Greeting) -> str | None:
         """Return why a server is not let in, or None [RULES M7, M9]."""
         member = self.node.shell.server.configuration.member(greeting.server_id)
+        self.node.founding.greeted(greeting)
         reason = (
             self.is_another(greeting)
             or self._went_back(greeting)
@@ -110,6 +111,10 @@ class Members:
             self.node.shell.post(ev.Excluded(greeting.excluded_index))
         self.node.shell.schedule()
         return None
+
+    def is_wrong_directory(self, greeting: Greeting) -> bool:
+        """Tell whether a server is refused because another directory of it lives, or has lived."""
+        return self.is_another(greeting) is not None or self._went_back(greeting) is not None
 
     def is_another(self, greeting: Greeting) -> str | None:
         """Return why this is not the member of its name, if so [RULES M7].
@@ -346,7 +351,8 @@ class Members:
                 "cluster is founded once, from an empty node"
             )
         check_founders(members, node.id)
-        node.take_cluster_id(uuid.uuid4().hex)
+        node.take_cluster_id(new_cluster_id())
+        node.founding.ordered()
         node.shell.post(ev.Bootstrap(Configuration(members)))
 
 

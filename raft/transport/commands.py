@@ -82,7 +82,8 @@ class Hello(Question):
     server meant, or empty. `address` is where the speaker can be dialled, or empty. `lives` are
     the starts of its data directory. `excluded_index` tells who asked that it was removed.
     `term` is the last one that is durable at the speaker. `digests` tells who dialled that it may
-    send a `StateDigest`.
+    send a `StateDigest`. `committed` tells that a leader of the speaker's cluster has committed an
+    entry: who has none of it founds no other.
     """
 
     arguments: ClassVar = [
@@ -98,6 +99,7 @@ class Hello(Question):
         (b"life_count", _OPTIONAL_INTEGER),
         (b"lives", _OPTIONAL_UNICODE),
         (b"term", _OPTIONAL_INTEGER),
+        (b"committed", _OPTIONAL_BOOLEAN),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),
@@ -111,6 +113,7 @@ class Hello(Question):
         (b"excluded_index", _OPTIONAL_INTEGER),
         (b"term", _OPTIONAL_INTEGER),
         (b"digests", _OPTIONAL_INTEGER),
+        (b"committed", _OPTIONAL_BOOLEAN),
     ]
 
 

@@ -31,7 +31,8 @@ class Identity:
     `address` is where peers dial it: a server that knows no members yet answers there.
     `versions` are the oldest and the newest version that its machine can. `lives` are the starts
     of its data directory. `term` is the last one that is durable, or 0 where that is not told.
-    `digests` is the format of the digests that it compares, or 0.
+    `digests` is the format of the digests that it compares, or 0. `committed` tells that a leader
+    of its cluster has committed an entry, as far as it knows.
     """
 
     cluster_id: str
@@ -42,6 +43,7 @@ class Identity:
     lives: Lives = Lives()
     term: int = 0
     digests: int = 0
+    committed: bool = False
 
 
 @frozen
@@ -52,7 +54,7 @@ class Greeting:
     where it can be dialled, or empty. `versions` are the oldest and the newest version that its
     machine can. `lives` are the starts of its data directory. `excluded_index` is that of a
     committed configuration of which the other side is no member, in the answer to it; else 0.
-    `term` and `digests` are as in `Identity`.
+    `term`, `digests` and `committed` are as in `Identity`.
     """
 
     version: int
@@ -67,6 +69,7 @@ class Greeting:
     excluded_index: int = 0
     term: int = 0
     digests: int = 0
+    committed: bool = False
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -82,6 +85,7 @@ def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> b
             *_versions(identity),
             *_lives(identity),
             *_term(identity),
+            *_committed(identity),
         ]
     )
 
@@ -94,18 +98,25 @@ def encode_answer(identity: Identity, ask: bytes, excluded_index: int = 0) -> by
         pairs.append((b"excluded_index", b"%d" % excluded_index))
     if identity.digests:
         pairs.append((b"digests", b"%d" % identity.digests))
-    return encode_box(pairs)
+    return encode_box(pairs + _committed(identity))
 
 
-def encode_refusal(reason: str, ask: bytes) -> bytes:
-    """Return the box that refuses a `Hello`."""
-    return encode_box(
-        [
-            (b"_error", ask),
-            (b"_error_code", PeerRefused.code.encode()),
-            (b"_error_description", describe_error(PeerRefused(reason))),
-        ]
-    )
+def encode_refusal(reason: str, ask: bytes, is_outlived: bool = False) -> bytes:
+    """Return the box that refuses a `Hello`.
+
+    `is_outlived` tells the asker that its cluster knows it with another data directory.
+    """
+    pairs = [
+        (b"_error", ask),
+        (b"_error_code", PeerRefused.code.encode()),
+        (b"_error_description", describe_error(PeerRefused(reason))),
+    ]
+    return encode_box([*pairs, (b"outlived", b"True")] if is_outlived else pairs)
+
+
+def tells_outlived(box: Box) -> bool:
+    """Tell whether the refusal in `box` says that the asker's cluster lives without it."""
+    return box.get(b"outlived") == b"True"
 
 
 def _names(identity: Identity) -> list[tuple[bytes, bytes]]:
@@ -137,6 +148,10 @@ def _term(identity: Identity) -> list[tuple[bytes, bytes]]:
     return [(b"term", b"%d" % identity.term)] if identity.term else []
 
 
+def _committed(identity: Identity) -> list[tuple[bytes, bytes]]:
+    return [(b"committed", b"True")] if identity.committed else []
+
+
 def read_greeting(box: Box) -> Greeting:
     """Return the greeting in a `Hello` or in the answer to one.
 
@@ -161,6 +176,7 @@ def read_greeting(box: Box) -> Greeting:
         _number(box, b"excluded_index", TERM_DIGITS) if b"excluded_index" in box else 0,
         _number(box, b"term", TERM_DIGITS) if b"term" in box else 0,
         _number(box, b"digests") if b"digests" in box else 0,
+        box.get(b"committed") == b"True",
     )
 
 

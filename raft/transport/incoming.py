@@ -92,6 +92,8 @@ class Desk:
     contact: Callable[[str, int], object]
     message_bytes: int
     compare: Callable[[str, wire.StateDigest], object] = lambda _sender, _digest: None
+    outlived: Callable[[Greeting], bool] = lambda _greeting: False
+    """Whether a server that is refused is told that its cluster lives without it."""
 
 
 class Incoming(BoxConnection):
@@ -135,10 +137,12 @@ class Incoming(BoxConnection):
         if box.get(b"_command") != b"Hello" or not ask:
             raise wire.BadMessage("something else than a greeting came first")
         greeting = read_greeting(box)
-        reason = objection(self._desk.identity(), greeting, "peer") or self._desk.judge(greeting)
+        reason, is_outlived = objection(self._desk.identity(), greeting, "peer"), False
+        if reason is None and (reason := self._desk.judge(greeting)) is not None:
+            is_outlived = self._desk.outlived(greeting)
         if reason is not None:
             self.counters.refused += 1
-            self.post(encode_refusal(reason, ask))
+            self.post(encode_refusal(reason, ask, is_outlived))
             self.counters.log.warn(
                 "Refused {peer}, which calls itself {server}: {reason}",
                 peer=self.peer_text(),

@@ -34,6 +34,7 @@ from raft.transport.greeting import (
     encode_greeting,
     objection,
     read_greeting,
+    tells_outlived,
 )
 
 FRAGMENT_BYTES: Final = 256 << 10
@@ -69,10 +70,12 @@ class Outgoing(BoxConnection):
         greeted: Callable[[], object],
         counters: Counters,
         queue_bytes: int,
+        outlived: Callable[[], object] = lambda: None,
     ) -> None:
         """Greet as `identity()` once connected.
 
-        `opened` is called when the connection stands, `greeted` when `peer` has answered well.
+        `opened` is called when the connection stands, `greeted` when `peer` has answered well,
+        `outlived` when it says that its cluster lives without this server.
         """
         super().__init__(BoxParser(HANDSHAKE_BOX_BYTES, HANDSHAKE_KEYS), counters)
         self.answer: Greeting | None = None
@@ -81,6 +84,7 @@ class Outgoing(BoxConnection):
         self._judge = judge
         self._opened = opened
         self._greeted = greeted
+        self._outlived = outlived
         self._limit_bytes = queue_bytes
         self._ordered: deque[_Ordered] = deque()
         self._chunks: deque[bytes] = deque()
@@ -98,6 +102,8 @@ class Outgoing(BoxConnection):
         if self.is_greeted:
             raise wire.BadMessage("a box on a connection that only sends")
         if b"_error" in box:
+            if tells_outlived(box):
+                self._outlived()
             self._refuse(
                 f"refused by the other side: {box.get(b'_error_description', b'')[:500]!r}"
             )

@@ -59,6 +59,11 @@ class PeerLimits:
     strangers: int = 64
     connections: int = 256
 
+    @property
+    def tick_seconds(self) -> float:
+        """How often connections are looked at: a part of the shortest time that one may take."""
+        return min(1.0, min(self.handshake_seconds, self.box_seconds, self.stall_seconds) / 4)
+
 
 class PeerNetwork:
     """All connections of one server with its peers.
@@ -86,6 +91,9 @@ class PeerNetwork:
         term: Callable[[], int] = lambda: 0,
         is_member: Callable[[str], bool] = lambda _server: True,
         compare: Callable[[str, StateDigest], object] = lambda _sender, _digest: None,
+        committed: Callable[[], bool] = lambda: False,
+        outlived: Callable[[Greeting], bool] = lambda _greeting: False,
+        told_outlived: Callable[[str], object] = lambda _peer: None,
     ) -> None:
         """Connect to nobody yet.
 
@@ -109,6 +117,11 @@ class PeerNetwork:
                 connection: who is none makes room.
             term: returns the last term that is durable, for greetings; 0 for none.
             compare: called with (sender's id, digest) at each digest of another server.
+            committed: tells for greetings whether a leader of this server's cluster has
+                committed an entry.
+            outlived: asked about each greeting that `accept` refuses: whether its server is told
+                that its cluster lives without it.
+            told_outlived: called with a peer's id where it says so of this server.
         """
         self.identity = identity
         self.counters = Counters()
@@ -119,6 +132,8 @@ class PeerNetwork:
         self._accept = accept
         self._is_member = is_member
         self._term = term
+        self._committed = committed
+        self._told_outlived = told_outlived
         self._chance = chance or random.Random()
         self._links: dict[str, Link] = {}
         self._dirty: dict[str, Outgoing] = {}
@@ -128,24 +143,14 @@ class PeerNetwork:
         self._outgoing: dict[Outgoing, None] = {}
         self._ports: list[IListeningPort] = []
         self._stopped = False
-        self._desk = Desk(
-            identity=self._speaking,
-            judge=accept,
-            exclusion=exclusion,
-            greeted=self._greeted,
-            receive=receive,
-            contact=contact,
-            compare=compare,
-            message_bytes=self.limits.message_bytes,
-        )
-        shortest = min(
-            self.limits.handshake_seconds, self.limits.box_seconds, self.limits.stall_seconds
-        )
-        self._tick_seconds = min(1.0, shortest / 4)
+        calls = (accept, exclusion, self._greeted, receive, contact)
+        size = self.limits.message_bytes
+        self._desk = Desk(self._speaking, *calls, size, compare, outlived)
+        self._tick_seconds = self.limits.tick_seconds
         self._sweep = Sweep(reactor, self._tick_seconds, self._tick)
 
     def _speaking(self) -> Identity:
-        return evolve(self.identity, term=self._term())
+        return evolve(self.identity, term=self._term(), committed=self._committed())
 
     # -- Sending ---------------------------------------------------------------------------
 
@@ -275,6 +280,7 @@ class PeerNetwork:
             lambda: self._outgoing_greeted(link, connection),
             self.counters,
             self.limits.queue_bytes,
+            lambda: self._told_outlived(link.peer),
         )
         connection.closed.addCallback(self._outgoing_lost, link, connection)
         return connection

@@ -119,6 +119,14 @@ def test_a_failure_shrinks_to_what_shows_it(
 
 
 @pytest.mark.slow
+def test_a_wiped_founder_leads_nothing_beside_its_cluster() -> None:
+    """I1, M9: seed 600062, where a server that was removed and emptied elected it."""
+    report = simulate(600062)
+    assert report.fired["wipe"]
+    assert report.fired["server emptied"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [4, 6, 9, 14, 22, 23, 171, 175])
 def test_nothing_is_promised_in_vain_whatever_befalls_the_nodes(seed: int) -> None:
     """I1 to I23, L1 to L4: the seeds that run always; `raft.testing.whole` runs more."""
