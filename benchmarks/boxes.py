@@ -165,8 +165,8 @@ def over_loopback(batch: int, total: int) -> None:
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred, DeferredList
 
-    from raft.transport.calls import dial
     from raft.transport.clients import ClientListener
+    from raft.transport.dialling import dial
     from raft.transport.greeting import Identity
 
     async def run() -> None:

@@ -50,8 +50,9 @@ from raft.numbering import OpenedSession, SessionCall, checked_session
 from raft.service import RaftService
 from raft.storage.records import NONCE_BYTES
 from raft.transport.arguments import pack_members, unpack_plain
-from raft.transport.calls import GRACE_SECONDS, ClientConnection, dial
+from raft.transport.calls import GRACE_SECONDS, ClientConnection
 from raft.transport.commands import GetEntry, SetConfiguration
+from raft.transport.dialling import dial
 
 Peer = str | tuple[str, str]
 """The name of a node in this process, or (name, client endpoint) of one elsewhere."""

@@ -40,7 +40,7 @@ from raft.testing.history import Recorder
 from raft.testing.linearizability import Verdict, check
 from raft.transport import commands
 from raft.transport.arguments import pack_commands
-from raft.transport.calls import dial
+from raft.transport.dialling import dial
 from tests.node.running import Nodes, outcome, until
 
 pytestmark = pytest.mark.integration

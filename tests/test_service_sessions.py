@@ -34,7 +34,8 @@ from raft.node.ports import address_of
 from raft.numbering import Numbering, OpenedSession, SessionCall
 from raft.service import RaftService
 from raft.storage.records import SessionLimits
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
+from raft.transport.dialling import dial
 from tests.node.running import Nodes, outcome, until
 
 pytestmark = pytest.mark.integration

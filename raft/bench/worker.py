@@ -23,7 +23,8 @@ from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.errors import InvariantViolated
 from raft.service import RaftService
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
+from raft.transport.dialling import dial
 
 TIMEOUT_SECONDS = 10.0
 FILL_AT_ONCE = 500

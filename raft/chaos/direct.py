@@ -16,7 +16,8 @@ from twisted.internet.task import LoopingCall
 from raft.codec import PLAIN
 from raft.errors import RaftError
 from raft.testing.history import Open, Recorder
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
+from raft.transport.dialling import dial
 
 SPACING_SECONDS: Final = 0.05
 READ_SECONDS: Final = 3.0

@@ -8,7 +8,8 @@ from attrs import define
 from twisted.internet.defer import Deferred
 
 from raft.errors import PeerRefused
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
+from raft.transport.dialling import dial
 
 
 @define(eq=False)
@@ -28,7 +29,7 @@ class OneCluster:
     _found: str = ""
 
     def __call__(self, address: str, timeout_seconds: float) -> Deferred[ClientConnection]:
-        """Connect to the node at `address`, as `raft.transport.calls.dial` does."""
+        """Connect to the node at `address`, as `raft.transport.dialling.dial` does."""
         dialled = dial(self.reactor, address, timeout_seconds, self.cluster_id)
         return dialled.addCallback(self._checked)
 

@@ -14,7 +14,8 @@ from raft.errors import NotAppended, OutcomeUnknown, Overloaded, RaftError, Time
 from raft.interfaces import Stated, StatedAnswer
 from raft.numbering import SessionCall
 from raft.transport.arguments import pack_results
-from raft.transport.calls import ClientConnection, Results, dial
+from raft.transport.calls import ClientConnection, Results
+from raft.transport.dialling import dial
 
 HOP_SECONDS = 0.05
 """What each hop takes off the time-out: two nodes that each think the other leads end soon."""

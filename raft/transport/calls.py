@@ -9,7 +9,7 @@ from typing import Any, Final
 from attrs import define
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
@@ -19,7 +19,6 @@ from raft.errors import (
     NotAppended,
     OutcomeUnknown,
     Overloaded,
-    PeerRefused,
     RaftError,
     Refused,
     Timeout,
@@ -48,8 +47,7 @@ from raft.transport.boxes import (
 )
 from raft.transport.commands import Question
 from raft.transport.connection import BoxConnection, Counters
-from raft.transport.endpoints import client_endpoint
-from raft.transport.greeting import Greeting, read_greeting
+from raft.transport.greeting import Greeting
 from raft.transport.wire import BadMessage
 
 ANSWER_BYTES: Final = 64 << 20
@@ -90,7 +88,8 @@ class _Asked:
     read: Callable[[Box], Any]
     changes: bool
     begins: int
-    timer: Any
+    deadline: float
+    timeout_seconds: float
 
 
 class Results(list[Result]):
@@ -129,6 +128,8 @@ class ClientConnection(BoxConnection):
         self._asked: dict[bytes, _Asked] = {}
         self._count = 0
         self._flush_call: Any = None
+        self._timer: Any = None
+        self._timer_at = math.inf
 
     @property
     def outstanding(self) -> int:
@@ -159,7 +160,7 @@ class ClientConnection(BoxConnection):
             body = encode_box([(b"_command", command.commandName), *pairs.items()])
         except (amp.AmpError, TypeError, ValueError, AttributeError, KeyError) as error:
             return defer.fail(BadCommand(f"{command.__name__}: {error}"))
-        return self._ask(
+        return self.ask(
             body,
             lambda box: _response(command, box),
             command in _CHANGING,
@@ -261,16 +262,20 @@ class ClientConnection(BoxConnection):
         count = len(items)
         limit = pair(b"timeout_ms", b"%d" % timeout_ms)
         body = close_box(b"%b%b%b" % (head, word, limit), key, packed)
-        return self._ask(
+        return self.ask(
             body,
             lambda box: _results(box, count),
             head is _WRITE,
             timeout_ms / 1000 + GRACE_SECONDS,
         )
 
-    def _ask(
+    def ask(
         self, body: bytes, read: Callable[[Box], Any], changes: bool, timeout_seconds: float
     ) -> Deferred[Any]:
+        """Ask what `body` holds, a box without its tag; fires with what `read` makes of the answer.
+
+        `changes` tells whether the outcome is unknown where there is no answer.
+        """
         if not self.is_open:
             return defer.fail(NotAppended("the connection is closed"))
         if self.queued_bytes + len(body) > QUEUE_BYTES:
@@ -279,10 +284,11 @@ class ClientConnection(BoxConnection):
         tag = b"%x" % self._count
         answered: Deferred[Any] = Deferred(lambda _: self._drop(tag))
         begins = self.written_bytes + self.queued_bytes
-        # A deadline may have passed while the caller was busy elsewhere.
-        wait = max(0.0, timeout_seconds)
-        timer = self._reactor.callLater(wait, self._expire, tag, timeout_seconds)
-        self._asked[tag] = _Asked(answered, read, changes, begins, timer)
+        now = self._reactor.seconds()
+        deadline = now + timeout_seconds
+        self._asked[tag] = _Asked(answered, read, changes, begins, deadline, timeout_seconds)
+        if deadline < self._timer_at:
+            self._arm(deadline, now)
         self.post(pair(b"_ask", tag))
         self.post(body)
         if self._flush_call is None:
@@ -299,14 +305,14 @@ class ClientConnection(BoxConnection):
         """Take one answer; those to questions that are forgotten are dropped."""
         tag = box.get(b"_answer")
         if tag is not None:
-            asked = self._forget(tag)
+            asked = self._asked.pop(tag, None)
             if asked is not None:
                 self._answer(asked, box)
             return
         tag = box.get(b"_error")
         if tag is None:
             raise BadMessage("a box that is no answer")
-        asked = self._forget(tag)
+        asked = self._asked.pop(tag, None)
         if asked is not None:
             asked.answered.errback(_error(box))
 
@@ -319,21 +325,31 @@ class ClientConnection(BoxConnection):
             raise BadMessage(f"an answer that makes no sense: {error}") from error
         asked.answered.callback(value)
 
-    def _forget(self, tag: bytes) -> _Asked | None:
-        asked = self._asked.pop(tag, None)
-        if asked is not None and asked.timer.active():
-            asked.timer.cancel()
-        return asked
-
     def _drop(self, tag: bytes) -> None:
-        self._forget(tag)
+        self._asked.pop(tag, None)
 
-    def _expire(self, tag: bytes, seconds: float) -> None:
-        asked = self._asked.pop(tag, None)
-        if asked is not None:
-            # What waits for a transport that takes nothing is written once it does again.
-            text = f"no answer within {seconds:g} s"
-            asked.answered.errback(Timeout(asked.changes, text))
+    # -- Time ------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float, now: float) -> None:
+        """Let the one timer that there is fire at `deadline`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        # A deadline may have passed while the caller was busy elsewhere.
+        self._timer = self._reactor.callLater(max(0.0, deadline - now), self._expire)
+
+    def _expire(self) -> None:
+        """End what has waited long enough; most is answered long before, and costs no timer."""
+        now = self._reactor.seconds()
+        self._timer, self._timer_at = None, math.inf
+        for tag, asked in list(self._asked.items()):
+            if asked.deadline <= now and self._asked.pop(tag, None) is not None:
+                # What waits for a transport that takes nothing is written once it does again.
+                text = f"no answer within {asked.timeout_seconds:g} s"
+                asked.answered.errback(Timeout(asked.changes, text))
+        nearest = min((asked.deadline for asked in self._asked.values()), default=math.inf)
+        if nearest < self._timer_at:
+            self._arm(nearest, now)
 
     # -- Ending ----------------------------------------------------------------------------
 
@@ -344,9 +360,12 @@ class ClientConnection(BoxConnection):
         if self._flush_call is not None:
             self._flush_call.cancel()
             self._flush_call = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         text = f"the connection was lost: {self._ending or reason.getErrorMessage()}"
         for tag in list(self._asked):
-            asked = self._forget(tag)
+            asked = self._asked.pop(tag, None)
             if asked is not None:
                 unknown = asked.changes and asked.begins < self.written_bytes
                 asked.answered.errback(OutcomeUnknown(text) if unknown else NotAppended(text))
@@ -422,76 +441,3 @@ def _error(box: Box) -> RaftError:
     if box.get(b"_error_code") == amp.UNHANDLED_ERROR_CODE:
         return Refused("the node does not know this question: it may be of an older version")
     return error_from_description(code, description)
-
-
-def dial(
-    reactor: Any, address: str, timeout_seconds: float = 5.0, cluster_id: str = ""
-) -> Deferred[ClientConnection]:
-    """Connect to a node and greet it; cancelling gives up.
-
-    `address` is an endpoint string or `host:port`. A node of another cluster than `cluster_id`
-    (where it is not empty) refuses.
-
-    Raises (as failures):
-        PeerRefused: the node belongs to another cluster or speaks another version.
-        NotAppended: it cannot be reached within `timeout_seconds`.
-        BadConfiguration: `address` is none.
-    """
-    dialled = Deferred.fromCoroutine(_dial(reactor, address, timeout_seconds, cluster_id))
-
-    def too_late(value: object, _seconds: float) -> object:
-        if isinstance(value, Failure) and value.check(defer.CancelledError):
-            raise NotAppended(f"{address} did not answer within {timeout_seconds:g} s")
-        return value
-
-    return dialled.addTimeout(timeout_seconds, reactor, too_late)  # type: ignore[arg-type]
-
-
-async def _dial(
-    reactor: Any, address: str, timeout_seconds: float, cluster_id: str
-) -> ClientConnection:
-    connection = ClientConnection(reactor)
-    factory = Factory.forProtocol(lambda: connection)
-    factory.noisy = False
-    endpoint = client_endpoint(reactor, address, timeout_seconds)
-    try:
-        await endpoint.connect(factory)
-    except defer.CancelledError:
-        raise
-    except Exception as error:
-        raise NotAppended(f"{address} cannot be reached: {error}") from error
-    try:
-        connection.greeting = await _greet(connection, cluster_id, timeout_seconds)
-    except BaseException:
-        connection.close()
-        raise
-    connection.is_greeted = True
-    return connection
-
-
-async def _greet(connection: ClientConnection, cluster_id: str, seconds: float) -> Greeting:
-    answered = connection._ask(
-        encode_box(
-            [
-                (b"_command", b"Hello"),
-                (b"version", b"%d" % commands.PROTOCOL_VERSION),
-                (b"cluster_id", cluster_id.encode()),
-                (b"server_id", b""),
-                (b"incarnation", b""),
-                (b"role", b"client"),
-            ]
-        ),
-        read_greeting,
-        False,
-        seconds,
-    )
-    connection.flush()
-    greeting: Greeting = await answered
-    if greeting.version > commands.PROTOCOL_VERSION:
-        raise PeerRefused(
-            f"the node speaks version {greeting.version} of the protocol and this client only "
-            f"{commands.PROTOCOL_VERSION}: upgrade the client"
-        )
-    if cluster_id and greeting.cluster_id and cluster_id != greeting.cluster_id:
-        raise PeerRefused(f"the node belongs to cluster {greeting.cluster_id}, not {cluster_id}")
-    return greeting

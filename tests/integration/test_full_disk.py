@@ -17,7 +17,7 @@ from raft.codec import PLAIN
 from raft.errors import StorageFull
 from raft.testing.ledger import Ledger, read_everything
 from raft.testing.processes import ProcessCluster
-from raft.transport.calls import dial
+from raft.transport.dialling import dial
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(60)]
 

@@ -13,7 +13,8 @@ from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.errors import RaftError
 from raft.testing.processes import ProcessCluster
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
+from raft.transport.dialling import dial
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.deadline(40)]
 

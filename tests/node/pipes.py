@@ -17,7 +17,7 @@ from raft.node.forwarding import Forwarder
 from raft.node.reads import ReadBatch
 from raft.node.sessions import SessionCare, SessionEntries
 from raft.storage.records import SessionLimits
-from raft.transport import calls
+from raft.transport import calls, dialling
 from raft.transport.clients import ClientListener
 from raft.transport.greeting import Identity
 from tests.node.world import Node, World
@@ -190,7 +190,7 @@ class Network:
             raise NotAppended("it closed the connection at once")
         self.pipes = [pipe for pipe in self.pipes if not pipe.is_broken]
         self.pipes.append(Pipe(self.world, self.chance, connection, server))
-        connection.greeting = await calls._greet(connection, "", timeout_seconds)
+        connection.greeting = await dialling.greet(connection, "", timeout_seconds)
         connection.is_greeted = True
         return connection
 

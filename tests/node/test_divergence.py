@@ -19,8 +19,8 @@ from raft.machines.sqlite import SQLiteDatabase
 from raft.node.guard import Judgement
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
-from raft.transport.calls import dial
 from raft.transport.commands import Status
+from raft.transport.dialling import dial
 from raft.transport.greeting import Greeting
 from raft.transport.wire import StateDigest
 from tests.node.running import Nodes, outcome, until

@@ -29,8 +29,9 @@ from raft.transport.arguments import (
     unpack_plain,
 )
 from raft.transport.boxes import Box, BoxParser, encode_box
-from raft.transport.calls import ClientConnection, dial
+from raft.transport.calls import ClientConnection
 from raft.transport.clients import ClientLimits, ClientListener
+from raft.transport.dialling import dial
 from raft.transport.peers import Identity
 
 encode = msgspec.msgpack.encode

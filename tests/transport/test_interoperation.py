@@ -20,8 +20,8 @@ from raft.core import messages as m
 from raft.core.configuration import Configuration, Member
 from raft.interfaces import IClientService
 from raft.transport.arguments import pack_results
-from raft.transport.calls import dial
 from raft.transport.clients import ClientListener
+from raft.transport.dialling import dial
 from raft.transport.peers import Identity, PeerNetwork, SnapshotChunk
 
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
