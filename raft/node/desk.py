@@ -199,9 +199,15 @@ class ClientDesk:
         return self.node.status()
 
     def leader(self) -> tuple[str, str]:
-        """Return the leader's id and client address, empty where not known."""
+        """Return the leader's id and client address, empty where not known.
+
+        A leader that is no member of what has come here so far has no address for the client: it
+        is better off with the word of another node.
+        """
         leader = self.node.leader()
-        return (leader or "", self.node.leader_address() or "")
+        if leader is None or self.node.shell.server.configuration.member(leader) is None:
+            return "", ""
+        return leader, self.node.leader_address() or ""
 
     def set_configuration(
         self,

@@ -11,7 +11,8 @@ from pytest_twisted import ensureDeferred
 
 from raft.core import founding
 from raft.core.configuration import Member
-from raft.core.events import Standing
+from raft.core.events import Received, Standing
+from raft.core.messages import AppendEntries, Entries
 from raft.core.outputs import Role
 from raft.node.founding import has_committed, is_ordered
 from raft.service import RaftService
@@ -128,3 +129,17 @@ def test_an_id_that_is_minted_is_no_id_that_is_derived() -> None:
     """M8: a server without members tells by it who may found."""
     assert is_ordered(str(uuid.uuid4()))
     assert not any(map(is_ordered, ("", CLUSTER, uuid.uuid4().hex, "shop", "-" * 36)))
+
+
+@pytest.mark.integration
+@ensureDeferred
+async def test_a_node_without_members_names_no_leader_to_clients(nodes: Nodes) -> None:
+    """It cannot tell where the leader is; whoever asks goes on to another node."""
+    (leader,) = await nodes.found("a")
+    assert leader.desk.leader() == ("a", leader.leader_address())
+    waiting = nodes.start("b")
+    heartbeat = AppendEntries(2, 9, 2, Entries(10), 0, 1)
+    waiting.shell.post(Received("a", heartbeat))
+    await until(lambda: waiting.leader() == "a")
+    assert waiting.desk.leader() == ("", "")
+    await nodes.stop()
