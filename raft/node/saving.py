@@ -35,8 +35,8 @@ class Saving:
     _waiting: deque[tuple[int, int, Callable[[], None] | None]] = Factory(deque)
     """(storage's ticket, the core's ticket or 0, what to call), in order."""
     _ticket: int = 0
-    _prepared: Callable[[bool], bool] | None = None
-    """`IStorage.save`, with all but `at_once`."""
+    prepared: partial[bool] | None = None
+    """What is to be handed over: `IStorage.save`, with all but `at_once`."""
 
     @property
     def oldest(self) -> int:
@@ -101,7 +101,7 @@ class Saving:
         self.save_count += 1
         ticket = self._next(save.ticket, None)
         hard_state, truncate_from = save.hard_state, save.truncate_from
-        self._prepared = partial(
+        self.prepared = partial(
             shell.storage.save, ticket, hard_state, truncate_from, start, end, records
         )
 
@@ -110,7 +110,7 @@ class Saving:
 
         Returns the core's ticket where it is durable already, which may be so only `at_once`.
         """
-        save, self._prepared = self._prepared, None
+        save, self.prepared = self.prepared, None
         if save is None or not save(at_once and len(self._waiting) == 1):
             return 0
         _, core_ticket, _ = self._waiting.pop()

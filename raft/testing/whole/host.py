@@ -22,7 +22,7 @@ from raft.testing.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Died, Process
-from raft.testing.whole.view import View, WatchedServer, WatchedStorage
+from raft.testing.whole.view import View, WatchedSaving, WatchedServer, WatchedStorage
 from raft.testing.whole.writer import clocked_log
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Host:
     disk_seconds: tuple[float, float] = (0.0, 0.002)
     """How long a turn of the writer takes, at least and at most."""
     disk_fuse: Fuse | None = None
+    disk_has_failed: bool = False
+    """Whether an operation of this life has failed: it must end, and be started again."""
     send_fuse: Fuse | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -113,6 +115,7 @@ class Host:
         self.lives += 1
         self.refused = None
         self.disk_fuse = self.send_fuse = None
+        self.disk_has_failed = False
         chance = random.Random(f"{world.seed}/{self.id}/{self.lives}")
         rate = world.rates[self.id]
         process = Process(
@@ -146,6 +149,7 @@ class Host:
             world.tell(self.id, f"repairs its log: {service.repair}")
         shell = service.shell
         shell.server = WatchedServer(shell.server, self.view)  # type: ignore[assignment]
+        shell.saving = WatchedSaving(shell.saving, self.view)  # type: ignore[assignment]
         self.view.began(shell.server, service.replica, process)
         self._watch(service, process)
 

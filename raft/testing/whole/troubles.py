@@ -99,6 +99,9 @@ class Troubles:
         """A server ended by itself: somebody looks after it, and starts it again."""
         self.copies.end()
         self._later(self.drawing.repair_seconds, self._start, host)
+        if self.is_over and host.disk_has_failed:
+            # It was paused when its disk failed, and ends only now that all is well.
+            self.world.timeline.after(0.0, self._start, host)
 
     def _start(self, host: Host) -> None:
         if not host.is_up:
@@ -152,7 +155,8 @@ class Troubles:
             case ["slow disk", str(id), float(much), float(seconds)]:
                 self._slow_disk(hosts[id], much, seconds)
             case ["failing disk" as how, str(id), int(left), float()]:
-                hosts[id].disk_fuse = self._fuse(hosts[id], left, how, _fail)
+                burn = partial(_fail, hosts[id])
+                hosts[id].disk_fuse = self._fuse(hosts[id], left, how, burn)
                 return False
             case ["full disk", str(id), int(room), float(seconds)]:
                 self._fill(hosts[id], room, seconds)
@@ -305,5 +309,6 @@ class Troubles:
         return [host for host in world.hosts.values() if host.is_up and not host.view.is_lost]
 
 
-def _fail() -> None:
+def _fail(host: Host) -> None:
+    host.disk_has_failed = True
     raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -236,20 +236,27 @@ class View:
             (events, outputs), self._pending = self._pending, None
             self.monitors.stepped(self, events, outputs)  # type: ignore[arg-type]
 
-    def saving(self, save: tuple[Any, ...]) -> None:
-        """The shell hands storage one save."""
-        ticket, hard_state, truncate_from, start, end, written = save
-        records = self.records
+    def prepared(self, save: tuple[Any, ...]) -> None:
+        """The shell has made the records of a step's save; what it says of them leaves after this.
+
+        The process may die before storage has them: others may have them then, and it has not.
+        """
+        _, _, truncate_from, start, end, written = save
         if truncate_from is not None:
-            records.truncate(truncate_from)
+            self.records.truncate(truncate_from)
         entries = self.interned.of(written)
         if self._pending is not None and self._pending[1].save is not None:
             self._append(self._pending[1].save, start, entries)
         if len(entries) != end - start:
             self.monitors.violated("I12", f"{self.id} saves {len(entries)} from {start} to {end}")
-        write = Write(ticket, None, True, hard_state, truncate_from, start, tuple(entries))
-        self.disk.queue.append(write)
         self._judge()
+
+    def saving(self, save: tuple[Any, ...]) -> None:
+        """The shell hands storage one save."""
+        ticket, hard_state, truncate_from, start, _, written = save
+        entries = tuple(self.interned.of(written))
+        write = Write(ticket, None, True, hard_state, truncate_from, start, entries)
+        self.disk.queue.append(write)
 
     def _append(self, save: out.Save, start: int, entries: list[Entry]) -> None:
         for append in save.append:
@@ -312,6 +319,21 @@ def _last(disk: Disk) -> tuple[int, int]:
     """Return (term, index) of the last entry of a log, or of the snapshot before it."""
     records = disk.records
     return records.term_at(records.end - 1) or 0, records.end - 1
+
+
+class WatchedSaving:
+    """A shell's saves, seen as soon as they are made; all else is the shell's own."""
+
+    def __init__(self, saving: Any, view: View) -> None:
+        self._saving, self._view = saving, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._saving, name)
+
+    def save(self, save: out.Save) -> None:
+        """See `Saving`."""
+        self._saving.save(save)
+        self._view.prepared(self._saving.prepared.args)
 
 
 class WatchedServer:
