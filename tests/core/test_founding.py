@@ -70,7 +70,7 @@ def test_whose_cluster_lives_without_it_stands_for_no_election(standing: Standin
 
 
 def test_a_founder_waits_for_the_other_first_members() -> None:
-    """M8, M9: it neither stands nor votes until they had the time to object."""
+    """M9: it neither stands nor votes until they had the time to object."""
     server = build("a", [1])
     outputs = step(server, Founding(wait_seconds=10 * TIMEOUT))
     assert 11 * TIMEOUT <= outputs.next_deadline < 12 * TIMEOUT
@@ -86,7 +86,7 @@ def test_a_founder_waits_for_the_other_first_members() -> None:
 
 
 def test_who_is_told_of_its_removal_and_has_nothing_has_no_vote() -> None:
-    """M6, M9: it was emptied, and forgot what it had voted."""
+    """M9: it was emptied, and forgot what it had voted."""
     server = build("a", [1])
     step(server, Excluded(7))
     assert asked(server, FOUNDER) == asked(server, ELECTED) == [False, False]

@@ -47,6 +47,7 @@ STORAGE_TESTS = (
     *("tests/storage/test_writer.py", "tests/storage/test_recovery.py"),
     *("tests/storage/test_snapshot_files.py", "tests/storage/test_wal.py"),
     *("tests/storage/test_repair.py", "tests/storage/test_writer_thread.py"),
+    "tests/storage/test_prompt.py",
     *("tests/test_skips.py", "tests/test_sessions.py", "tests/test_versions.py"),
 )
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -54,7 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         f"raft.core.{room}": CORE_TESTS
         for room in (
             *("replication", "elections", "log", "server", "membership", "reads"),
-            *("snapshots", "transfer", "progress", "configuration"),
+            *("snapshots", "transfer", "progress", "configuration", "founding"),
         )
     },
     "raft.sessions": SESSION_TESTS,
@@ -62,7 +63,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         f"raft.storage.{room}": STORAGE_TESTS
         for room in (
             *("writer", "recovery", "records", "ledger", "frames", "reading", "segments"),
-            *("snapshots", "wal", "thread", "marks"),
+            *("snapshots", "wal", "thread", "marks", "prompt"),
         )
     },
 }
