@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from raft.core import elections
 from raft.core.events import Founding, Standing
-from raft.core.roles import Leader
 
 if TYPE_CHECKING:
     from raft.core.server import Server
@@ -64,7 +63,8 @@ def judge(server: Server, event: Founding) -> None:
     """Take what the others have said, and leave an election that is not to be."""
     server.standing, server.founders = event.standing, event.founders
     server.founding_until = server.now + event.wait_seconds if event.wait_seconds else -math.inf
-    if has_history(server) or isinstance(server.state, Leader):
+    if has_history(server):
+        # Whoever leads has a history too: the first entry of its term.
         return
     if is_barred(server):
         server.become_follower(None)

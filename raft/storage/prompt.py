@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define
 
-from raft.storage.thread import TIDY, WriterThread
+from raft.storage.thread import WriterThread
 from raft.storage.writer import Save
 
 MOST_BYTES: Final = 16 << 10
@@ -26,7 +26,8 @@ PATIENT_SECONDS: Final = 1.0
 class PromptWriter:
     """Writes in the calling thread, in place of `thread`, while that one has nothing to write.
 
-    The caller sees to it that all saves before are durable.
+    The caller sees to it that all saves before are durable. No segment is begun here, so the thread
+    has nothing to tidy afterwards.
     """
 
     thread: WriterThread
@@ -55,6 +56,4 @@ class PromptWriter:
             thread.working.release()
         if (now := thread.seconds()) - began > QUICK_SECONDS:
             self._slow_until = now + PATIENT_SECONDS
-        if writer.untidy or writer.pressed:
-            thread.queue.put(TIDY)
         return True

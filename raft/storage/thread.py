@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Final
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -22,11 +21,8 @@ RETRY_SECONDS = 1.0
 """How long the writer waits before it asks a full disk for room again."""
 NEWEST_POSSIBLE = (1 << 64) - 1
 
-TIDY: Final = ()
-"""Nothing to be written: the segments want to be looked after."""
-
-Queued = Save | MarkSave | tuple[()] | BaseException | None
-"""A save, a mark, `TIDY`, what poisons the store, or None: the end."""
+Queued = Save | MarkSave | BaseException | None
+"""A save, a mark, what poisons the store, or None: the end."""
 
 
 @define(eq=False)
@@ -89,10 +85,9 @@ class WriterThread:
             ticket: int | None = None
             marked = False
             for queued in drained:
-                if isinstance(queued, tuple):
-                    if queued:
-                        saves.append(queued)
-                        ticket = queued[0]
+                if type(queued) is tuple:
+                    saves.append(queued)
+                    ticket = queued[0]
                 elif isinstance(queued, MarkSave):
                     self.writer.write(saves)
                     saves.clear()

@@ -99,7 +99,9 @@ def test_nothing_of_that_concerns_a_server_with_a_leaders_entry(standing: Standi
         step(server, Founding(standing, 100 * TIMEOUT))
         assert asked(server, ELECTED) == [True, True]
     server = build("a", [1, 2])
+    deadline = server.election_deadline
     step(server, Founding(standing, 100 * TIMEOUT))
+    assert server.election_deadline == deadline
     time_out(server)
     assert server.role is Role.PRE_CANDIDATE
     assert server.now < 2 * TIMEOUT

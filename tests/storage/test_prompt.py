@@ -7,10 +7,14 @@ import threading
 
 import pytest
 
+from raft.core.configuration import Configuration
 from raft.core.outputs import HardState
+from raft.interfaces import SnapshotMeta
 from raft.storage import prompt
 from raft.storage.imagined import ImaginedDisk
-from raft.storage.prompt import MOST_BYTES, PATIENT_SECONDS, QUICK_SECONDS
+from raft.storage.prompt import PATIENT_SECONDS, QUICK_SECONDS
+from raft.storage.thread import WriterThread
+from raft.storage.writer import SAVE_BYTES
 from tests.storage.test_faults import SEGMENT_BYTES, Direct, record, reopened, saves
 
 VOTE = (1, HardState(1, "a"), None, 0, 0, b"")
@@ -101,9 +105,39 @@ def test_a_disk_that_was_slow_is_left_to_the_thread_for_a_while(direct):
     assert at_once(direct, append(2))
 
 
-def test_a_large_save_is_the_threads(direct):
-    assert not at_once(direct, append(1, MOST_BYTES))
-    direct.wait(lambda: direct.saved == [2])
+@pytest.mark.parametrize(("most_bytes", "is_done"), [(len(record(1, 1)), True), (200, False)])
+def test_a_large_save_is_the_threads(direct, monkeypatch, most_bytes, is_done):
+    monkeypatch.setattr(prompt, "MOST_BYTES", most_bytes)
+    assert at_once(direct, append(1)) is is_done
+    direct.wait(lambda: is_done or direct.saved == [2])
+
+
+def test_who_cannot_be_passed_by_writes_everything(direct, monkeypatch):
+    monkeypatch.setattr(WriterThread, "may_be_passed_by", False)
+    assert not at_once(direct, VOTE)
+    direct.wait(lambda: direct.saved == [1])
+
+
+def test_a_mark_that_is_under_way_comes_first(direct, disk):
+    """N1: what follows a snapshot's mark is not durable before it."""
+    assert at_once(direct, VOTE)
+    assert at_once(direct, append(1))
+    gate = threading.Event()
+    writer = direct.store.create_snapshot(SnapshotMeta(1, 1, Configuration(), 0, 0))
+    writer.commit()
+    disk.fault = lambda call, _: (call == "fdatasync" and not gate.wait(10)) or None
+    direct.store.mark_snapshot(3, 1, 1, True, 2)
+    assert not at_once(direct, (4, None, None, 2, 3, record(2, 1)))
+    gate.set()
+    direct.wait(lambda: direct.saved and direct.saved[-1] == 4)
+
+
+def test_only_what_fits_goes_into_the_newest_segment(direct):
+    """To begin another one takes as long as a disk wants."""
+    writer = direct.store._writer
+    room = writer.segment.size_bytes - writer.offset - SAVE_BYTES
+    assert writer.has_room(room)
+    assert not writer.has_room(room + 1)
 
 
 def test_no_segment_is_begun_while_somebody_waits(direct, disk):
@@ -121,18 +155,6 @@ def test_who_tidies_keeps_the_log_to_itself(direct):
     with direct.store._thread.working:
         assert not at_once(direct, VOTE)
     direct.wait(lambda: direct.saved == [1])
-
-
-def test_the_thread_tidies_after_those_who_wrote(direct, monkeypatch):
-    """A segment is made ready before it is needed."""
-    monkeypatch.setattr(prompt, "QUICK_SECONDS", 60.0)
-    before = len(direct.store._writer.ledger.segments)
-    for index in range(1, 4 * SEGMENT_BYTES // 200):
-        at_once(direct, append(index))
-        direct.wait(lambda: direct.store._answered == direct.store._asked)
-        direct.tidied()
-    assert len(direct.store._writer.ledger.segments) > before + 2
-    assert direct.store._writer.spare is not None
 
 
 def test_both_ways_together_make_one_log(direct, disk):
