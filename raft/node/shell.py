@@ -330,7 +330,7 @@ class Shell:
         outputs = self.server.step(events, now)
         self.currency.judge(self.server, self.replica, now)
         changes = outputs.changes
-        if saved := self._carry_out(outputs, at_once=True):
+        if saved := self._carry_out(outputs, self.bounds.waits_for_disk):
             outputs = self.server.step((ev.Saved(saved),), now)
             changes += outputs.changes
             self._carry_out(outputs, at_once=False)

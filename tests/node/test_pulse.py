@@ -266,6 +266,7 @@ def test_a_status_says_that_a_damaged_log_keeps_a_server_from_elections() -> Non
     ):
         network = SimpleNamespace(is_connected=lambda peer: True)
         node = SimpleNamespace(id="a", shell=SimpleNamespace(server=server), network=network)
+        node.founding = SimpleNamespace(awaited=())
         reason = leaderless_reason(cast(RaftService, node))
         assert reason.startswith(expected)
         assert owed in reason

@@ -33,8 +33,8 @@ def copies_are_looked_for_at_propose_only(patch: pytest.MonkeyPatch) -> None:
     class Blind(dict[int, Result]):
         """Finds nothing."""
 
-        def get(self, *_: Any) -> None:  # type: ignore[override]
-            return None
+        def __contains__(self, _: object) -> bool:
+            return False
 
     with_results(patch, Blind)
 
