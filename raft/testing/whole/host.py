@@ -210,6 +210,8 @@ class Host:
         self.world.tell(self.id, f"ends: {error}")
         # As twistd does, once the service is closed.
         process.callLater(0, process.kill)
+        # Who ends in good order is not started again, whatever its disk refused before.
+        self.disk_has_failed = self.disk_has_failed and error is not None
         self.world.ended(self)
 
     def stop(self) -> None:
