@@ -209,7 +209,8 @@ class Members:
             self._look_at_self(configuration)
             self._was_member |= node.id in configuration.ids
             members = {m.id: m.peer_address for m in configuration.members if m.peer_address}
-            known = self.strangers | self.addresses
+            # Whom this server's log would remove may lead meanwhile, and needs its answers.
+            known = self.said | self.strangers | self.addresses
             members |= {peer: known[peer] for peer in beside if peer in known}
             self.addresses = members
             self._dial()

@@ -14,6 +14,9 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 import raft
 from raft.client import RaftClient
+from raft.core import events as ev
+from raft.core import membership
+from raft.core import messages as ms
 from raft.core import outputs as out
 from raft.core.configuration import Member
 from raft.core.server import Options
@@ -458,3 +461,34 @@ async def test_who_could_not_be_told_and_stayed_connected_dials_again(nodes: Nod
     # It asks for votes meanwhile, and is not heard; when its time is over, nobody tells it.
     await until(lambda: deaf.id not in leader.shell.server.state.progress)  # type: ignore[union-attr]
     await until(lambda: deaf.status()["removed"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_whom_the_log_would_remove_is_answered_where_it_leads(nodes: Nodes) -> None:
+    """M6: a leader's removal of a member was never committed, and that member leads now.
+
+    The follower had no way to answer it any more, and lagged as long as both lived (seed 3000218).
+    """
+    await nodes.found(options=IMPATIENT)
+    leader = await nodes.leader()
+    left, other = nodes.others(leader)
+    server = leader.shell.server
+    await until(lambda: pinned(leader, left.id) and membership.may_change(server))
+    nodes.cut |= {(leader.id, left.id), (leader.id, other.id)}
+    kept = tuple(m for m in server.configuration.members if m.id != left.id)
+    answered = leader.shell.change(kept, server.log.configuration_index, True)
+    await until(lambda: answered)
+    assert isinstance(answered[0], out.Accepted), answered
+    await until(lambda: server.configuration.member(left.id) is None)
+    nodes.isolate(leader.id)
+    left.shell.post(ev.Received(leader.id, ms.TimeoutNow(server.current_term)))
+    await until(lambda: left.shell.server.role is out.Role.LEADER)
+    # It leads with a longer log than the other's, which has to say that it cannot follow.
+    await left.write(["set", "after", 1])
+    await left.transfer_leadership(other.id)
+    await other.transfer_leadership(left.id)
+    await until(lambda: server.leader_id is None)
+    nodes.cut.clear()
+    await left.write(["set", "after", 2])
+    await applied_by(leader, left)
+    assert voters(leader) == set("abc")
