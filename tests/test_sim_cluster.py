@@ -15,7 +15,7 @@ from raft.errors import BadConfiguration, CommandError, Timeout
 from raft.machines.kv import KeyValueStore
 from raft.machines.sqlite import SQLiteDatabase
 from raft.testing import MachineFault, SimCluster
-from raft.testing.world import NeverHappened
+from raft.testing.cluster.world import NeverHappened
 from tests import planted_machines as planted
 from tests.planted_machines import Jobs, commands, queries
 

@@ -324,7 +324,7 @@ BROKEN: list[tuple[Checker, str, str]] = [
     (directions, "raft.service", "from raft import tap"),
     (directions, "raft.node.shell", "from raft.service import RaftService"),
     (directions, "raft.node.shell", "if TYPING:\n    from raft.service import RaftService"),
-    (directions, "raft.api", "from raft.testing.simulator import Simulator"),
+    (directions, "raft.api", "from raft.testing.cores.simulator import Simulator"),
     (purity, "raft.core.server", "import time"),
     (purity, "raft.core.server", "import logging"),
     (purity, "raft.core.server", "import threading"),

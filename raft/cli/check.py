@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from raft.cli.judging import BadInput, JudgingCommand
-from raft.testing.drawing import svg
+from raft.testing.checker.drawing import svg
 from raft.testing.history import Operation
 from raft.testing.history_file import BadHistory, read_history
 from raft.testing.linearizability import MODELS, Model, Report, Verdict, check

@@ -6,7 +6,12 @@ For applications, and imported when they are first used:
 - `check_determinism`: the same commands on several instances and in several processes;
 - `MachineFault`: what both raise.
 
-The other modules are the simulator of cores with its monitors, and what checks histories.
+Beside them:
+
+- `raft.testing.linearizability`: judges a history of operations; `raft check` is its command;
+- `raft.testing.processes`: a cluster of real processes on loopback;
+- `cores`, `whole`, `small`: our own simulators, of cores, of whole nodes, and of all that can
+  happen to a cluster that is very small. Their insides may change.
 """
 
 from __future__ import annotations
@@ -15,15 +20,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from raft.testing.cluster.sim_cluster import SimCluster
     from raft.testing.determinism import check_determinism
     from raft.testing.machine_fault import MachineFault
-    from raft.testing.sim_cluster import SimCluster
 
 __all__ = ["MachineFault", "SimCluster", "check_determinism"]
 
 _ROOM_OF = {
     "MachineFault": "raft.testing.machine_fault",
-    "SimCluster": "raft.testing.sim_cluster",
+    "SimCluster": "raft.testing.cluster.sim_cluster",
     "check_determinism": "raft.testing.determinism",
 }
 

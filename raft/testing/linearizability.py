@@ -4,8 +4,8 @@ A history is linearizable if all its operations can be put in one order in which
 takes effect at one moment between its call and its return, and a lone copy of the state
 would give just those results. The search for that order is Wing and Gong's with Lowe's
 memory of what was tried, and operations are put in order only when a return forces it:
-see `raft.testing.ordering`. It is exponential at worst, and fast on histories that a correct
-system produces.
+see `raft.testing.checker.ordering`. It is exponential at worst, and fast on histories that
+a correct system produces.
 
 - Keys are independent, so each is searched for itself.
 - An operation with an unknown outcome never ends: it may take effect at any time after
@@ -27,12 +27,12 @@ from typing import Final
 
 from attrs import define, evolve, frozen
 
-from raft.testing.counterexample import piece_text, shrunk
+from raft.testing.checker.counterexample import piece_text, shrunk
+from raft.testing.checker.models import Judged, Model, Step
+from raft.testing.checker.moves import State
+from raft.testing.checker.objects import KEY_VALUE, LOCK, MODELS, QUEUE, REGISTER
+from raft.testing.checker.ordering import Outcome, Search
 from raft.testing.history import Operation
-from raft.testing.models import Judged, Model, Step
-from raft.testing.moves import State
-from raft.testing.objects import KEY_VALUE, LOCK, MODELS, QUEUE, REGISTER
-from raft.testing.ordering import Outcome, Search
 
 __all__ = [
     "BUDGET_STEPS",

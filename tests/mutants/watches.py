@@ -10,12 +10,12 @@ from attrs import frozen
 from tests.mutants.living import source_of
 
 WATCHERS = (
-    "raft.testing.monitors",
-    "raft.testing.log_monitors",
-    "raft.testing.once",
-    "raft.testing.small_rules",
-    "raft.testing.workload",
-    "raft.testing.transfers",
+    "raft.testing.cores.monitors",
+    "raft.testing.cores.log_monitors",
+    "raft.testing.cores.once",
+    "raft.testing.small.rules",
+    "raft.testing.cores.workload",
+    "raft.testing.cores.transfers",
 )
 """The modules that hold a run, or a small model, against the invariants."""
 

@@ -15,7 +15,7 @@ from raft.core.outputs import Role
 from raft.errors import StateMachineFailed
 from raft.node.writes import Batch
 from raft.storage.records import Kind, encode_skip
-from raft.testing.world import NeverHappened
+from raft.testing.cluster.world import NeverHappened
 from tests.node.world import Node, cluster, leader_of
 
 STEPS = 60

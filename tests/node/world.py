@@ -12,9 +12,9 @@ from raft.errors import CommandError
 from raft.interfaces import IStateMachine
 from raft.node.bounds import Bounds
 from raft.node.writes import Batch
-from raft.testing.whole_node import WholeNode, leader_of
-from raft.testing.wire import Wire
-from raft.testing.world import Outcome, Pool, World
+from raft.testing.cluster.whole_node import WholeNode, leader_of
+from raft.testing.cluster.wire import Wire
+from raft.testing.cluster.world import Outcome, Pool, World
 
 __all__ = [
     "Journal",

@@ -27,12 +27,12 @@ from raft.core.outputs import (
     StartSnapshot,
 )
 from raft.core.roles import Leader
-from raft.testing.disk import Entry, StoredSnapshot, Write
-from raft.testing.model_node import ModelNode
-from raft.testing.monitors import Monitors
-from raft.testing.simulator import Simulation
-from raft.testing.swarm import Swarm
-from raft.testing.workload import Workload
+from raft.testing.cores.disk import Entry, StoredSnapshot, Write
+from raft.testing.cores.model_node import ModelNode
+from raft.testing.cores.monitors import Monitors
+from raft.testing.cores.simulator import Simulation
+from raft.testing.cores.swarm import Swarm
+from raft.testing.cores.workload import Workload
 
 TERM, LAST = 2, 5
 STRANGERS = Configuration((Member("n9"),))

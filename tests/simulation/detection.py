@@ -20,7 +20,7 @@ import tests.simulation.planted_answers
 import tests.simulation.planted_leases
 import tests.simulation.planted_sessions
 import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)
-from raft.testing.simulator import Failure, simulate
+from raft.testing.cores.simulator import Failure, simulate
 from tests.simulation.planted import BUGS
 
 

@@ -16,7 +16,7 @@ import tests.simulation.planted_answers
 import tests.simulation.planted_leases
 import tests.simulation.planted_sessions
 import tests.simulation.planted_wipes  # noqa: F401  (they enter their bugs)
-from raft.testing.simulator import first_failure
+from raft.testing.cores.simulator import first_failure
 from tests.simulation.planted import BUGS
 
 PAGE = Path(__file__).with_suffix(".txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raft.core.progress import Progress
-from raft.testing.model_node import ModelNode
+from raft.testing.cores.model_node import ModelNode
 from tests.simulation.planted import planted
 
 

@@ -8,15 +8,15 @@ import pytest
 from attrs import evolve
 from click.testing import CliRunner
 
-from raft.testing.acts import Act, Scenario
 from raft.testing.choices import BadChoices
-from raft.testing.playing import Player, failure_of, play
-from raft.testing.recording import RecordedSimulation, record
-from raft.testing.reduction import as_test, shrink
+from raft.testing.cores.acts import Act, Scenario
+from raft.testing.cores.command import main
+from raft.testing.cores.playing import Player, failure_of, play
+from raft.testing.cores.recording import RecordedSimulation, record
+from raft.testing.cores.reduction import as_test, shrink
+from raft.testing.cores.simulator import Failure, first_failure, simulate
+from raft.testing.cores.swarm import Swarm
 from raft.testing.shrinking import Budget
-from raft.testing.sim_command import main
-from raft.testing.simulator import Failure, first_failure, simulate
-from raft.testing.swarm import Swarm
 from tests.simulation.planted import BUGS
 
 EASY = "entries_are_acknowledged_before_they_are_saved"

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 import tests.simulation.planted
 from raft.core.server import Server
-from raft.testing import exhaustive, normal
-from raft.testing.exhaustive import DEEPER, MODELS, Bounds, Model, explore, members
-from raft.testing.small_models import LIVELY
+from raft.testing.small import exhaustive, normal
+from raft.testing.small.bounds import LIVELY
+from raft.testing.small.exhaustive import DEEPER, MODELS, Bounds, Model, explore, members
 from tests.simulation.planted import BUGS
 
 STATES = {

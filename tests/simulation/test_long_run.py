@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from raft.testing.long_run import Tally, main, run_seeds
+from raft.testing.cores.long_run import Tally, main, run_seeds
 from tests.simulation.planted import BUGS
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState
-from raft.testing.clock import LocalClock
-from raft.testing.disk import Disk, Entry, Records, StoredSnapshot, Write, summed_up
-from raft.testing.members import halves_of, is_quorum, quorums_meet, votes
-from raft.testing.monitors import Monitors
-from raft.testing.network import cut_links
-from raft.testing.past import give_past
-from raft.testing.swarm import Swarm
-from raft.testing.timeline import Timeline
+from raft.testing.cores.clock import LocalClock
+from raft.testing.cores.disk import Disk, Entry, Records, StoredSnapshot, Write, summed_up
+from raft.testing.cores.members import halves_of, is_quorum, quorums_meet, votes
+from raft.testing.cores.monitors import Monitors
+from raft.testing.cores.network import cut_links
+from raft.testing.cores.past import give_past
+from raft.testing.cores.swarm import Swarm
+from raft.testing.cores.timeline import Timeline
 
 ENTRIES: tuple[Entry, ...] = ((1, 1, 10), (1, 2, 10), (2, 3, 10))
 

@@ -14,11 +14,11 @@ import pytest
 from raft.core.configuration import Configuration, Member
 from raft.core.outputs import HardState, Role
 from raft.errors import SessionExpired
-from raft.testing.disk import Entry
-from raft.testing.ghost import Violation
-from raft.testing.once import Once
-from raft.testing.situations import Disk, View
-from raft.testing.small_rules import Ghost, Step
+from raft.testing.cores.disk import Entry
+from raft.testing.cores.ghost import Violation
+from raft.testing.cores.once import Once
+from raft.testing.small.rules import Ghost, Step
+from raft.testing.small.situations import Disk, View
 from tests.mutants.watches import WATCHERS, watches
 from tests.simulation.broken_promises import BROKEN, Run
 

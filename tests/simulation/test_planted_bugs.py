@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft.testing.simulator import first_failure
+from raft.testing.cores.simulator import first_failure
 from tests.simulation.planted import BUGS
 from tests.simulation.planted_seeds import seen
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raft.testing.simulator import simulate
+from raft.testing.cores.simulator import simulate
 
 SEEDS = [
     line.split(maxsplit=2)

@@ -13,9 +13,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from raft.testing.sim_command import main
-from raft.testing.simulator import Failure, Report, simulate
-from raft.testing.swarm import (
+from raft.testing.cores.command import main
+from raft.testing.cores.simulator import Failure, Report, simulate
+from raft.testing.cores.swarm import (
     CHANGE_TRIGGERS,
     FAULTS,
     LEASE_FAULTS,
@@ -99,7 +99,7 @@ def test_the_story_does_not_depend_on_the_order_of_sets() -> None:
     """I23: also with another hash seed, in another process."""
     told = {
         subprocess.run(
-            [sys.executable, "-m", "raft.testing.simulator", "--count", "12", "--digest"],
+            [sys.executable, "-m", "raft.testing.cores.simulator", "--count", "12", "--digest"],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
@@ -158,7 +158,7 @@ def test_a_failure_names_the_rule_the_seed_and_the_command(
     seed = failing_seed()
     with pytest.raises(Failure, match=r"I2: n\d (votes for|shows) ") as caught:
         simulate(seed)
-    assert f"python -m raft.testing.simulator --seed {seed} " in str(caught.value)
+    assert f"python -m raft.testing.cores.simulator --seed {seed} " in str(caught.value)
     assert caught.value.seed == seed
     assert "RequestVote" in caught.value.transcript(10)
 

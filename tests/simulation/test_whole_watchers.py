@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from raft.client import RaftClient
 from raft.core.configuration import Configuration, Member
 from raft.testing.choices import Choices
-from raft.testing.ghost import Violation
+from raft.testing.cores.ghost import Violation
 from raft.testing.whole.bounds import MARGIN_BYTES, QueueBounds
 from raft.testing.whole.host import Host
 from raft.testing.whole.operator import Order

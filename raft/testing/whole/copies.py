@@ -16,7 +16,7 @@ from attrs import define, evolve
 from raft.errors import RaftError
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
-from raft.testing.disk import Disk as SavedDisk
+from raft.testing.cores.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Process

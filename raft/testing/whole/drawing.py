@@ -8,7 +8,7 @@ from typing import Final
 from attrs import define
 
 from raft.testing.choices import Json
-from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.whole import scenes
 from raft.testing.whole.world import World
 

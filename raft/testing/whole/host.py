@@ -18,7 +18,7 @@ from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.storage.directory import DataDirectory
 from raft.storage.repair import DONE
-from raft.testing.disk import Disk as SavedDisk
+from raft.testing.cores.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Died, Process

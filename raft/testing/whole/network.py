@@ -16,8 +16,8 @@ from twisted.internet import error as net
 from raft.testing.whole.connects import Connector, ListeningPort
 
 if TYPE_CHECKING:
-    from raft.testing.ghost import Hash
-    from raft.testing.timeline import Timeline
+    from raft.testing.cores.ghost import Hash
+    from raft.testing.cores.timeline import Timeline
     from raft.testing.whole.process import Process
     from raft.testing.whole.sockets import Stream
 

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 if TYPE_CHECKING:
-    from raft.testing.timeline import Timeline
+    from raft.testing.cores.timeline import Timeline
     from raft.testing.whole.connects import Connector, ListeningPort
     from raft.testing.whole.entropy import Entropy
     from raft.testing.whole.network import Network

@@ -15,9 +15,9 @@ from attrs import define, field, frozen
 
 from raft.storage.repair import DONE
 from raft.testing.choices import Choice, Choices
-from raft.testing.ghost import Violation
+from raft.testing.cores.ghost import Violation
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.linearizability import Verdict, check
-from raft.testing.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.client import TIMEOUTS_SECONDS, Client
 from raft.testing.whole.host import Host
 from raft.testing.whole.machine import EVERYTHING, made_of

@@ -1,4 +1,4 @@
-"""Scenes that a lease which lasts too long does not survive; see `raft.testing.lease_faults`.
+"""Scenes that a lease which lasts too long does not survive; see `raft.testing.cores.lease_faults`.
 
 A lease is wrong only while its holder still leads by its own light and another is elected already.
 Each scene befalls a server that leads: first the clocks drift to the ends of what is promised.
@@ -22,7 +22,7 @@ from attrs import define
 
 from raft.core.outputs import Role
 from raft.testing.choices import Json
-from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from raft.testing.whole.host import Host

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import define
 
-from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.host import Host
 from raft.testing.whole.world import World
 

@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from raft.core.server import Options
 from raft.node.bounds import Bounds
 from raft.storage.records import SessionLimits
-from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.minority import KINDS
 from raft.testing.whole.network import Weather
 from raft.testing.whole.scenes import SCENES

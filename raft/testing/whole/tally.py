@@ -13,7 +13,7 @@ from attrs import Factory, define
 from twisted.logger import globalLogBeginner
 
 from raft.testing.choices import Choices
-from raft.testing.swarm import TIMEOUT_SECONDS
+from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.run import Failure, Run
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.world import World

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from attrs import Factory, define
 
 from raft.interfaces import Value
-from raft.testing.ghost import Violation
-from raft.testing.monitors import Monitors
+from raft.testing.cores.ghost import Violation
+from raft.testing.cores.monitors import Monitors
 
 
 @define(eq=False)

@@ -1,6 +1,6 @@
 """One server as the monitors see it: its core's steps, its log, and what its storage promised.
 
-The monitors are those of `raft.testing.simulator`, written for its model nodes. A `View` is what
+The monitors are those of the simulator of cores, written for its model nodes. A `View` is what
 they ask of one. It keeps a second log, of the same bytes, beside the real one: what the shell
 hands to storage, and what storage has reported as saved. A start from a real disk is held against
 that: all that was saved must be there, and nothing that was never written [I11].
@@ -19,10 +19,10 @@ from raft.core.configuration import Configuration
 from raft.core.events import Event
 from raft.interfaces import Recovered
 from raft.storage.records import HEADER, HEADER_BYTES, Kind, decode_configuration
-from raft.testing.disk import Disk, Entry, Records, SessionRecord, StoredSnapshot, Write
+from raft.testing.cores.disk import Disk, Entry, Records, SessionRecord, StoredSnapshot, Write
 
 if TYPE_CHECKING:
-    from raft.testing.timeline import Timeline
+    from raft.testing.cores.timeline import Timeline
     from raft.testing.whole.verdict import WatchingMonitors
 
 READ_BYTES: Final = 1 << 20

@@ -20,9 +20,9 @@ from raft.core.outputs import Role
 from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.testing.choices import Choices
-from raft.testing.ghost import Violation
+from raft.testing.cores.ghost import Violation
+from raft.testing.cores.timeline import Timeline
 from raft.testing.history import Recorder
-from raft.testing.timeline import Timeline
 from raft.testing.whole.bounds import QueueBounds
 from raft.testing.whole.client import Client
 from raft.testing.whole.entropy import Entropy

@@ -1,0 +1,1 @@
+"""What `raft.testing.linearizability` decides with: models, and the search for an order."""

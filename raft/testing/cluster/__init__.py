@@ -1,0 +1,1 @@
+"""`SimCluster`: an application's machine in whole nodes on simulated time."""

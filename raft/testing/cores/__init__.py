@@ -1,0 +1,1 @@
+"""The simulator of cores: messages as values, model disks, monitors that see all."""

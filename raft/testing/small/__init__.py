@@ -1,0 +1,1 @@
+"""Everything that can happen to a small cluster of real cores, visited without chance."""
