@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from raft.bench import cluster as bench_cluster
-from raft.bench import facts
+from raft.bench import facts, rows
 from raft.bench.load import KEY_BYTES, KEYS, PREPARED, Load, keys, operations, summary
 from raft.bench.workloads import SIZES, WORKLOADS, chosen
 from raft.cli.bench import Numbers, durability
@@ -84,6 +83,20 @@ def test_only_what_is_answered_in_the_measured_span_counts() -> None:
     clock.advance(1.0)
     side.answer()
     assert len(load.latencies) == 1
+
+
+def test_a_span_may_end_with_so_many_answers() -> None:
+    side = Side()
+    load, clock = make_load(side, 1)
+    load.start()
+    found: list[float] = []
+    Deferred.fromCoroutine(load.measure(10.0, 2)).addCallback(found.append)
+    for _ in range(3):
+        clock.advance(0.5)
+        side.answer()
+    assert found == [1.0]
+    assert len(load.latencies) == 2
+    assert clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("how", ["failure", "an item of the answer"])
@@ -178,11 +191,16 @@ def test_percentiles_are_by_rank() -> None:
 
 def test_the_names_are_those_of_the_published_workloads() -> None:
     names = [each.name for each in WORKLOADS]
-    assert names == "W0 W1 W2 W3i W3n W4p W4c W4l W5 W6 W7".split()
+    assert names == "W0 W1 W2 W3i W3n W4p W4c W4f W4l W5 W6 W7".split()
 
 
 def test_a_short_name_stands_for_all_that_begin_so() -> None:
     assert [each.name for each in chosen(["w3", "W1", "W3i"])] == ["W3i", "W3n", "W1"]
+
+
+def test_a_name_of_digits_is_not_taken_for_the_beginning_of_another() -> None:
+    assert [each.name for each in chosen(["w4"])] == ["W4p", "W4c", "W4f", "W4l"]
+    assert [each.name for each in chosen(["W1"])] == ["W1"]
 
 
 def test_numbers_replace_a_workloads_own() -> None:
@@ -228,9 +246,27 @@ def test_writes_that_nobody_synced_are_no_figures() -> None:
         "ops_per_second": 1.0,
         "nodes": {str(number): node for number, node in enumerate(nodes)},
     }
-    bench_cluster._require_durable([run_of(busy, busy, idle)], 3)
+    rows.require_durable([run_of(busy, busy, idle)], 3)
     with pytest.raises(InvariantViolated, match="no majority"):
-        bench_cluster._require_durable([run_of(busy, idle, idle)], 3)
+        rows.require_durable([run_of(busy, idle, idle)], 3)
+
+
+def test_what_a_span_took_is_told_by_node_and_process() -> None:
+    counted = rows.synced({"n1": (10, 100, 20, 3)}, {"n1": (20, 600, 70, 3)}, 2.0)
+    assert counted["n1"] == {
+        "syncs": 10,
+        "syncs_per_second": 5.0,
+        "entries": 500,
+        "entries_per_sync": 50.0,
+        "entries_per_save": 10.0,
+    }
+    before = {"node1": facts.Usage(1.0, 5, 6), "load1": facts.Usage(2.0, 7, 8)}
+    after = {"node1": facts.Usage(2.0, 50, 60), "load1": facts.Usage(2.5, 70, 80)}
+    told = rows.used(before, after, 2.0, "node1", 1000.0)
+    assert [each["role"] for each in told.values()] == ["leader", "load"]
+    assert (told["node1"]["cpu_seconds"], told["node1"]["us_per_operation"]) == (1.0, 500.0)
+    # The load is no part of what a node needs.
+    assert rows.most_resident(told) == 50
 
 
 def test_memory_that_poses_as_a_disk_is_told() -> None:
@@ -284,16 +320,16 @@ def test_real_clusters_are_measured_and_nothing_is_left(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    rows = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [row["workload"] for row in rows] == ["W0", "W2", "W4l", "W7"]
-    for row in rows[:3]:
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row["workload"] for row in lines] == ["W0", "W2", "W4l", "W7"]
+    for row in lines[:3]:
         assert row["ops_per_second"] > 0
         assert row["outstanding"] == 10
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
         roles = [used["role"] for used in row["runs"][0]["processes"].values()]
         assert (roles.count("leader"), roles.count("follower")) == (1, 2)
-    assert rows[0]["syncs_per_second"] > 0
-    assert [used["role"] for used in rows[1]["runs"][0]["processes"].values()].count("load") == 2
-    assert rows[3]["p50_ms"] > 0
+    assert lines[0]["syncs_per_second"] > 0
+    assert [used["role"] for used in lines[1]["runs"][0]["processes"].values()].count("load") == 2
+    assert lines[3]["p50_ms"] > 0
     assert list(place.iterdir()) == []
     assert processes_naming(tmp_path) == []

@@ -52,9 +52,13 @@ def machine(directory: Path) -> dict[str, object]:
     return {
         "processor": _cpu_model(),
         "cores": os.cpu_count() or 0,
+        "memory_gib": round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1
+        ),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "twisted": _version("twisted"),
+        "msgspec": _version("msgspec"),
         "txraft": _version("txraft"),
         "filesystem": filesystem(directory),
         "fdatasync_p50_ms": round(1000 * sync_seconds(directory), 3),

@@ -15,7 +15,7 @@ from itertools import accumulate, cycle
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -107,6 +107,8 @@ class Load:
         self._open = 0
         self._running = False
         self._measuring = False
+        self._most = MOST_LATENCIES
+        self._counted: Deferred[Any] | None = None
         self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -116,13 +118,23 @@ class Load:
         for place in range(self._outstanding):
             self._one(place)
 
-    async def measure(self, seconds: float) -> float:
-        """Take the times of what is answered within `seconds`; return how long it truly was."""
+    async def measure(self, seconds: float, count: int = 0) -> float:
+        """Take the times of what is answered within `seconds`; return how long it truly was.
+
+        With a `count` it ends with so many answers, if these come earlier.
+        """
         self.latencies = array("d")
         self.failures = {}
+        self._most = count or MOST_LATENCIES
         self._measuring = True
         begun = self._clock()
-        await deferLater(self._reactor, seconds)
+        self._counted = deferLater(self._reactor, seconds)
+        try:
+            await self._counted
+        except CancelledError:
+            # So many were answered.
+            pass
+        self._counted = None
         self._measuring = False
         return self._clock() - begun
 
@@ -149,8 +161,10 @@ class Load:
             return
         if self._measuring:
             self.latencies.append(self._clock() - begun)
-            if len(self.latencies) >= MOST_LATENCIES:
+            if len(self.latencies) >= self._most:
                 self._measuring = False
+                if self._counted is not None:
+                    self._counted.cancel()
         if self._running:
             self._one(place)
         else:

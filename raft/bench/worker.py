@@ -64,7 +64,7 @@ class Worker:
     async def _measure(self, order: Job) -> Job:
         if self._load is None:
             raise InvariantViolated("nothing was started that could be measured")
-        seconds = await self._load.measure(order["seconds"])
+        seconds = await self._load.measure(order["seconds"], order["count"])
         with open(order["latencies"], "wb") as file:
             self._load.latencies.tofile(file)
         return {"seconds": seconds, "failures": self._load.failures}
@@ -83,7 +83,9 @@ class Worker:
             case "inside" if self._node is not None:
                 return through(self._node)
             case "client":
-                client = RaftClient(job["addresses"], timeout_seconds=TIMEOUT_SECONDS)
+                client = RaftClient(
+                    job["addresses"], timeout_seconds=TIMEOUT_SECONDS, spread_reads=job["spread"]
+                )
                 self._close.append(client.close)
                 await client.leader()
                 return through(client)

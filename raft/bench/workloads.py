@@ -12,6 +12,8 @@ VALUE_BYTES = 64
 OUTSTANDING_BYTES = 8 << 20
 """Large values are outstanding in fewer places: a client has a bound in bytes."""
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
 COUNTS = {"most_outstanding": 100_000, "most_value_bytes": 2 << 20}
 
 
@@ -23,7 +25,9 @@ class Workload:
         name: W0 and so on.
         text: what it is, for people.
         target: who issues: "inside" the leader, one "client", or "connections" of their own.
-        operations: "write", "read" or "mixed"; "failover" is a measurement of its own.
+        operations: "write", "read" or "mixed".
+        measure: what measures it, by name in `raft.bench.measures`.
+        spread: whether reads are spread over all members.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Workload:
     operations: str
     outstanding: tuple[int, ...]
     value_bytes: tuple[int, ...] = (VALUE_BYTES,)
+    measure: str = "points"
+    spread: bool = False
 
     @property
     def writes(self) -> bool:
@@ -58,10 +64,17 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("W3n", "one write at a time, over the network", "client", "write", (1,)),
     Workload("W4p", "linearizable reads of one client", "client", "read", (1000,)),
     Workload("W4c", "linearizable reads of 1,000 clients", "connections", "read", (1000,)),
+    Workload(
+        *("W4f", "linearizable reads spread over all members", "client", "read", (1000,)),
+        spread=True,
+    ),
     Workload("W4l", "one linearizable read at a time", "client", "read", (1,)),
     Workload("W5", "writes by size", "client", "write", (1000,), SIZES),
     Workload("W6", "90 % reads, 10 % writes, Zipf keys", "client", "mixed", (1000,)),
-    Workload("W7", "SIGKILL of the leader to the next write", "client", "failover", (1,)),
+    Workload(
+        *("W7", "SIGKILL of the leader to the next write", "client", "write", (1,)),
+        measure="failover",
+    ),
 )
 
 
@@ -84,7 +97,7 @@ def chosen(
     found: list[Workload] = []
     for name in names or [each.name for each in WORKLOADS]:
         fitting = [each for each in WORKLOADS if each.name.lower() == name.lower()] or [
-            each for each in WORKLOADS if each.name[:2].lower() == name.lower()
+            each for each in WORKLOADS if each.name.rstrip(LETTERS).lower() == name.lower()
         ]
         if not fitting:
             known = ", ".join(each.name for each in WORKLOADS)

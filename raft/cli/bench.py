@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raft.bench import facts
-from raft.bench.cluster import Plan, Row, Stand, failed
+from raft.bench.measures import measured
+from raft.bench.plan import Plan, Row, Task
+from raft.bench.stand import failed
 from raft.bench.workloads import WORKLOADS, Workload, chosen
 from raft.errors import RaftError
 from raft.places import MEMORY_FILESYSTEMS
@@ -185,8 +187,8 @@ def measure(workloads: Sequence[Workload], plan: Plan, place: Path, report: Repo
     async def main(reactor: Any) -> None:
         try:
             for workload in workloads:
-                stand = Stand(reactor, place / workload.name, workload, plan, report.note)
-                report.found(await stand.run(), machine)
+                task = Task(reactor, place / workload.name, workload, plan, report.note)
+                report.found(await measured(task), machine)
             ended.append(None)
         except Exception as error:
             ended.append(error)
@@ -216,7 +218,8 @@ def figures(rows: Sequence[Row]) -> Table:
     for heading in ("failed", "elections"):
         shown.add_column(heading, justify="right")
     for row in rows:
-        cells = [row["workload"], row["text"], f"{row['outstanding']:,}", f"{row['value_bytes']:,}"]
+        cells = [row["workload"], row["text"]]
+        cells += [_number(row[key], 0) for key in ("outstanding", "value_bytes")]
         cells += [_number(row.get(key), 0) for key in RATES]
         cells += [_number(row.get(key), 2) for key in LATENCIES]
         cells += [_number(row.get(key), 0) for key in ("entries_per_sync", "syncs_per_second")]
@@ -234,9 +237,10 @@ def costs(rows: Sequence[Row]) -> Table:
     for heading in ("workload", "outstanding", "process", "cores", "us of CPU/op", "MiB"):
         shown.add_column(heading, justify="left" if heading in ("workload", "process") else "right")
     for row in rows:
-        for name, used in row["runs"][-1].get("processes", {}).items():
+        last = row["runs"][-1] if row["runs"] else {}
+        for name, used in last.get("processes", {}).items():
             shown.add_row(
-                *map(Text, (row["workload"], f"{row['outstanding']:,}")),
+                *map(Text, (row["workload"], _number(row["outstanding"], 0))),
                 Text(name if used["role"] == "load" else f"{name}, {used['role']}"),
                 Text(_number(used["cores"], 2)),
                 Text(_number(used["us_per_operation"], 2)),
