@@ -325,6 +325,12 @@ def _snapshot(box: Box, _before: bytes) -> Parsed:
         _number(box, b"sequence"),
         _boolean(box, b"done"),
     )
+    if message.configuration_index > message.last_included_index:
+        # Members that its log has not come to yet would count from here on [RULES M1, N1].
+        raise BadMessage(
+            f"a snapshot up to {message.last_included_index} has members of "
+            f"{message.configuration_index}, which is behind it"
+        )
     total = box.get(b"total_bytes", b"-1")
     chunk = SnapshotChunk(
         _number(box, b"offset_bytes"),

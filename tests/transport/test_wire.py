@@ -49,7 +49,15 @@ plain = st.one_of(
     st.builds(m.ReadIndexResult, numbers, numbers, st.none() | numbers),
 )
 snapshots = st.builds(
-    m.InstallSnapshot, numbers, numbers, numbers, configurations, numbers, numbers, flags
+    lambda term, ends, last_term, configuration, sequence, done: m.InstallSnapshot(
+        term, max(ends), last_term, configuration, min(ends), sequence, done
+    ),
+    numbers,
+    st.tuples(numbers, numbers),
+    numbers,
+    configurations,
+    numbers,
+    flags,
 )
 pieces = st.builds(
     wire.SnapshotChunk.of,
@@ -211,6 +219,18 @@ def test_a_chunk_that_does_not_match_its_checksum_is_refused() -> None:
     chunk = evolve(wire.SnapshotChunk.of(0, b"abc"), chunk=b"abd")
     with pytest.raises(wire.BadMessage, match="checksum"):
         wire.decode(parse(wire.encode(message, b"", chunk)))
+
+
+def test_a_snapshot_whose_members_are_behind_its_end_is_refused() -> None:
+    """[M1, N1]: a snapshot's members are those of its last entry, or of one before."""
+    for index, is_right in ((4, True), (5, True), (6, False)):
+        message = m.InstallSnapshot(3, 5, 2, Configuration(), index, 1)
+        box = parse(wire.encode(message, b"", wire.SnapshotChunk.of(0, b"", 0)))
+        if is_right:
+            assert wire.decode(box)[0] == message
+        else:
+            with pytest.raises(wire.BadMessage, match=r"up to 5 has members of 6"):
+                wire.decode(box)
 
 
 @pytest.mark.parametrize("digest", [b"x", bytes(31), bytes(33)])
