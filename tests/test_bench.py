@@ -191,7 +191,7 @@ def test_percentiles_are_by_rank() -> None:
 
 def test_the_names_are_those_of_the_published_workloads() -> None:
     names = [each.name for each in WORKLOADS]
-    assert names == "W0 W1 W2 W3i W3n W4p W4c W4f W4l W5 W6 W7".split()
+    assert names == "W0 W1 W2 W3i W3n W4p W4c W4f W4l W5 W6 W7 W10 W10c".split()
 
 
 def test_a_short_name_stands_for_all_that_begin_so() -> None:
@@ -200,6 +200,7 @@ def test_a_short_name_stands_for_all_that_begin_so() -> None:
 
 def test_a_name_of_digits_is_not_taken_for_the_beginning_of_another() -> None:
     assert [each.name for each in chosen(["w4"])] == ["W4p", "W4c", "W4f", "W4l"]
+    assert [each.name for each in chosen(["W10"])] == ["W10"]
     assert [each.name for each in chosen(["W1"])] == ["W1"]
 
 
@@ -309,7 +310,7 @@ def test_real_clusters_are_measured_and_nothing_is_left(tmp_path: Path) -> None:
     # A socket's path may not be so long.
     place = tmp_path / ("long " * 20)
     place.mkdir()
-    options = ["W0", "W2", "W4l", "W7", "--runs", "1", "--seconds", "0.3", "--warm-up", "0"]
+    options = ["W0", "W2", "W4l", "W7", "W10c", "--runs", "1", "--seconds", "0.3", "--warm-up", "0"]
     ended = subprocess.run(
         [*command, *options, "--kills", "1", "--json", "--directory", str(place)]
         + ["--outstanding", "10", "--connections", "4", "--load-processes", "2"],
@@ -321,7 +322,9 @@ def test_real_clusters_are_measured_and_nothing_is_left(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [row["workload"] for row in lines] == ["W0", "W2", "W4l", "W7"]
+    assert [row["workload"] for row in lines] == ["W0", "W2", "W4l", "W7", *["W10c"] * 5]
+    assert [line["at"] for line in lines[4:]] == [None, 0.5, 1.0, 2.0, 4.0]
+    assert all(line["details"]["offered_per_second"] > 0 for line in lines[5:])
     for row in lines[:3]:
         assert row["ops_per_second"] > 0
         assert row["outstanding"] == 10

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, cycle
 from typing import Any
 
@@ -138,6 +138,10 @@ class Load:
         self._measuring = False
         return self._clock() - begun
 
+    def told(self) -> dict[str, float]:
+        """Return what else there is to say of the measured span: nothing."""
+        return {}
+
     def stop(self) -> Deferred[None]:
         """Begin nothing more; fires once the last operation is answered."""
         self._running = False
@@ -201,12 +205,21 @@ class Load:
 
 def summary(latencies: array[float], seconds: float) -> dict[str, float]:
     """Return rate and percentiles (by rank, in milliseconds) of what was measured."""
-    ordered = sorted(latencies)
+    ordered = array("d", sorted(latencies))
     found: dict[str, float] = {"ops_per_second": len(ordered) / seconds if seconds else 0.0}
     for name, share in PERCENTILES.items():
-        at = min(len(ordered) - 1, int(len(ordered) * share))
-        found[name] = 1000 * ordered[at] if ordered else 0.0
+        found[name] = _at(ordered, share)
     return found
+
+
+def percentile(latencies: array[float], share: float) -> float:
+    """Return one percentile by rank, in milliseconds; 0 of nothing."""
+    return _at(sorted(latencies), share)
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    at = min(len(ordered) - 1, int(len(ordered) * share))
+    return 1000 * ordered[at] if ordered else 0.0
 
 
 PERCENTILES: Mapping[str, float] = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}

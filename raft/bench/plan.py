@@ -26,6 +26,7 @@ class Plan:
         seconds: how long each of them takes.
         warm_up_seconds: how long load runs before the first.
         connections: of W2, W4c and W10c, all together.
+        clients: of W10, all together.
         load_processes: what W2, W4c and W10 are issued by, together.
         kills: how often W7 kills the leader.
         nodes: of the cluster, but for W9, which has sizes of its own.
@@ -39,6 +40,7 @@ class Plan:
     seconds: float = 3.0
     warm_up_seconds: float = 1.0
     connections: int = 100
+    clients: int = 8
     load_processes: int = 1
     kills: int = 20
     nodes: int = 3

@@ -31,6 +31,8 @@ from raft.bench.rows import COUNTED, Counts, most_term, parts, synced, used
 from raft.errors import InvariantViolated, RaftError
 from raft.testing.processes import ProcessCluster, start_process
 
+TIMEOUT_SECONDS = 10.0
+"""How long an operation may take."""
 SEVERAL = ("connections", "clients")
 """The targets whose load may come from several processes."""
 
@@ -119,6 +121,9 @@ class Stand:
                 "connections": max(1, self.task.plan.connections // count),
                 "fill": number == 0 and not workload.writes,
                 "spread": workload.spread,
+                "clients": max(1, self.task.plan.clients // count),
+                "loaders": count,
+                "timeout_seconds": TIMEOUT_SECONDS,
                 "seed": number,
                 **special,
             }
@@ -183,6 +188,7 @@ class Stand:
         after, counted_after = self._usages(), await self.counts()
         latencies, failures = _joined(orders, answers)
         row: Row = {**summary(latencies, max(answer["seconds"] for answer in answers))}
+        row["seconds"] = taken
         row["failures"] = failures
         row["elections"] = most_term(counted_after) - most_term(counted)
         row["load"] = [answer.get("load", {}) for answer in answers]

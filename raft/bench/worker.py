@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -19,6 +19,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from raft.bench.load import Issue, Load, keys, operations
+from raft.bench.paced import Paced
 from raft.client import RaftClient
 from raft.codec import PLAIN
 from raft.errors import InvariantViolated
@@ -26,7 +27,6 @@ from raft.service import RaftService
 from raft.transport.calls import ClientConnection
 from raft.transport.dialling import dial
 
-TIMEOUT_SECONDS = 10.0
 FILL_AT_ONCE = 500
 
 Job = dict[str, Any]
@@ -39,7 +39,7 @@ class Worker:
         """Load `node` where a job says "inside"; other jobs say whom."""
         self._reactor = reactor
         self._node = node
-        self._load: Load | None = None
+        self._load: Load | Paced | None = None
         self._close: list[Callable[[], Any]] = []
 
     async def obey(self, order: Job) -> Job:
@@ -57,7 +57,10 @@ class Worker:
         if job["fill"]:
             await fill(issue, job["value_bytes"])
         drawn = operations(job["operations"], job["value_bytes"], job["seed"])
-        self._load = Load(self._reactor, issue, drawn, job["outstanding"])
+        if "per_second" in job:
+            self._load = Paced(self._reactor, issue, drawn, job["per_second"] / job["loaders"])
+        else:
+            self._load = Load(self._reactor, issue, drawn, job["outstanding"])
         self._load.start()
         return {}
 
@@ -67,7 +70,8 @@ class Worker:
         seconds = await self._load.measure(order["seconds"], order["count"])
         with open(order["latencies"], "wb") as file:
             self._load.latencies.tofile(file)
-        return {"seconds": seconds, "failures": self._load.failures}
+        load = self._load
+        return {"seconds": seconds, "failures": load.failures, "load": load.told()}
 
     async def _stop(self, _: Job) -> Job:
         if self._load is not None:
@@ -82,20 +86,36 @@ class Worker:
         match job["target"]:
             case "inside" if self._node is not None:
                 return through(self._node)
-            case "client":
-                client = RaftClient(
-                    job["addresses"], timeout_seconds=TIMEOUT_SECONDS, spread_reads=job["spread"]
-                )
-                self._close.append(client.close)
-                await client.leader()
-                return through(client)
+            case "client" | "clients":
+                count = job["clients"] if job["target"] == "clients" else 1
+                return among([through(await self._client(job)) for _ in range(count)])
             case "connections":
                 connections = [
                     await dial(self._reactor, job["leader"]) for _ in range(job["connections"])
                 ]
                 self._close += [connection.close for connection in connections]
-                return alone(connections)
+                return alone(connections, job["timeout_seconds"])
         raise InvariantViolated(f"no target {job['target']!r} here")
+
+    async def _client(self, job: Job) -> RaftClient:
+        client = RaftClient(
+            job["addresses"], timeout_seconds=job["timeout_seconds"], spread_reads=job["spread"]
+        )
+        self._close.append(client.close)
+        await client.leader()
+        return client
+
+
+def among(issues: Sequence[Issue]) -> Issue:
+    """Return what issues by each of `issues` in turn."""
+    if len(issues) == 1:
+        return issues[0]
+    count = len(issues)
+
+    def issue(place: int, is_read: int, command: list[Any]) -> Deferred[Any]:
+        return issues[place % count](place, is_read, command)
+
+    return issue
 
 
 def through(target: RaftService | RaftClient) -> Issue:
@@ -108,9 +128,9 @@ def through(target: RaftService | RaftClient) -> Issue:
     return issue
 
 
-def alone(connections: list[ClientConnection]) -> Issue:
+def alone(connections: list[ClientConnection], timeout_seconds: float) -> Issue:
     """Return what issues each operation as a question of its own, joined with no other."""
-    count, encode, timeout_ms = len(connections), PLAIN.encode, int(TIMEOUT_SECONDS * 1000)
+    count, encode, timeout_ms = len(connections), PLAIN.encode, int(timeout_seconds * 1000)
 
     def issue(place: int, is_read: int, command: list[Any]) -> Deferred[Any]:
         connection = connections[place % count]

@@ -12,6 +12,9 @@ VALUE_BYTES = 64
 OUTSTANDING_BYTES = 8 << 20
 """Large values are outstanding in fewer places: a client has a bound in bytes."""
 
+OVERLOAD_BYTES = 1024
+"""With smaller values the load could not offer four times what is sustainable."""
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 COUNTS = {"most_outstanding": 100_000, "most_value_bytes": 2 << 20}
@@ -74,6 +77,14 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         *("W7", "SIGKILL of the leader to the next write", "client", "write", (1,)),
         measure="failover",
+    ),
+    Workload(
+        *("W10", "writes of 8 clients, offered", "clients", "write", (1000,), (OVERLOAD_BYTES,)),
+        measure="overload",
+    ),
+    Workload(
+        *("W10c", "writes of 1,000 programs, offered", "connections", "write", (1000,)),
+        measure="overload",
     ),
 )
 

@@ -67,14 +67,17 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     type=click.IntRange(1, 2000),
     default=100,
     show_default=True,
-    help="Of W2 and W4c.",
+    help="Of W2, W4c and W10c.",
+)
+@click.option(
+    "--clients", type=click.IntRange(1, 100), default=8, show_default=True, help="Of W10."
 )
 @click.option(
     "--load-processes",
     type=click.IntRange(1, 16),
     default=1,
     show_default=True,
-    help="That W2 and W4c come from, where one is the bottleneck.",
+    help="That W2, W4c and W10 come from, where one is the bottleneck.",
 )
 @click.option("--kills", type=click.IntRange(1, 1000), default=20, show_default=True, help="Of W7.")
 @click.option(
@@ -91,6 +94,7 @@ def bench(
     outstanding: tuple[int, ...],
     value_bytes: tuple[int, ...],
     connections: int,
+    clients: int,
     load_processes: int,
     kills: int,
     directory: Path | None,
@@ -105,6 +109,7 @@ def bench(
     """
     plan = Plan(
         *(runs, seconds, warm_up_seconds, connections),
+        clients=clients,
         load_processes=load_processes,
         kills=kills,
     )
@@ -156,6 +161,8 @@ class Report:
         self._out.print(Text(durability(machine)))
         self._out.print(figures(self.rows))
         self._out.print(costs(self.rows))
+        if any(row["details"] for row in self.rows):
+            self._out.print(details(self.rows))
 
 
 def durability(machine: dict[str, object]) -> str:
@@ -246,6 +253,18 @@ def costs(rows: Sequence[Row]) -> Table:
                 Text(_number(used["us_per_operation"], 2)),
                 Text(_number(used["resident_bytes"] / (1 << 20), 0)),
             )
+    return shown
+
+
+def details(rows: Sequence[Row]) -> Table:
+    """Return the table of what only some workloads have."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("workload", "", "figures of its own"):
+        shown.add_column(heading, overflow="fold")
+    for row in rows:
+        if row["details"]:
+            each = (f"{name} {value:,}" for name, value in row["details"].items())
+            shown.add_row(*map(Text, (row["workload"], row["text"], ", ".join(each))))
     return shown
 
 
