@@ -61,10 +61,10 @@ from raft.node.starting import tell_start
 from raft.node.status import status_of
 from raft.node.switching import Switching
 from raft.node.waiters import Waiters, following
+from raft.repairing import Repairing
 from raft.replica import Replica
 from raft.storage.directory import DataDirectory
 from raft.storage.divergence import Divergence
-from raft.storage.repair import Repair, end
 from raft.storage.repair_plan import recover
 from raft.storage.starts import PeerLives
 from raft.storage.wal import WriteAheadLog
@@ -148,7 +148,7 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
         self._make_storage = make_storage
         self._open_directory = open_directory
         self._directory: DataDirectory | None = None
-        self.repair: Repair | None = None
+        self.repairing = Repairing(self)
         self.ops: OpsDoor | None = None
         self._observers = Observers(settings.id)
         self.waiters = Waiters(reactor)
@@ -258,7 +258,8 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
 
     def _recover(self, directory: DataDirectory) -> Recovered:
         self.storage = self._make_storage(self.settings, self.identity.incarnation)
-        recovered, self.repair = recover(self.storage, directory, self.settings.repair)
+        recovered, repair = recover(self.storage, directory, self.settings.repair)
+        self.repairing.begin(directory, repair)
         self.replica.open()
         if recovered.snapshot is not None and recovered.snapshot.index > self.replica.last_applied:
             self.replica.restore(*self.storage.open_snapshot(recovered.snapshot.index))
@@ -266,24 +267,8 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
 
     def _changed(self, change: out.Change) -> None:
         if isinstance(change, out.LogRepaired):
-            self._repaired()
+            self.repairing.ended()
         self._observers.tell(change)
-
-    def _repaired(self) -> None:
-        """Note that the log is whole; where that fails the next start finds so by itself."""
-        if self._directory is None or self.repair is None:
-            return
-        _log.warn(
-            "{id}: the log is repaired, and as far as it was before it was damaged; look after the "
-            "disk, then remove {names} from {path}",
-            id=self.id,
-            names=", ".join(self.repair.set_aside) or "nothing",
-            path=self._directory.path,
-        )
-        try:
-            self.repair = end(self._directory.files, self._directory.path, self.repair)
-        except OSError as error:
-            _log.warn("{id}: the end of the repair is not noted: {error}", id=self.id, error=error)
 
     def _receive(
         self, sender: str, message: Message, records: bytes, chunk: SnapshotChunk | None
@@ -333,6 +318,7 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
     def _abandon(self) -> None:
         """Undo a start that failed."""
         self.pulse.stop()
+        self.repairing.stop()
         if self._started:
             self.shell.stop()
         for name in ("network", "listener"):
@@ -380,6 +366,7 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
 
     async def _close_all(self) -> None:
         self.pulse.stop()
+        self.repairing.stop()
         self.shell.stop()
         self.guard.stop()
         self.backups.close()

@@ -81,10 +81,11 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.service": (
         *("raft.node", "raft.core", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.replica", "raft.envelope", "raft.machine", "raft.storage", "raft.transport"),
-        *("raft.numbering", "raft.digest"),
+        *("raft.numbering", "raft.digest", "raft.repairing"),
         # What it opens where its settings ask for it; it knows no more of it than that.
         "raft.ops.http.OpsDoor",
     ),
+    "raft.repairing": ("raft.storage.directory", "raft.storage.repair"),
     # A node as any application sees it, and how addresses are written.
     "raft.ops": (
         *("raft.ops", "raft.service.RaftService", "raft.core.outputs", "raft.errors"),

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def reset_timer(server: Server) -> None:
-    """Draw the next election deadline anew; a server that may not campaign has none.
+    """Draw the next election deadline anew; who may not campaign forgets a silent leader then.
 
     Timeouts lengthen by a quarter after each failure in a row, up to twice [RULES E9].
     """
     if not server.may_campaign:
-        server.election_deadline = math.inf
+        follows = server.leader_id not in (None, server.id)
+        forgets_at = server.now + server.options.election_timeout_seconds
+        server.election_deadline = forgets_at if follows else math.inf
         return
     timeout = server.options.election_timeout_seconds * (1 + server.rng.random())
     begin = max(server.now, founding.waits_until(server))
@@ -81,11 +83,15 @@ def leave_elections(server: Server, index: int) -> None:
 
 
 def judge_deadlines(server: Server) -> None:
-    """Campaign where no leader was heard in time; a leader has no such deadline."""
+    """Campaign where no leader was heard in time; a leader has no such deadline.
+
+    Who may not campaign names no leader any more: it would send clients astray for good.
+    """
     if server.now < server.election_deadline:
         return
     if not server.may_campaign:
         server.election_deadline = math.inf
+        server.become_follower(None)
         return
     if not isinstance(server.state, Follower):
         server.failed_elections += 1

@@ -178,7 +178,7 @@ def _compared(node: RaftService) -> dict[str, object]:
 
 def _repair(node: RaftService) -> dict[str, object] | None:
     """Return what was last done to a damaged log, or is being done; None where nothing ever was."""
-    repair = node.repair
+    repair = node.repairing.repair
     if repair is None:
         return None
     return {

@@ -680,6 +680,22 @@ def test_a_learner_votes_but_never_campaigns() -> None:
     assert granted(hear(server, "z", RequestVote(2, 1, 1)))
 
 
+def test_who_may_not_campaign_forgets_a_leader_that_is_silent() -> None:
+    """E8: it would send clients to a leader of long ago, as nothing else makes it forget."""
+    server = build("a", [1, 2], members=configuration("bc", learners="a"))
+    outputs = hear(server, "b", append((2, 2), term=2))
+    assert outputs.next_deadline == server.now + TIMEOUT
+    elapse(server, TIMEOUT * 0.9)
+    assert server.leader_id == "b"
+    hear(server, "b", append((2, 2), term=2))
+    elapse(server, TIMEOUT * 0.9)
+    assert server.leader_id == "b"
+    outputs = elapse(server, TIMEOUT * 0.2)
+    assert outputs.changes == (RoleChanged(Role.FOLLOWER, 2, None),)
+    assert (outputs.send, outputs.next_deadline) == ((), math.inf)
+    assert server.leader_id is None
+
+
 def test_a_learner_does_not_campaign_on_timeout_now() -> None:
     """E8: a non-voter never campaigns, also not on TimeoutNow."""
     server = build("a", members=configuration("bc", learners="a"))

@@ -144,9 +144,10 @@ class Host:
         except RaftError as error:
             self._refuse(process, error)
             return
-        if service.repair is not None and service.repair.state != DONE:
+        repair = service.repairing.repair
+        if repair is not None and repair.state != DONE:
             world.fired["repair begun"] += 1
-            world.tell(self.id, f"repairs its log: {service.repair}")
+            world.tell(self.id, f"repairs its log: {repair}")
         shell = service.shell
         shell.server = WatchedServer(shell.server, self.view)  # type: ignore[assignment]
         shell.saving = WatchedSaving(shell.saving, self.view)  # type: ignore[assignment]
