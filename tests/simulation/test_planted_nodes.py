@@ -6,6 +6,7 @@ import gc
 
 import pytest
 
+import tests.simulation.planted_releases  # noqa: F401  (it enters its bugs)
 from raft.testing.whole.run import first_failure
 from raft.testing.whole.swarm import Swarm
 from tests.conftest import LoggedErrors

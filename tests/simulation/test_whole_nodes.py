@@ -10,7 +10,7 @@ import sys
 import pytest
 from attrs import evolve
 
-import raft.testing.whole.run
+import raft.testing.whole.releases
 from raft.interfaces import Value
 from raft.testing.choices import Choices
 from raft.testing.shrinking import Budget
@@ -43,6 +43,15 @@ def test_a_leader_is_elected_over_real_logs_and_connections(voters: int) -> None
     assert report.done > 10
 
 
+def test_servers_are_upgraded_and_taken_back_until_all_can_the_newest_version() -> None:
+    """sc-U1, sc-U2, sc-SM7: a version begins at one entry, and each command keeps to it."""
+    swarm = evolve(QUIET, releases=((1, 1), (1, 2), (1, 3)), release_seconds=0.2, chaos_seconds=4.0)
+    report = simulate(1, swarm=swarm)
+    assert report.fired["switch to version 3"] == 1
+    assert report.fired["life of release 1-1"] > 2
+    assert report.fired["upgraded"] > 2
+
+
 def digest() -> str:
     return simulate(3, swarm=ROUGH).digest
 
@@ -51,12 +60,12 @@ def test_the_machines_are_held_against_what_was_committed(
     monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     """I20: a state that lacks one acknowledged write is seen, though nobody reads it."""
-    right = raft.testing.whole.run.made_of
+    right = raft.testing.whole.releases.made_of
 
     def one_more(commands: list[Value]) -> Value:
         return right([*commands, ["set", "nobody wrote it", 1]])
 
-    monkeypatch.setattr(raft.testing.whole.run, "made_of", one_more)
+    monkeypatch.setattr(raft.testing.whole.releases, "made_of", one_more)
     with pytest.raises(Failure, match="I20: n1 holds "):
         simulate(1, swarm=QUIET)
     gc.collect()

@@ -103,11 +103,13 @@ def carried_out(witness: Witness) -> None:
         ("I17", lambda witness: witness.done(2, None)),
         ("I17", lambda witness: witness.deny(1)),
         ("I17", lambda witness: (witness.deny(3), witness.executed(3, 9, [], None))),
+        ("U1", lambda witness: witness.behaved(7, 2)),
     ],
 )
 def test_a_witness_hears_what_contradicts_it(rule: str, then: Callable[[Witness], object]) -> None:
-    """I7, I16, I17: and nothing else troubles it."""
+    """I7, I16, I17, U1: and nothing else troubles it."""
     witness = Witness(Verdict())
+    witness.behaved(7, 1)
     carried_out(witness)
     carried_out(witness)
     witness.done(1, None)

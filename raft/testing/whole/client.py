@@ -270,6 +270,7 @@ class Client:
             result = result.value
         if call.number:
             world.witness.done(call.number, result)
+            result = world.releases.unwrapped(result)
         if call.opened is not None:
             call.opened.returned(result)
         then(result)

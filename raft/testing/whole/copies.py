@@ -18,7 +18,6 @@ from raft.service import RaftService
 from raft.storage.directory import DataDirectory
 from raft.testing.cores.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
-from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Process
 from raft.testing.whole.writer import clocked_log
 
@@ -118,7 +117,7 @@ class Copies:
         ports = (host.settings.peer_endpoint, host.settings.client_endpoint)
         peers, clients = (each.replace(host.address, process.host) for each in ports)
         # Nobody is its witness: it is not to be believed.
-        machine = WitnessedStore(self.world.witness)
+        machine = self.world.releases.machine(host, is_seen=False)
         service = self.world.parts.service(
             evolve(host.settings, peer_endpoint=peers, client_endpoint=clients),
             machine,

@@ -20,7 +20,6 @@ from raft.storage.directory import DataDirectory
 from raft.storage.repair import DONE
 from raft.testing.cores.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
-from raft.testing.whole.machine import WitnessedStore
 from raft.testing.whole.process import Died, Process
 from raft.testing.whole.view import View, WatchedSaving, WatchedServer, WatchedStorage
 from raft.testing.whole.writer import clocked_log
@@ -77,6 +76,8 @@ class Host:
     disk_has_failed: bool = False
     """Whether an operation of this life has failed: it must end, and be started again."""
     send_fuse: Fuse | None = None
+    release: tuple[int, int] = (1, 1)
+    """The oldest and the newest version that the machine of the present life can."""
 
     def __attrs_post_init__(self) -> None:
         """Let every operation of the disk pass here."""
@@ -127,7 +128,7 @@ class Host:
         process.enter(self._begin, process)
 
     def _begin(self, process: Process) -> None:
-        world, machine = self.world, WitnessedStore(self.world.witness)
+        world, machine = self.world, self.world.releases.machine(self)
         mount: Any = Mount(self.disk, process.check, lambda: process.is_alive)
         machine.process = process
         service = self.service = world.parts.service(
@@ -159,6 +160,9 @@ class Host:
             self.refused = error
             self.world.tell(self.id, f"does not start: {error}")
             process.kill()
+            if self.world.releases.excuses(self, error):
+                self.world.ended(self)
+                return
             if isinstance(error, StorageDamaged) or not isinstance(
                 error, StorageFailed | StorageFull
             ):
@@ -206,7 +210,8 @@ class Host:
     def _service_ended(self, error: BaseException | None, process: Process) -> None:
         if not process.is_alive:
             return
-        if error is not None and not isinstance(error, StorageFailed | StorageFull):
+        is_excused = error is not None and self.world.releases.excuses(self, error)
+        if not (is_excused or error is None or isinstance(error, StorageFailed | StorageFull)):
             self.world.verdict.note("raised", f"{self.id} stops: {type(error).__name__}: {error}")
         self.world.tell(self.id, f"ends: {error}")
         # As twistd does, once the service is closed.

@@ -47,7 +47,7 @@ class WitnessedStore:
         refused: CommandError | None = None
         result: Value
         try:
-            result = self.store.apply(inner, context)
+            result = self._carry_out(inner, context)
         except CommandError as error:
             refused, result = error, error.code
         if self.process is not None and self.process.is_alive:
@@ -55,6 +55,9 @@ class WitnessedStore:
         if refused is not None:
             raise refused
         return result
+
+    def _carry_out(self, command: Value, context: Context) -> Value:
+        return self.store.apply(command, context)
 
     def query(self, query: Value) -> Value:
         """Answer a query of the store."""

@@ -20,7 +20,7 @@ from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.linearizability import Verdict, check
 from raft.testing.whole.client import TIMEOUTS_SECONDS, Client
 from raft.testing.whole.host import Host
-from raft.testing.whole.machine import EVERYTHING, made_of
+from raft.testing.whole.machine import EVERYTHING
 from raft.testing.whole.minority import PATIENCE_SECONDS, Minority
 from raft.testing.whole.settling import Settling
 from raft.testing.whole.swarm import Swarm
@@ -111,6 +111,7 @@ class Run:
                 Settling(self.world, self.healthy, self._violated).run()
                 self._await_service()
                 self._steady()
+                self._await_switch()
                 self._converge()
                 self._judge()
                 self._heal_all()
@@ -157,6 +158,8 @@ class Run:
         if swarm.change_seconds:
             world.operator.start()
             self._order(world.timeline.now + swarm.chaos_seconds)
+        if swarm.releases:
+            self._upgrade(world.timeline.now + swarm.chaos_seconds)
         self.troubles.begin()
         limit = swarm.max_chaos_events
         world.run(swarm.chaos_seconds, lambda: world.events < limit)
@@ -174,6 +177,14 @@ class Run:
             operator.act()
             delay = operator.chance.expovariate(1 / self.world.swarm.change_seconds)
             timeline.after(delay, self._order, until)
+
+    def _upgrade(self, until: float) -> None:
+        releases, timeline = self.world.releases, self.world.timeline
+        if timeline.now < until and not self.troubles.is_over:
+            delay = releases.chance.expovariate(1 / self.world.swarm.release_seconds)
+            timeline.after(delay, self._upgrade, until)
+            if timeline.now:
+                releases.act()
 
     def _members(self) -> list[Host]:
         """Return those of the healthy who belong to the cluster."""
@@ -260,6 +271,19 @@ class Run:
         if world.agreed_leader(self.healthy) is not leader or leader.server.current_term != term:
             self._violated("L4", f"{leader.id} of {term} was replaced")
 
+    def _await_switch(self) -> None:
+        """U1: once all members can the newest version, it comes into force everywhere."""
+        world, begun = self.world, self.world.timeline.now
+        members = self._members()
+        if len(members) < len(world.configuration().ids):
+            # For who is sick or shut out, the switch waits.
+            return
+        while not world.releases.is_over(members):
+            if world.timeline.now - begun > CONVERGENCE_SECONDS + BACKLOG_SECONDS:
+                switches = world.releases.switches
+                self._violated("U1", f"version {world.releases.newest} is not begun: {switches}")
+            world.run(POLL_SECONDS)
+
     def _converge(self) -> None:
         world, begun = self.world, self.world.timeline.now
         while True:
@@ -280,7 +304,7 @@ class Run:
 
         Digests of what was applied do not see what a snapshot forgets.
         """
-        right = made_of(self.world.witness.until(applied))
+        right = self.world.releases.right_state(applied)
         for host in self._members():
             if host.service is None:
                 continue
@@ -310,6 +334,7 @@ class Run:
             self.healthy += self.minority.sick
             self.minority.end()
             self._await_leader()
+            self._await_switch()
             self._converge()
 
     def _stop(self) -> None:

@@ -14,6 +14,7 @@ from raft.testing.cores.swarm import TIMEOUT_SECONDS
 from raft.testing.whole.minority import KINDS
 from raft.testing.whole.network import Weather
 from raft.testing.whole.scenes import SCENES
+from raft.testing.whole.versioned import Release
 
 TROUBLES: Final = (
     "kill",
@@ -39,6 +40,14 @@ TROUBLES: Final = (
 """What may befall a world at a random moment; see `raft.testing.whole.troubles`."""
 COPYING: Final = ("copy", "put back", "put back", "second")
 """What becomes of copies of directories; see `raft.testing.whole.copies`."""
+
+RELEASES: Final[tuple[tuple[Release, ...], ...]] = (
+    ((1, 1), (1, 2)),
+    ((1, 1), (1, 2), (1, 3)),
+    ((1, 1), (1, 2), (2, 3), (1, 3)),
+    ((1, 1), (1, 3)),
+    ((1, 2), (2, 3), (1, 3)),
+)
 
 
 @frozen(kw_only=True)
@@ -69,6 +78,11 @@ class Swarm:
     """Servers that run empty, until an operator lets them join."""
     change_seconds: float = 0.0
     """The mean time from one order of the operator to the next; 0 for none."""
+    releases: tuple[Release, ...] = ()
+    """The releases of the machine, one after the other; the last can all versions. () for one
+    machine without versions."""
+    release_seconds: float = 0.0
+    """The mean time from one change of a server's release to the next."""
 
     clients: int = 3
     keys: int = 3
@@ -116,7 +130,9 @@ class Swarm:
             trouble_seconds=rng.choice((0.5, 1, 2, 6)) * TIMEOUT_SECONDS,
         )
         # What was added later draws from chance of its own, so that older worlds stay as they are.
-        return _with_copies(_with_repair(_with_minority(_with_leases(_with_changes(world)))))
+        for and_so_on in (_with_changes, _with_leases, _with_minority, _with_repair, _with_copies):
+            world = and_so_on(world)
+        return _with_releases(world)
 
     @property
     def is_throttled(self) -> bool:
@@ -202,6 +218,14 @@ def _with_copies(world: Swarm) -> Swarm:
     if world.change_seconds or world.voters < 2 or rng.random() >= 1 / 4:
         return world
     return evolve(world, troubles=(*world.troubles, *COPYING * (1 + len(world.troubles) // 6)))
+
+
+def _with_releases(world: Swarm) -> Swarm:
+    """Let the servers of a quarter of the worlds be upgraded, and taken back."""
+    rng = random.Random(f"{world.seed}/whole releases")
+    if rng.random() >= 1 / 4:
+        return world
+    return evolve(world, releases=rng.choice(RELEASES), release_seconds=rng.choice((0.2, 0.6, 2.0)))
 
 
 def _options(rng: random.Random) -> Options:

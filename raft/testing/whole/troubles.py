@@ -68,7 +68,8 @@ class Troubles:
         self.scenes = Scenes(self.world, self._later, self._cut, self._mend, self._crash)
         self._stream = self.world.choices.stream("trouble")
         self.world.ended = self._ended
-        self.world.operator.later = self._later
+        self.world.operator.later = self.world.releases.later = self._later
+        self.world.releases.crash = self._crash
 
     def begin(self) -> None:
         """Let things go wrong."""
@@ -296,6 +297,7 @@ class Troubles:
         for name, link in world.network.links.items():
             if link.is_cut:
                 world.network.open(*name)
+        world.releases.settle()
         for host in world.hosts.values():
             host.disk_seconds = (0.0, 0.0)
             host.disk.capacity_bytes = None

@@ -6,11 +6,13 @@ it is kept here too, and ends the run once the present event is over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from attrs import Factory, define
 
 from raft.interfaces import Value
+from raft.testing.cores.disk import Entry
 from raft.testing.cores.ghost import Violation
 from raft.testing.cores.monitors import Monitors
 
@@ -44,6 +46,14 @@ class WatchingMonitors(Monitors):
     """The simulator's monitors, which are heard whatever a node makes of what they raise."""
 
     verdict: Verdict = Factory(Verdict)
+    created_at: Callable[[Any, list[Entry]], None] | None = None
+    """Hears what a leader has appended."""
+
+    def appended(self, node: Any, start: int, entries: list[Entry], fresh: bool) -> None:
+        """See `LogMonitors`."""
+        super().appended(node, start, entries, fresh)
+        if fresh and self.created_at is not None:
+            self.created_at(node, entries)
 
     def violated(self, rule: str, reason: str) -> NoReturn:
         """Stop the run: `rule` is broken."""
@@ -66,6 +76,16 @@ class Witness:
     """What was carried out, by the index of its entry."""
     denied: set[int] = Factory(set)
     """Numbers whose clients were told that they definitely did nothing."""
+    in_force: Callable[[int], int] = lambda _: 1
+    """Tells by which version of the machine an entry is applied."""
+
+    def behaved(self, index: int, version: int) -> None:
+        """A machine carries out the command at `index` as this version of it does."""
+        right = self.in_force(index)
+        if version != right:
+            self.verdict.violated(
+                "U1", f"entry {index} is applied by version {version}, in force is {right}"
+            )
 
     def executed(self, number: int, index: int, command: Value, result: Value) -> None:
         """A machine has carried out a command."""

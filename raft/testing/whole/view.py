@@ -266,7 +266,7 @@ class View:
                 first, end = append.start, append.end
             new = entries[first - start : end - start]
             fresh = not isinstance(append, out.Replicated)
-            self.monitors.appended(self, first, new, fresh=fresh)  # type: ignore[arg-type]
+            self.monitors.appended(self, first, new, fresh=fresh)
             self.records.entries.extend(new)
 
     def marking(self, ticket: int, index: int, term: int, keep_log: bool, meta: Any) -> None:

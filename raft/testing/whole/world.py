@@ -32,6 +32,7 @@ from raft.testing.whole.operator import ADDRESS as OPERATOR_ADDRESS
 from raft.testing.whole.operator import NAME as OPERATOR_NAME
 from raft.testing.whole.operator import Operator
 from raft.testing.whole.process import Died
+from raft.testing.whole.releases import Releases
 from raft.testing.whole.swarm import Swarm
 from raft.testing.whole.verdict import Verdict, WatchingMonitors, Witness
 from raft.testing.whole.view import Interned, View
@@ -64,6 +65,7 @@ class World:
     hosts: dict[str, Host] = Factory(dict)
     clients: list[Client] = Factory(list)
     operator: Operator = field(init=False)
+    releases: Releases = field(init=False)
     rates: dict[str, float] = Factory(dict)
     errors: Counter[str] = Factory(Counter)
     """What clients were told, by the name of the error."""
@@ -98,6 +100,10 @@ class World:
             name, address = f"c{number}", f"127.0.1.{number}"
             self.clients.append(Client(self, name, address, has_sessions, number % 3 == 0))
         self.operator = Operator(self)
+        self.releases = Releases(self)
+        if swarm.releases:
+            self.witness.in_force = self.releases.in_force
+            self.monitors.created_at = self.releases.appended
 
     def _make_hosts(self) -> None:
         swarm, interned = self.swarm, Interned()
