@@ -279,7 +279,7 @@ class Run:
             # For who is sick or shut out, the switch waits.
             return
         while not world.releases.is_over(members):
-            if world.timeline.now - begun > CONVERGENCE_SECONDS + BACKLOG_SECONDS:
+            if world.timeline.now - begun > CONVERGENCE_SECONDS:
                 switches = world.releases.switches
                 self._violated("U1", f"version {world.releases.newest} is not begun: {switches}")
             world.run(POLL_SECONDS)
