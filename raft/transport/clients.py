@@ -20,6 +20,7 @@ from raft.transport.connection import Counters, Sweep, finish_all
 from raft.transport.endpoints import server_endpoint
 from raft.transport.greeting import Identity
 from raft.transport.questions import ClientLimits, ClientServer
+from raft.transport.turns import ReadingTurns
 
 __all__ = ["ClientLimits", "ClientListener"]
 
@@ -53,6 +54,7 @@ class ClientListener:
         self._flush_call: Any = None
         self._ports: list[IListeningPort] = []
         self._stopped = False
+        self._turns = ReadingTurns(reactor)
         self._tick_seconds = min(1.0, self.limits.first_seconds / 4, self.limits.stall_seconds / 4)
         self._sweep = Sweep(reactor, self._tick_seconds, self._tick)
 
@@ -87,7 +89,8 @@ class ClientListener:
             self.counters.refused += 1
             return None
         connection = ClientServer(
-            self.service, lambda: self.identity, limits, self.counters, self._answered
+            *(self.service, lambda: self.identity, limits, self.counters, self._answered),
+            turns=self._turns,
         )
         self._connections[connection] = host
         self._addresses[host] += 1
@@ -122,6 +125,7 @@ class ClientListener:
 
     def flush(self) -> None:
         """Write the answers given in this turn: one `transport.write` for each connection."""
+        self._turns.ended()
         call, self._flush_call = self._flush_call, None
         if call is not None:
             # It would cost the reactor a turn that finds nothing to be done.
@@ -156,6 +160,7 @@ class ClientListener:
         self._stopped = True
         self.flush()
         self._sweep.stop()
+        self._turns.stop()
         if self._flush_call is not None:
             self._flush_call.cancel()
             self._flush_call = None

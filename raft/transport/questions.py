@@ -40,7 +40,7 @@ from raft.transport.boxes import (
     gather,
     pair,
 )
-from raft.transport.connection import BoxConnection, Counters
+from raft.transport.connection import Counters
 from raft.transport.greeting import (
     Identity,
     encode_answer,
@@ -48,6 +48,7 @@ from raft.transport.greeting import (
     objection,
     read_greeting,
 )
+from raft.transport.turns import PatientConnection, ReadingTurns
 from raft.transport.wire import BadMessage
 
 LONGEST_TIMEOUT_MS: Final = 86_400_000
@@ -82,7 +83,7 @@ class ClientLimits:
     timeout_seconds: float = 3.0
 
 
-class ClientServer(BoxConnection):
+class ClientServer(PatientConnection):
     """One client's connection, on the node's side."""
 
     def __init__(
@@ -92,13 +93,14 @@ class ClientServer(BoxConnection):
         limits: ClientLimits,
         counters: Counters,
         answered: Callable[[ClientServer], object],
+        turns: ReadingTurns,
     ) -> None:
-        """Hand questions to `service`, an `IClientService`.
+        """Hand questions to `service`, an `IClientService`, as `turns` has time.
 
         `answered` is called when there is something to `flush` at the end of the turn.
         """
         keys = max(BOX_KEYS, 64 + limits.box_bytes // PIECE_BYTES)
-        super().__init__(BoxParser(limits.box_bytes, keys), counters)
+        super().__init__(BoxParser(limits.box_bytes, keys), counters, turns)
         self._service = service
         self._identity = identity
         self._answered = answered
@@ -271,19 +273,20 @@ class ClientServer(BoxConnection):
         self._in_flight_bytes += size_bytes
         limits = self._limits
         if self._in_flight >= limits.in_flight or self._in_flight_bytes >= limits.in_flight_bytes:
-            self._regulate()
+            self.regulate()
 
     def _ended(self, size_bytes: int) -> None:
         self._in_flight -= 1
         self._in_flight_bytes -= size_bytes
         if not self._is_reading:
-            self._regulate()
+            self.regulate()
 
-    def _regulate(self) -> None:
-        """Read while less than the bounds is in flight and the client takes its answers."""
+    def regulate(self) -> None:
+        """Read while nothing waits, and the client takes its answers, and bounds are kept."""
         limits = self._limits
         full = (
             self.is_paused
+            or self.is_late
             or self._in_flight >= limits.in_flight
             or self._in_flight_bytes >= limits.in_flight_bytes
         )
@@ -297,12 +300,12 @@ class ClientServer(BoxConnection):
     def pauseProducing(self) -> None:
         """The client does not take its answers: read no more questions."""
         super().pauseProducing()
-        self._regulate()
+        self.regulate()
 
     def resumeProducing(self) -> None:
         """It takes them again."""
         super().resumeProducing()
-        self._regulate()
+        self.regulate()
 
 
 def _terms(box: Box) -> tuple[ReadTerms, bool]:
