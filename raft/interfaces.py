@@ -265,13 +265,13 @@ class IStorage(Interface):
         start: int,
         end: int,
         records: bytes,
-        at_once: bool = False,
+        waits: bool = False,
     ) -> bool:
         """Queue one save: hard state, then truncation, then `records` [start, end).
 
         Tickets grow. `records` are whole records, end to end; start == end and b"" where there
-        are none. Never blocks, unless `at_once` is true: then a disk that has been quick may be
-        waited for. Returns whether the save is durable already; then `saved` is not called.
+        are none. Never blocks, unless it `waits`: then for a few milliseconds at most. Returns
+        whether the save is durable already; then `saved` is not called for it.
         """
 
     def read(start: int, end: int, limit_bytes: int) -> tuple[int, bytes]:

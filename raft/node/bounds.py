@@ -21,9 +21,6 @@ class Bounds:
         trailing_bytes: so many bytes of log are left at most, for them and for followers that
             were heard lately.
         snapshot_bytes_per_second: of all snapshots that are being sent, together; 0 for no limit.
-        waits_for_disk: whether a small save may be waited for in the turn that has it, where
-            nothing else is under way and the disk has been quick. It is answered sooner then, and
-            a disk that hangs holds up the whole node.
     """
 
     queued_bytes: int = 64 << 20
@@ -35,4 +32,3 @@ class Bounds:
     trailing_entries: int = 10_000
     trailing_bytes: int = 256 << 20
     snapshot_bytes_per_second: int = 0
-    waits_for_disk: bool = False

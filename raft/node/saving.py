@@ -36,7 +36,7 @@ class Saving:
     """(storage's ticket, the core's ticket or 0, what to call), in order."""
     _ticket: int = 0
     prepared: partial[bool] | None = None
-    """What is to be handed over: `IStorage.save`, with all but `at_once`."""
+    """What is to be handed over: `IStorage.save`, with all but `waits`."""
 
     @property
     def oldest(self) -> int:
@@ -105,13 +105,15 @@ class Saving:
             shell.storage.save, ticket, hard_state, truncate_from, start, end, records
         )
 
-    def hand_over(self, at_once: bool) -> int:
+    def hand_over(self, waits: bool) -> int:
         """Give the storage what was prepared.
 
-        Returns the core's ticket where it is durable already, which may be so only `at_once`.
+        Returns the core's ticket where it is durable already, which may be so only if it `waits`.
+        Then nothing was before it, and the step that learns of it follows in the same turn: what
+        it acknowledges is saved [RULES L1, L8, E1].
         """
         save, self.prepared = self.prepared, None
-        if save is None or not save(at_once and len(self._waiting) == 1):
+        if save is None or not save(waits and len(self._waiting) == 1):
             return 0
         _, core_ticket, _ = self._waiting.pop()
         return core_ticket

@@ -330,10 +330,10 @@ class Shell:
         outputs = self.server.step(events, now)
         self.currency.judge(self.server, self.replica, now)
         changes = outputs.changes
-        if saved := self._carry_out(outputs, self.bounds.waits_for_disk):
+        if saved := self._carry_out(outputs, waits=True):
             outputs = self.server.step((ev.Saved(saved),), now)
             changes += outputs.changes
-            self._carry_out(outputs, at_once=False)
+            self._carry_out(outputs, waits=False)
         self.scribe.forget_arrivals()
         if self.running:
             deadlines = self.writes.deadlines.next, self.reads.deadlines.next
@@ -356,7 +356,7 @@ class Shell:
 
     # Carrying out, in the order of the fields of Outputs.
 
-    def _carry_out(self, outputs: out.Outputs, at_once: bool) -> int:
+    def _carry_out(self, outputs: out.Outputs, waits: bool) -> int:
         """Do what the step says; return the ticket of its save where that is durable already."""
         if outputs.restore is not None:
             self._restore(outputs.restore, outputs.save)
@@ -366,7 +366,7 @@ class Shell:
             self.saving.save(outputs.save)
         self._sending.carry_out(outputs.send)
         # Who receives what was sent saves it at the same time [D 10.2.1].
-        saved = self.saving.hand_over(at_once)
+        saved = self.saving.hand_over(waits)
         self._answer(outputs)
         for start in outputs.start_snapshots:
             self.snapshots.sending.begin(start)

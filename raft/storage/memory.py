@@ -196,7 +196,7 @@ class MemoryStorage:
         start: int,
         end: int,
         records: bytes,
-        at_once: bool = False,
+        waits: bool = False,
     ) -> bool:
         """Queue one save."""
         self._put((ticket, hard_state, truncate_from, start, end, records))

@@ -6,11 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread, current_thread
+from threading import Thread, current_thread
 
 from attrs import define, field
 from twisted.logger import Logger
 
+from raft.storage.brief_wait import BriefWait
 from raft.storage.snapshots import SnapshotFiles
 from raft.storage.writer import LogWriter, MarkSave, Save
 
@@ -36,17 +37,12 @@ class WriterThread:
     failed: Callable[[BaseException], object]
     finished: Callable[[], object]
     seconds: Callable[[], float] = time.monotonic
-    working: Lock = field(factory=Lock)
-    """Held by who writes: this thread, or whoever has a save that cannot wait for it."""
+    wait: BriefWait = field(factory=BriefWait)
+    """Where the reactor's thread waits for a moment: then a save is reported there."""
     _thread: Thread | None = None
     _untidy: bool = True
     _is_told_to_end: bool = False
     _retry_at: float = field(default=0.0)
-
-    @property
-    def may_be_passed_by(self) -> bool:
-        """Whether another thread may write in its place while it has nothing to write."""
-        return True
 
     def start(self) -> None:
         """Start the thread; it ends when it takes None from the queue."""
@@ -75,12 +71,11 @@ class WriterThread:
 
     def _turn(self) -> bool:
         """Write all that is queued, or take one step of tidying; False at the end."""
-        drained = self._drain()
-        with self.working:
-            return self._work_on(drained)
+        return self._work_on(self._drain())
 
     def _work_on(self, drained: list[Queued]) -> bool:
         if drained:
+            began = self.seconds()
             saves: list[Save] = []
             ticket: int | None = None
             marked = False
@@ -97,7 +92,7 @@ class WriterThread:
                 elif isinstance(queued, BaseException):
                     raise queued
             self.writer.write(saves)
-            if ticket is not None:
+            if ticket is not None and not self.wait.is_taken(ticket, self.seconds() - began):
                 self.saved(ticket)
             if marked and self.writer.ledger.mark is not None:
                 self.snapshots.retain(self.writer.ledger.mark.previous, NEWEST_POSSIBLE)

@@ -24,7 +24,6 @@ from raft.core.outputs import HardState
 from raft.errors import BadConfiguration, InvariantViolated, StorageDamaged
 from raft.interfaces import ISnapshotWriter, IStorage, Recovered, SnapshotMeta
 from raft.storage.files import Files, failure
-from raft.storage.prompt import PromptWriter
 from raft.storage.recovery import REMEDY, Recovery
 from raft.storage.reserve import ReservedFiles
 from raft.storage.snapshots import SnapshotFiles
@@ -32,6 +31,8 @@ from raft.storage.thread import MakeWriter, Queued, WriterThread
 from raft.storage.writer import LogWriter, MarkSave
 
 SEGMENT_SIZE_BYTES = 16 << 20
+MOST_WAITED_BYTES = 16 << 10
+"""Larger saves are not waited for: they come with others, which arrive meanwhile."""
 
 _log = Logger(namespace="raft.storage")
 
@@ -61,10 +62,9 @@ class WriteAheadLog:
     _call_from_thread: Callable[..., object] = field(init=False)
     _saved: Callable[[int], None] = field(init=False)
     _failed: Callable[[BaseException], None] = field(init=False)
-    _prompt: PromptWriter = field(init=False)
     _asked: int = field(default=0, init=False)
     _answered: int = field(default=0, init=False)
-    """The last ticket that was queued, or written at once; and the last one that is durable."""
+    """The last ticket that was queued, and the last one that is known to be durable."""
     _waiting: list[Deferred[None]] = field(factory=list, init=False)
     _stopping: bool = field(default=False, init=False)
     _closed: bool = field(default=False, init=False)
@@ -155,7 +155,6 @@ class WriteAheadLog:
             self._report_failed,
             self._report_finished,
         )
-        self._prompt = PromptWriter(self._thread)
         self._thread.start()
 
     def save(
@@ -166,20 +165,27 @@ class WriteAheadLog:
         start: int,
         end: int,
         records: bytes,
-        at_once: bool = False,
+        waits: bool = False,
     ) -> bool:
-        """Queue one save: it costs the reactor a tuple and a put. Or write it, where that pays."""
+        """Queue one save: it costs the reactor a tuple and a put, and a brief wait if it `waits`.
+
+        Only a save before which all others are durable is waited for: the wait is for its ticket.
+        """
         if self._ended:
             return False
         save = (ticket, hard_state, truncate_from, start, end, records)
-        if at_once and self._asked == self._answered and self._prompt.write(save):
-            self._asked = self._answered = ticket
-            return True
+        is_alone = self._asked == self._answered and len(records) <= MOST_WAITED_BYTES
+        thread = self._thread if waits and is_alone else None
+        is_awaited = thread is not None and thread.wait.begin(ticket)
         self._asked = ticket
         if truncate_from is not None:
             self._cuts.append((ticket, truncate_from))
         self._queue.put(save)
-        return False
+        if thread is None or not is_awaited or not thread.wait.end():
+            return False
+        self._answered = ticket
+        self._cuts.clear()
+        return True
 
     def mark_snapshot(
         self, ticket: int, index: int, term: int, keep_log: bool, keep_from: int

@@ -29,8 +29,6 @@ from raft.storage.reading import Reader
 from raft.storage.segments import HEADER_BLOCK_BYTES, Segment
 
 MOST_FRAME_BYTES = 1 << 20
-SAVE_BYTES = 1024
-"""What a save needs at most besides its records: a frame's head, a vote, a truncation."""
 
 Save = tuple[int, HardState | None, int | None, int, int, bytes]
 """(ticket, hard state, truncate from, start, end, records): `IStorage.save`'s arguments."""
@@ -128,10 +126,6 @@ class LogWriter:
             batch.size_bytes += len(records)
             batch.end = end
         self._flush(batch)
-
-    def has_room(self, size_bytes: int) -> bool:
-        """Tell whether a save of so many bytes of records goes into the newest segment."""
-        return self.offset + size_bytes + SAVE_BYTES <= self.segment.size_bytes
 
     def write_mark(self, save: MarkSave) -> None:
         """Make a snapshot's mark durable, in a frame of its own."""

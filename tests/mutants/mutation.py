@@ -47,7 +47,7 @@ STORAGE_TESTS = (
     *("tests/storage/test_writer.py", "tests/storage/test_recovery.py"),
     *("tests/storage/test_snapshot_files.py", "tests/storage/test_wal.py"),
     *("tests/storage/test_repair.py", "tests/storage/test_writer_thread.py"),
-    "tests/storage/test_prompt.py",
+    "tests/storage/test_brief_wait.py",
     *("tests/test_skips.py", "tests/test_sessions.py", "tests/test_versions.py"),
 )
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         f"raft.storage.{room}": STORAGE_TESTS
         for room in (
             *("writer", "recovery", "records", "ledger", "frames", "reading", "segments"),
-            *("snapshots", "wal", "thread", "marks", "prompt"),
+            *("snapshots", "wal", "thread", "marks", "brief_wait"),
         )
     },
 }

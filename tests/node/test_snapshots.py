@@ -753,6 +753,6 @@ def test_a_term_is_saved_before_the_mark_of_a_snapshot_of_that_term(
     )
     behind.shell._carry_out(
         behind.shell.server.step([ev.Received(leader.id, message)], behind.shell.server.now),
-        at_once=True,
+        waits=True,
     )
     assert told[:2] == [out.HardState(term, None), "mark"]

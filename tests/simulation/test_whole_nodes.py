@@ -17,6 +17,7 @@ from raft.testing.shrinking import Budget
 from raft.testing.whole.run import Failure, simulate
 from raft.testing.whole.shrink import as_test, shrink
 from raft.testing.whole.swarm import TROUBLES, Swarm
+from raft.testing.whole.writer import ClockedWait
 from tests.conftest import LoggedErrors
 from tests.simulation.planted_nodes import NODE_BUGS
 
@@ -142,3 +143,24 @@ def test_nothing_is_promised_in_vain_whatever_befalls_the_nodes(seed: int) -> No
     report = simulate(seed)
     assert report.commits
     assert sum(report.fired.values()) > 5
+
+
+def test_a_disk_is_waited_for_in_vain_and_with_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2: a save is reported by who waits, also in the last moment, and by the writer."""
+    outcomes: set[tuple[bool, bool]] = set()
+    rung: list[bool] = []
+    pause, end = ClockedWait.pause, ClockedWait.end
+
+    def watched_pause(wait: ClockedWait, seconds: float) -> bool:
+        rung.append(pause(wait, seconds))
+        return rung[-1]
+
+    def watched_end(wait: ClockedWait) -> bool:
+        is_taken = end(wait)
+        outcomes.add((rung[-1], is_taken))
+        return is_taken
+
+    monkeypatch.setattr(ClockedWait, "pause", watched_pause)
+    monkeypatch.setattr(ClockedWait, "end", watched_end)
+    simulate(1, swarm=evolve(QUIET, disk_seconds=(0.0, 0.004)))
+    assert outcomes == {(True, True), (False, True), (False, False)}

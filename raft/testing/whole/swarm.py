@@ -245,8 +245,6 @@ def _bounds(rng: random.Random) -> Bounds:
         snapshot_factor=rng.choice((0.0, 4.0)),
         snapshot_floor_bytes=rng.choice((1 << 12, 1 << 16)),
         cache_bytes=rng.choice((1 << 10, 1 << 14, 64 << 20)),
-        # In worlds whose disks take no time.
-        waits_for_disk=True,
     )
 
 

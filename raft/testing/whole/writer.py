@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
+from raft.storage.brief_wait import BriefWait
 from raft.storage.thread import RETRY_SECONDS, Queued, WriterThread
 from raft.storage.wal import WriteAheadLog
 
@@ -33,6 +34,26 @@ class RingingQueue(SimpleQueue[Queued]):
 
 
 @define(eq=False)
+class ClockedWait(BriefWait):
+    """Waits without time going by: how the race between writer and waiter falls is drawn."""
+
+    quick_saves: int = 0
+    writer: Any = None
+
+    def pause(self, seconds: float) -> bool:
+        """Let the writer be done in time, too late, or between the end of the pause and the lock.
+
+        A process whose disk is quick may wait in vain too: its threads take turns as they like.
+        """
+        writer = self.writer
+        drawn = writer.process.chance.random()
+        if not writer.works_within(seconds) or drawn < 0.3:
+            return False
+        writer.work_at_once()
+        return drawn < 0.9 and super().pause(0.0)
+
+
+@define(eq=False)
 class ClockedWriter(WriterThread):
     """Does in calls of its process what the thread does in a loop.
 
@@ -46,11 +67,6 @@ class ClockedWriter(WriterThread):
     _turn_call: DelayedCall | None = None
     _waits_for_room: bool = False
     _is_over: bool = False
-
-    @property
-    def may_be_passed_by(self) -> bool:
-        """Whether the disk takes no time, at this moment: then nobody waits for it."""
-        return self.turn_seconds() == 0.0
 
     def start(self) -> None:
         """Begin to be called."""
@@ -69,6 +85,19 @@ class ClockedWriter(WriterThread):
             call.cancel()
         self._waits_for_room = False
         self._turn_call = self.process.callLater(self.turn_seconds(), self._work)
+
+    def works_within(self, seconds: float) -> bool:
+        """Tell whether the disk will have done what is queued by then."""
+        call = self._turn_call
+        if call is None or not call.active():
+            return False
+        return bool(call.getTime() <= self.process.seconds() + seconds)
+
+    def work_at_once(self) -> None:
+        """Do now what would be done soon, while somebody waits for it."""
+        if self._turn_call is not None:
+            self._turn_call.cancel()
+        self._work()
 
     def _work(self) -> None:
         self._waits_for_room = False
@@ -116,6 +145,7 @@ def clocked_log(
         writer = writer_class(*arguments)
         writer.seconds = process.seconds
         writer.process, writer.turn_seconds = process, turn_seconds
+        writer.wait = ClockedWait(writer=writer)
         return writer
 
     return WriteAheadLog(
