@@ -38,7 +38,8 @@ class PeerLimits:
         message_bytes: the largest records of one AppendEntries, in all its fragments.
         queue_bytes: what may wait for one peer before messages to it are dropped.
         connect_seconds: how long a connect may take, with the resolution of the name.
-        handshake_seconds: how long the handshake may take, on either side.
+        handshake_seconds: how long the handshake may take, on either side: as long as a peer
+            may be silent that lost power between our greeting and its answer.
         box_seconds: how long one box may take to arrive.
         stall_seconds: a connection that takes no bytes for so long is given up.
         unacknowledged_seconds: one whose bytes the other machine does not acknowledge.
@@ -51,7 +52,7 @@ class PeerLimits:
     message_bytes: int = 16 << 20
     queue_bytes: int = 32 << 20
     connect_seconds: float = 5.0
-    handshake_seconds: float = 5.0
+    handshake_seconds: float = 2.0
     box_seconds: float = 30.0
     stall_seconds: float = 10.0
     unacknowledged_seconds: float = 2.0

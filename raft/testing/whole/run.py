@@ -29,8 +29,8 @@ from raft.testing.whole.world import Parts, World
 
 T: Final = TIMEOUT_SECONDS
 LEADER_SECONDS: Final = 12 * T
-TRANSPORT_SECONDS: Final = 3.0
-"""Until a connection is known to be dead (2 s), and dialled anew (1 s)."""
+TRANSPORT_SECONDS: Final = 4.0
+"""Until a connection is known to be dead (2 s; a handshake, up to 3 s), and dialled anew (1 s)."""
 SERVICE_SECONDS: Final = 4 * T
 CONVERGENCE_SECONDS: Final = 60 * T
 STOP_SECONDS: Final = 15.0

@@ -230,13 +230,16 @@ class Stream:
         if self.link.is_cut or receiver.process.host in self.network.down:
             self._stick()
             return
+        if receiver.is_closed and isinstance(self._moving[0], bytes):
+            # Nobody is there: who sends something is told so, and sends again until it hears it.
+            if self.back.is_cut:
+                self._stick()
+            else:
+                self._lose_sender(net.ConnectionLost())
+            return
         piece = self._moving.pop(0)
         if receiver.is_closed:
-            # Nobody is there: who sends something is told so.
-            if not isinstance(piece, bytes):
-                self.network.streams.pop(self, None)
-            elif not self.back.is_cut:
-                self._lose_sender(net.ConnectionLost())
+            self.network.streams.pop(self, None)
             return
         if isinstance(piece, bytes):
             self.network.sha.update(piece)
