@@ -6,7 +6,8 @@ import gc
 
 import pytest
 
-import tests.simulation.planted_releases  # noqa: F401  (it enters its bugs)
+import tests.simulation.planted_pauses
+import tests.simulation.planted_releases  # noqa: F401  (they enter their bugs)
 from raft.testing.whole.run import first_failure
 from raft.testing.whole.swarm import Swarm
 from tests.conftest import LoggedErrors

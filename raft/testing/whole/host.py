@@ -21,7 +21,7 @@ from raft.storage.repair import DONE
 from raft.testing.cores.disk import Disk as SavedDisk
 from raft.testing.whole.disk import Disk, Mount
 from raft.testing.whole.process import Died, Process
-from raft.testing.whole.view import View, WatchedSaving, WatchedServer, WatchedStorage
+from raft.testing.whole.view import View, WatchedReads, WatchedSaving, WatchedServer, WatchedStorage
 from raft.testing.whole.writer import clocked_log
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ class Host:
                 self.world.bounds.look(service)
             turned()
 
+        shell.reads = WatchedReads(shell.reads, view)  # type: ignore[assignment]
         network.send = seen  # type: ignore[method-assign, assignment]
         shell.turned = seen_turn
 

@@ -6,6 +6,8 @@ Each scene befalls a server that leads: first the clocks drift to the ends of wh
 - `["alone", n1, 0.8]`: it is cut off from the other servers, and has only their promises.
 - `["asleep", n1, 0.6, 0.05, 0.4]`: it stands still for 0.6 s; after 0.05 s nobody reaches it any
   more, until 0.4 s after it has woken.
+- `["asleep at disk", n1, 0.2, 0.6, 0.05, 0.4]`: the same, 0.2 s after its disk became slow: reads
+  that are confirmed wait for what its own log lacks.
 - `["late answers", n1, 0.3, 0.2, 0.8]`: answers to it take 0.3 s longer; 0.2 s later nobody hears
   it any more, for 0.8 s.
 - `["forget", n1, 0.4, 0.01, 0.6]`: it loses touch with some; 0.4 s later with all, and those who
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 SCENES: Final[dict[str, tuple[tuple[float, float], ...]]] = {
     "alone": ((2.0, 3.0),),
     "asleep": ((0.8, 3.0), (0.02, 0.3), (0.5, 2.0)),
+    "asleep at disk": ((0.3, 1.0), (0.8, 3.0), (0.02, 0.3), (0.5, 2.0)),
     "late answers": ((0.3, 1.2), (0.2, 1.0), (2.0, 4.0)),
     "forget": ((1.0, 2.2), (0.0, 0.05), (1.5, 3.0)),
 }
@@ -61,10 +64,13 @@ class Scenes:
         match kind, times:
             case "alone", (lasting,):
                 self._part(self._both_ways(host), lasting)
-            case "asleep", (asleep, awake, lasting) if host.process is not None:
-                host.process.pause()
-                self.later(asleep, host.process.resume)
-                self.later(awake, self._part, self._both_ways(host), asleep - awake + lasting)
+            case "asleep", (asleep, awake, lasting):
+                self._sleep(host, asleep, awake, lasting)
+            case "asleep at disk", (begin, asleep, awake, lasting):
+                host.disk_seconds = (begin, begin + asleep)
+                self.later(begin, self._sleep, host, asleep, awake, lasting)
+                usual = self.world.swarm.disk_seconds
+                self.later(begin + asleep, setattr, host, "disk_seconds", usual)
             case "late answers", (late, begin, lasting):
                 self._delay_answers(host, late, late + begin + lasting)
                 others = self._others(host)
@@ -74,6 +80,14 @@ class Scenes:
             case _:
                 raise ValueError(f"no scene: {kind} {times}")
         return True
+
+    def _sleep(self, host: Host, asleep: float, awake: float, lasting: float) -> None:
+        process = host.process
+        if process is None or process.is_paused:
+            return
+        process.pause()
+        self.later(asleep, process.resume)
+        self.later(awake, self._part, self._both_ways(host), asleep - awake + lasting)
 
     def _drift_apart(self, leader: Host) -> None:
         """The leader's clock becomes the slowest that the bound allows, all others the fastest."""

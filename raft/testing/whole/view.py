@@ -18,6 +18,7 @@ from raft.core import outputs as out
 from raft.core.configuration import Configuration
 from raft.core.events import Event
 from raft.interfaces import Recovered
+from raft.node.reads import ReadBatch
 from raft.storage.records import HEADER, HEADER_BYTES, Kind, decode_configuration
 from raft.testing.cores.disk import Disk, Entry, Records, SessionRecord, StoredSnapshot, Write
 
@@ -334,6 +335,33 @@ class WatchedSaving:
         """See `Saving`."""
         self._saving.save(save)
         self._view.prepared(self._saving.prepared.args)
+
+
+class WatchedReads:
+    """A shell's reads, whose leases are seen to last; all else is the shell's own."""
+
+    def __init__(self, reads: Any, view: View) -> None:
+        object.__setattr__(self, "_reads", reads)
+        object.__setattr__(self, "_view", view)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reads, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._reads, name, value)
+
+    def ready(self, *arguments: Any) -> list[ReadBatch]:
+        """See `Reads`. R9: what a lease has confirmed is answered before it ends."""
+        view: View = self._view
+        found: list[ReadBatch] = self._reads.ready(*arguments)
+        now = view.process.seconds()
+        for batch in found:
+            if now >= batch.valid_until:
+                late = now - batch.valid_until
+                view.monitors.violated(
+                    "R9", f"{view.id} answers by a lease that ended {late:.4f} s before"
+                )
+        return found
 
 
 class WatchedServer:
