@@ -243,6 +243,7 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
             committed=lambda: has_committed(self.shell.server),
             outlived=self.members.is_wrong_directory,
             told_outlived=self.founding.outlived,
+            member_index=lambda: self.members.own_index,
         )
 
     def _open_doors(self) -> None:

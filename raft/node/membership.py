@@ -121,17 +121,29 @@ class Members:
 
         Who does not vote has come to a part of the log, maybe, where the leader that sends it was
         another. It can wait: it asks nobody for a vote, and nobody's acknowledgement counts for it.
+
+        Nor is it another whom a configuration names that was committed behind what this server
+        knows to be: it joined since, under that id, and may lead. Whatever this server's own
+        configuration makes of its votes, it gives none to a log without that entry.
         """
         server = self.node.shell.server
         member = server.configuration.member(greeting.server_id)
         if member is None or member.incarnation in ("", greeting.incarnation):
             return None
-        if not server.is_voter:
+        if not server.is_voter or greeting.member_index > server.commit_index:
             return None
         return (
             f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "
             f"not {greeting.incarnation}; {REMEDY}"
         )
+
+    @property
+    def own_index(self) -> int:
+        """The index of the committed configuration that names this very directory, or 0."""
+        server = self.node.shell.server
+        index, committed = server.log.configuration_at(server.commit_index)
+        me = committed.member(self.node.id)
+        return index if me and me.incarnation == self.node.identity.incarnation else 0
 
     def _went_back(self, greeting: Greeting) -> str | None:
         """Return why this cannot be the directory that was seen last, if so [RULES L5, M9]."""

@@ -83,7 +83,8 @@ class Hello(Question):
     the starts of its data directory. `excluded_index` tells who asked that it was removed.
     `term` is the last one that is durable at the speaker. `digests` tells who dialled that it may
     send a `StateDigest`. `committed` tells that a leader of the speaker's cluster has committed an
-    entry: who has none of it founds no other.
+    entry: who has none of it founds no other. `member_index` is that of the committed
+    configuration that names the speaker's very directory: who lags may know another under its id.
     """
 
     arguments: ClassVar = [
@@ -100,6 +101,7 @@ class Hello(Question):
         (b"lives", _OPTIONAL_UNICODE),
         (b"term", _OPTIONAL_INTEGER),
         (b"committed", _OPTIONAL_BOOLEAN),
+        (b"member_index", _OPTIONAL_INTEGER),
     ]
     response: ClassVar = [
         (b"version", _INTEGER),
@@ -114,6 +116,7 @@ class Hello(Question):
         (b"term", _OPTIONAL_INTEGER),
         (b"digests", _OPTIONAL_INTEGER),
         (b"committed", _OPTIONAL_BOOLEAN),
+        (b"member_index", _OPTIONAL_INTEGER),
     ]
 
 

@@ -32,7 +32,8 @@ class Identity:
     `versions` are the oldest and the newest version that its machine can. `lives` are the starts
     of its data directory. `term` is the last one that is durable, or 0 where that is not told.
     `digests` is the format of the digests that it compares, or 0. `committed` tells that a leader
-    of its cluster has committed an entry, as far as it knows.
+    of its cluster has committed an entry, as far as it knows. `member_index` is that of the
+    committed configuration that names this very directory as a member, or 0.
     """
 
     cluster_id: str
@@ -44,6 +45,7 @@ class Identity:
     term: int = 0
     digests: int = 0
     committed: bool = False
+    member_index: int = 0
 
 
 @frozen
@@ -54,7 +56,7 @@ class Greeting:
     where it can be dialled, or empty. `versions` are the oldest and the newest version that its
     machine can. `lives` are the starts of its data directory. `excluded_index` is that of a
     committed configuration of which the other side is no member, in the answer to it; else 0.
-    `term`, `digests` and `committed` are as in `Identity`.
+    `term`, `digests`, `committed` and `member_index` are as in `Identity`.
     """
 
     version: int
@@ -70,6 +72,7 @@ class Greeting:
     term: int = 0
     digests: int = 0
     committed: bool = False
+    member_index: int = 0
 
 
 def encode_greeting(identity: Identity, role: str, target: str, ask: bytes) -> bytes:
@@ -149,7 +152,10 @@ def _term(identity: Identity) -> list[tuple[bytes, bytes]]:
 
 
 def _committed(identity: Identity) -> list[tuple[bytes, bytes]]:
-    return [(b"committed", b"True")] if identity.committed else []
+    pairs = [(b"committed", b"True")] if identity.committed else []
+    if identity.member_index:
+        pairs.append((b"member_index", b"%d" % identity.member_index))
+    return pairs
 
 
 def read_greeting(box: Box) -> Greeting:
@@ -177,6 +183,7 @@ def read_greeting(box: Box) -> Greeting:
         _number(box, b"term", TERM_DIGITS) if b"term" in box else 0,
         _number(box, b"digests") if b"digests" in box else 0,
         box.get(b"committed") == b"True",
+        _number(box, b"member_index", TERM_DIGITS) if b"member_index" in box else 0,
     )
 
 

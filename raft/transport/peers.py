@@ -95,6 +95,7 @@ class PeerNetwork:
         committed: Callable[[], bool] = lambda: False,
         outlived: Callable[[Greeting], bool] = lambda _greeting: False,
         told_outlived: Callable[[str], object] = lambda _peer: None,
+        member_index: Callable[[], int] = lambda: 0,
     ) -> None:
         """Connect to nobody yet.
 
@@ -123,6 +124,8 @@ class PeerNetwork:
             outlived: asked about each greeting that `accept` refuses: whether its server is told
                 that its cluster lives without it.
             told_outlived: called with a peer's id where it says so of this server.
+            member_index: tells for greetings the index of the committed configuration that names
+                this very directory.
         """
         self.identity = identity
         self.counters = Counters()
@@ -135,6 +138,7 @@ class PeerNetwork:
         self._term = term
         self._committed = committed
         self._told_outlived = told_outlived
+        self._member_index = member_index
         self._chance = chance or random.Random()
         self._links: dict[str, Link] = {}
         self._dirty: dict[str, Outgoing] = {}
@@ -151,7 +155,12 @@ class PeerNetwork:
         self._sweep = Sweep(reactor, self._tick_seconds, self._tick)
 
     def _speaking(self) -> Identity:
-        return evolve(self.identity, term=self._term(), committed=self._committed())
+        return evolve(
+            self.identity,
+            term=self._term(),
+            committed=self._committed(),
+            member_index=self._member_index(),
+        )
 
     # -- Sending ---------------------------------------------------------------------------
 

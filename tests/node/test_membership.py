@@ -492,3 +492,30 @@ async def test_whom_the_log_would_remove_is_answered_where_it_leads(nodes: Nodes
     await left.write(["set", "after", 2])
     await applied_by(leader, left)
     assert voters(leader) == set("abc")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_was_away_follows_a_leader_that_came_under_an_old_id_meanwhile(
+    nodes: Nodes,
+) -> None:
+    """M7: its own log still names the directory that was the member before.
+
+    It refused the only leader there was, for as long as that led (seed 4001037).
+    """
+    await nodes.found("abcd")
+    leader = await nodes.leader()
+    away, replaced, _ = nodes.others(leader)
+    id, where = replaced.id, nodes.fixed(away)
+    await until(lambda: pinned(away, id))
+    await away.stopService()
+    await leader.remove(id)
+    await replaced.stopService()
+    joined = nodes.start(id, directory="anew")
+    await leader.add(nodes.member(joined))
+    await until(lambda: pinned(leader, id) == joined.identity.incarnation)
+    await leader.transfer_leadership(id)
+    await joined.write(["set", "while away", 1])
+    returned = nodes.start(away.id, **where)
+    await applied_by(returned, joined)
+    assert joined.shell.server.role is out.Role.LEADER
+    assert pinned(returned, id) == joined.identity.incarnation
