@@ -38,8 +38,9 @@ class Doubles:
     node: RaftService
     _shown: dict[str, tuple[str, int]] = Factory(dict)
     """Server id -> its incarnation, and the highest term that it has shown: durable before."""
-    _looked_for: dict[str, tuple[Greeting, float]] = Factory(dict)
-    """Server id -> who answered when a second process came, and when it was dialled anew."""
+    _looked_for: dict[str, tuple[Greeting, float, str]] = Factory(dict)
+    """Server id -> who answered when a second process came, when it was dialled anew, and the
+    start of the directory that the second one named."""
 
     def heard(self, sender: str, message: Message) -> None:
         """Remember the term of a message, unless it is one that nobody has made durable."""
@@ -64,7 +65,7 @@ class Doubles:
                 f"old copy of its data directory was put back; {remedy}"
             )
         if self._answers_elsewhere(greeting):
-            self._look_again(id)
+            self._look_again(greeting)
             return (
                 f"another process with the data directory of server {id!r} answers at its address:"
                 " unless it was started again just now, its directory was copied; stop one of the "
@@ -83,7 +84,7 @@ class Doubles:
             return False
         answering = self.node.network.greeting_of(greeting.server_id)
         if answering is None:
-            answering, since = self._looked_for.get(greeting.server_id, (None, -math.inf))
+            answering, since, _ = self._looked_for.get(greeting.server_id, (None, -math.inf, ""))
             if self.node.clock() - since >= LOOK_SECONDS:
                 return False
         return (
@@ -93,14 +94,16 @@ class Doubles:
             and answering.lives.names[0] != greeting.lives.names[0]
         )
 
-    def _look_again(self, id: str) -> None:
+    def _look_again(self, greeting: Greeting) -> None:
         """Dial a server anew: the process that answered may have died without a word.
 
         The other one's next attempt is judged by who answers then. Not with each of its attempts:
-        it would cut the connections of the first one for ever.
+        it would cut the connections of the first one for ever. But once for each of its starts: a
+        machine may lose power twice in a minute.
         """
+        id, start = greeting.server_id, greeting.lives.names[0]
         now, answering = self.node.clock(), self.node.network.greeting_of(id)
-        _, since = self._looked_for.get(id, (None, -math.inf))
-        if answering is not None and now - since >= REDIAL_SECONDS:
-            self._looked_for[id] = answering, now
+        _, since, looked = self._looked_for.get(id, (None, -math.inf, ""))
+        if answering is not None and (start != looked or now - since >= REDIAL_SECONDS):
+            self._looked_for[id] = answering, now, start
             self.node.network.redial(id)

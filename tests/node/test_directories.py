@@ -257,6 +257,10 @@ async def test_who_answers_is_looked_up_again_where_another_life_greets(
     await until(lambda: leader.network.is_connected(other.id))
     assert leader.members.judge(again) is not None
     assert leader.network.is_connected(other.id), "it looks once in a while only"
+    third = evolve(again, lives=again.lives.begin("another2"))
+    assert leader.members.judge(third) is not None
+    assert not leader.network.is_connected(other.id), "power may be lost twice in a minute"
+    await until(lambda: leader.network.is_connected(other.id))
     assert durable_term(leader.shell.server) == leader.shell.server.current_term
     await nodes.stop()
 
