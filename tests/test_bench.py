@@ -191,7 +191,7 @@ def test_percentiles_are_by_rank() -> None:
 
 def test_the_names_are_those_of_the_published_workloads() -> None:
     names = [each.name for each in WORKLOADS]
-    assert names == "W0 W1 W2 W3i W3n W4p W4c W4f W4l W5 W6 W7 W10 W10c".split()
+    assert names == "W0 W1 W2 W3i W3n W4p W4c W4f W4l W5 W6 W7 W8r W8b W8s W9 W10 W10c".split()
 
 
 def test_a_short_name_stands_for_all_that_begin_so() -> None:

@@ -55,7 +55,7 @@ class Worker:
         await self._stop(job)
         issue = await self._target(job)
         if job["fill"]:
-            await fill(issue, job["value_bytes"])
+            await fill(issue, job.get("fill_bytes") or job["value_bytes"], job.get("fill_keys", 0))
         drawn = operations(job["operations"], job["value_bytes"], job["seed"])
         if "per_second" in job:
             self._load = Paced(self._reactor, issue, drawn, job["per_second"] / job["loaders"])
@@ -141,9 +141,10 @@ def alone(connections: list[ClientConnection], timeout_seconds: float) -> Issue:
     return issue
 
 
-async def fill(issue: Issue, value_bytes: int) -> None:
-    """Write every key once."""
-    names, value = keys(value_bytes), "v" * value_bytes
+async def fill(issue: Issue, value_bytes: int, count: int = 0) -> None:
+    """Write every key that the load uses once, or `count` others that it leaves alone."""
+    names = [f"filled-{number}" for number in range(count)] or keys(value_bytes)
+    value = "v" * value_bytes
     for begin in range(0, len(names), FILL_AT_ONCE):
         part = names[begin : begin + FILL_AT_ONCE]
         await gatherResults([issue(0, 0, ["set", key, value]) for key in part])

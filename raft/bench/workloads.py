@@ -78,6 +78,10 @@ WORKLOADS: tuple[Workload, ...] = (
         *("W7", "SIGKILL of the leader to the next write", "client", "write", (1,)),
         measure="failover",
     ),
+    Workload(*("W8r", "restart", "client", "write", (1000,)), measure="restart"),
+    Workload(*("W8b", "follower behind", "client", "write", (1000,)), measure="behind"),
+    Workload(*("W8s", "snapshot to a follower", "client", "write", (256,)), measure="install"),
+    Workload(*("W9", "writes as the log grows", "client", "write", (1000,)), measure="growth"),
     Workload(
         *("W10", "writes of 8 clients, offered", "clients", "write", (1000,), (OVERLOAD_BYTES,)),
         measure="overload",

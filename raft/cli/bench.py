@@ -42,6 +42,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r}: write whole numbers, parted by commas", param, ctx)
 
 
+def checked_sizes(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return sizes of clusters; refuse those that no cluster of one machine should have."""
+    if not value or not all(0 < size <= MOST_SERVERS for size in value):
+        raise click.BadParameter(f"write numbers of servers from 1 to {MOST_SERVERS}, as 3,5,7")
+    return value
+
+
+MOST_SERVERS = 9
+
+
 @click.command("bench", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[WORKLOAD]...")
 @click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
@@ -81,6 +93,35 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--kills", type=click.IntRange(1, 1000), default=20, show_default=True, help="Of W7.")
 @click.option(
+    "--entries",
+    type=click.IntRange(1000, 100_000_000),
+    default=200_000,
+    show_default=True,
+    help="Of W8r and W8b: how many are replayed, or caught up with. In full: 1000000.",
+)
+@click.option(
+    "--megabytes",
+    type=click.IntRange(1, 10_000),
+    default=32,
+    show_default=True,
+    help="Of W8s: how large the snapshot is. In full: 100.",
+)
+@click.option(
+    "--growth",
+    type=click.IntRange(3, 9),
+    default=6,
+    show_default=True,
+    help="Of W9: 10 to the power of it entries are written. In full: 7.",
+)
+@click.option(
+    "--sizes",
+    type=Numbers(),
+    default=(3, 5, 7),
+    show_default="3,5,7",
+    callback=checked_sizes,
+    help="Of W9: how many servers, in turn.",
+)
+@click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the nodes keep their logs: on the disk to be measured.  [default: temporary]",
@@ -97,6 +138,10 @@ def bench(
     clients: int,
     load_processes: int,
     kills: int,
+    entries: int,
+    megabytes: int,
+    growth: int,
+    sizes: tuple[int, ...],
     directory: Path | None,
     as_json: bool,
 ) -> None:
@@ -112,6 +157,10 @@ def bench(
         clients=clients,
         load_processes=load_processes,
         kills=kills,
+        entries=entries,
+        megabytes=megabytes,
+        growth=growth,
+        sizes=sizes,
     )
     workloads = chosen(names, outstanding, value_bytes)
     place = Path(tempfile.mkdtemp(prefix="raft-bench-", dir=_made(directory)))
