@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from rich.text import Text
 from raft.bench import facts
 from raft.bench.measures import measured
 from raft.bench.plan import Plan, Row, Task
+from raft.bench.plot import svg
 from raft.bench.stand import failed
 from raft.bench.workloads import WORKLOADS, Workload, chosen
 from raft.errors import RaftError
@@ -52,6 +54,22 @@ def checked_sizes(
 
 
 MOST_SERVERS = 9
+
+
+def writable(path: Path | None) -> Path | None:
+    """Return where the picture goes; refuse it before anything is measured.
+
+    Raises:
+        click.BadParameter: it is no .svg file, or cannot be written.
+    """
+    if path is not None:
+        if path.suffix != ".svg":
+            raise click.BadParameter(f"{path}: the picture is SVG; end the name with .svg")
+        if not path.parent.is_dir():
+            raise click.BadParameter(f"{path}: there is no directory {path.parent}; make it first")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise click.BadParameter(f"{path} may not be written; choose another place")
+    return path
 
 
 @click.command("bench", epilog=EPILOG)
@@ -126,6 +144,12 @@ MOST_SERVERS = 9
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the nodes keep their logs: on the disk to be measured.  [default: temporary]",
 )
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=lambda _ctx, _param, value: writable(value),
+    help="Draw the curves into this SVG file; one that is there is replaced.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One object for each line of the table.")
 def bench(
     names: Sequence[str],
@@ -143,6 +167,7 @@ def bench(
     growth: int,
     sizes: tuple[int, ...],
     directory: Path | None,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Measure writes, reads and failover; all workloads, or those named.
@@ -164,8 +189,11 @@ def bench(
     )
     workloads = chosen(names, outstanding, value_bytes)
     place = Path(tempfile.mkdtemp(prefix="raft-bench-", dir=_made(directory)))
+    report = Report(as_json)
     try:
-        measure(workloads, plan, place, Report(as_json))
+        measure(workloads, plan, place, report)
+        if plot is not None:
+            plot.write_text(svg(report.rows), "utf-8")
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
