@@ -122,15 +122,16 @@ class Members:
         Who does not vote has come to a part of the log, maybe, where the leader that sends it was
         another. It can wait: it asks nobody for a vote, and nobody's acknowledgement counts for it.
 
-        Nor is it another whom a configuration names that was committed behind what this server
-        knows to be: it joined since, under that id, and may lead. Whatever this server's own
-        configuration makes of its votes, it gives none to a log without that entry.
+        Nor is it another whom a configuration names that was committed behind the latest one that
+        this server has, committed or not: it joined since, under that id, and may lead. Whatever
+        this server's own configuration makes of its votes, it gives none to a log without that
+        entry. Who was removed, and says what it was long before, names no such entry.
         """
         server = self.node.shell.server
         member = server.configuration.member(greeting.server_id)
         if member is None or member.incarnation in ("", greeting.incarnation):
             return None
-        if not server.is_voter or greeting.member_index > server.commit_index:
+        if not server.is_voter or greeting.member_index > server.log.configuration_index:
             return None
         return (
             f"server {greeting.server_id!r} is known as incarnation {member.incarnation}, "

@@ -311,6 +311,25 @@ async def test_a_greeting_from_before_a_server_was_a_member_is_noted_once_it_is(
 
 
 @ensureDeferred
+async def test_who_names_an_older_configuration_than_is_known_here_is_another(nodes: Nodes) -> None:
+    """M7: who was removed was a member once; a restart forgets what is committed, not the log."""
+    await nodes.found("ab")
+    leader = await nodes.leader()
+    (other,) = nodes.others(leader)
+    await until(lambda: leader.members.own_index and other.members.own_index)
+    server = leader.shell.server
+    latest = server.log.configuration_index
+    assert leader.members.own_index == latest
+    stranger = evolve(greeting_of(other), incarnation="of another disk")
+    server.commit_index = 0
+    for index in (0, 1, latest):
+        objection = leader.members.is_another(evolve(stranger, member_index=index))
+        assert "is known as incarnation" in str(objection)
+    assert leader.members.is_another(evolve(stranger, member_index=latest + 1)) is None
+    server.commit_index = latest
+
+
+@ensureDeferred
 async def test_terms_that_were_shown_are_those_of_one_directory_and_durable(nodes: Nodes) -> None:
     """E1, M7: a server with a new directory begins low, and a pre-vote asks for what is not."""
     (node,) = await nodes.found("a")
