@@ -327,6 +327,7 @@ async def test_who_names_an_older_configuration_than_is_known_here_is_another(no
         assert "is known as incarnation" in str(objection)
     assert leader.members.is_another(evolve(stranger, member_index=latest + 1)) is None
     server.commit_index = latest
+    await nodes.stop()
 
 
 @ensureDeferred
