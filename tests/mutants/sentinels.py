@@ -501,15 +501,25 @@ SENTINELS = (
         "raft.storage.thread",
         (
             "            self.writer.write(saves)\n"
-            "            if ticket is not None:\n"
+            "            if ticket is not None and not self.wait.is_taken("
+            "ticket, self.seconds() - began):\n"
             "                self.saved(ticket)\n"
         ),
         (
-            "            if ticket is not None:\n"
+            "            if ticket is not None and not self.wait.is_taken("
+            "ticket, self.seconds() - began):\n"
             "                self.saved(ticket)\n"
             "            self.writer.write(saves)\n"
         ),
         "tests/storage/test_faults.py::test_the_first_failed_call_ends_all_acknowledgements",
+    ),
+    Sentinel(
+        "a save is left to somebody who waits no more",
+        "D2",
+        "raft.storage.brief_wait",
+        "                    self._state = Wait.LEFT\n                    self._owed_saves",
+        "                    self._owed_saves",
+        "tests/storage/test_brief_wait.py::test_a_save_is_reported_once_however_the_race_falls",
     ),
     Sentinel(
         "frames are not chained",
