@@ -11,17 +11,26 @@ from pathlib import Path
 import pytest
 
 from raft.testing.cores.simulator import simulate
-
-SEEDS = [
-    line.split(maxsplit=2)
-    for line in Path(__file__).with_name("regress_seeds.txt").read_text().splitlines()
-    if not line.startswith("#")
-]
+from raft.testing.whole.run import simulate as simulate_nodes
 
 
-@pytest.mark.parametrize(("seed", "rule", "reason"), SEEDS)
+def seeds(name: str) -> list[list[str]]:
+    lines = Path(__file__).with_name(name).read_text().splitlines()
+    return [line.split(maxsplit=2) for line in lines if not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("seed", "rule", "reason"), seeds("regress_seeds.txt"))
 def test_a_seed_that_failed_once_passes(seed: str, rule: str, reason: str) -> None:
     """Each line tells which rule was broken, and why."""
     assert rule
     assert reason
     simulate(int(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "rule", "reason"), seeds("regress_nodes.txt"))
+def test_a_seed_of_whole_nodes_that_failed_once_passes(seed: str, rule: str, reason: str) -> None:
+    """The same for worlds of whole nodes."""
+    assert rule
+    assert reason
+    simulate_nodes(int(seed))
