@@ -25,6 +25,7 @@ from raft.transport.connection import Counters
 from raft.transport.greeting import Identity, encode_answer, encode_greeting
 from raft.transport.incoming import Desk, Incoming
 from raft.transport.questions import ClientLimits, ClientServer
+from raft.transport.turns import ReadingTurns
 from tests.fuzz.oracle import SEPARATOR, Source, as_input, check, fields, no_failure_logged
 
 IDENTITY = Identity("cluster", "a", "i-a")
@@ -292,7 +293,8 @@ def questions(octets: bytes) -> object:
     source = Source(octets)
     is_raw = source.byte() & 1
     limits = ClientLimits(box_bytes=1 << 16)
-    server = ClientServer(Service(), lambda: IDENTITY, limits, Counters(), lambda each: None)
+    turns = ReadingTurns(Clock())
+    server = ClientServer(Service(), lambda: IDENTITY, limits, Counters(), lambda each: None, turns)
     transport = StringTransport()
     server.makeConnection(transport)
     with no_failure_logged():
