@@ -15,7 +15,9 @@ from raft.errors import Timeout
 
 FILL_BYTES = 4096
 MEGABYTE = 1_000_000
-MOST_SNAPSHOTS = 3
+MOST_SNAPSHOTS = 20
+AGAIN_SECONDS = 0.5
+"""Between two of them: a follower that stopped just now counts as one that is nearly there."""
 # Snapshots are taken when this says so, by a backup: one more in a span would be in its figures.
 SETTINGS = {"snapshot_factor": 0, "snapshot_entries": 0, "trailing_bytes": 65536}
 
@@ -70,6 +72,7 @@ async def _leave_behind(stand: Stand, reached: int) -> None:
             path.unlink()
             if await stand.number(stand.leader, "first_index") > reached + 1:
                 return
+            await deferLater(stand.task.reactor, AGAIN_SECONDS)
     finally:
         await client.close()
     raise Timeout(False, f"the leader's log still begins before entry {reached}")

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Thread, current_thread
+from threading import Event, Thread, current_thread
 
 from attrs import define, field
 from twisted.logger import Logger
@@ -39,13 +39,17 @@ class WriterThread:
     seconds: Callable[[], float] = time.monotonic
     wait: BriefWait = field(factory=BriefWait)
     """Where the reactor's thread waits for a moment: then a save is reported there."""
+    ending: Event = field(factory=Event)
+    """Set it before the end is queued: a save that waits for room waits no longer."""
     _thread: Thread | None = None
     _untidy: bool = True
     _is_told_to_end: bool = False
     _retry_at: float = field(default=0.0)
+    _told_full: bool = False
 
     def start(self) -> None:
         """Start the thread; it ends when it takes None from the queue."""
+        self.writer.wait_for_room = self._wait_for_room
         self._thread = Thread(target=self._run, name="raft-wal", daemon=True)
         self._thread.start()
 
@@ -68,6 +72,15 @@ class WriterThread:
         with contextlib.suppress(OSError):
             self.writer.close()
         self.finished()
+
+    def _wait_for_room(self) -> bool:
+        """Let a save wait for room on a full disk; False where the thread is to end [RULES D4].
+
+        A leader refuses commands as soon as it knows; what was under way by then, and what a
+        follower is sent, must come to no harm meanwhile.
+        """
+        self._tell()
+        return not self.ending.wait(RETRY_SECONDS)
 
     def _turn(self) -> bool:
         """Write all that is queued, or take one step of tidying; False at the end."""
@@ -92,6 +105,7 @@ class WriterThread:
                 elif isinstance(queued, BaseException):
                     raise queued
             self.writer.write(saves)
+            self._tell()
             if ticket is not None and not self.wait.is_taken(ticket, self.seconds() - began):
                 self.saved(ticket)
             if marked and self.writer.ledger.mark is not None:
@@ -122,20 +136,26 @@ class WriterThread:
         if self.writer.full and now < self._retry_at and not self.writer.ledger.removable:
             self._untidy = False
             return
-        was_full = self.writer.full
         self._untidy = self.writer.tidy()
         if self.writer.full:
             self._retry_at = now + RETRY_SECONDS
-        if self.writer.full and not was_full:
-            _log.warn(
-                "{path}: no room for the next segment of {size} bytes ({reason}); new commands are "
-                "refused until there is some",
-                path=self.writer.directory,
-                size=self.writer.segment_size_bytes,
-                reason=self.writer.full_because,
-            )
-        elif was_full and not self.writer.full:
+        self._tell()
+
+    def _tell(self) -> None:
+        """Log once that the disk is full, and once that it is no longer."""
+        if self.writer.full == self._told_full:
+            return
+        self._told_full = self.writer.full
+        if not self.writer.full:
             _log.info("{path}: there is room again", path=self.writer.directory)
+            return
+        _log.warn(
+            "{path}: no room for the next segment of {size} bytes ({reason}); new commands are "
+            "refused until there is some",
+            path=self.writer.directory,
+            size=self.writer.segment_size_bytes,
+            reason=self.writer.full_because,
+        )
 
 
 MakeWriter = Callable[

@@ -235,6 +235,7 @@ class WriteAheadLog:
         stopped: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(stopped)
         if first:
+            self._thread.ending.set()
             self._queue.put(None)
         return stopped
 

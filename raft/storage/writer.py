@@ -7,7 +7,7 @@ guards the ledger and is held for moments, never during a write or a sync.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from threading import Lock
 
 from attrs import define, field, frozen
@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from raft.core.outputs import HardState
 from raft.errors import InvariantViolated, StorageFailed
 from raft.storage import frames, segments
-from raft.storage.files import FULL, NO_DESCRIPTOR, Files, failure, sync, write_all
+from raft.storage.files import FULL, NO_DESCRIPTOR, NO_ROOM, Files, failure, sync, write_all
 from raft.storage.ledger import Ledger
 from raft.storage.marks import (
     How,
@@ -79,6 +79,8 @@ class LogWriter:
     full: bool = False
     full_because: str = ""
     sync_count: int = 0
+    wait_for_room: Callable[[], bool] = field(default=lambda: False)
+    """Called where a save needs a segment that the disk has no room for: True to try again."""
     lock: Lock = field(factory=Lock)
     reader: Reader = field(init=False)
     _owes_sync: bool = False
@@ -174,10 +176,13 @@ class LogWriter:
                 raise
             if error.errno in NO_DESCRIPTOR and self._close_older():
                 return True
-            self.full = True
-            self.full_because = error.strerror or str(error)
+            self._found_full(error)
             return False
         return self.untidy
+
+    def _found_full(self, error: OSError) -> None:
+        self.full = True
+        self.full_because = error.strerror or str(error)
 
     def _close_older(self) -> bool:
         with self.lock:
@@ -201,7 +206,14 @@ class LogWriter:
     def roll(self, size_bytes: int) -> None:
         """Go on in the spare segment, with room for a body of `size_bytes`."""
         while self.spare is None:
-            self._prepare()
+            try:
+                self._prepare()
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                self._found_full(error)
+                if not self.wait_for_room():
+                    raise
         term = self.term_at(self.ledger.next_index - 1)
         opening = [
             encode_segment(self.ledger.next_index, term),

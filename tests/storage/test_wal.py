@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from threading import Event
 
 import pytest
 from attrs import define, evolve, field
@@ -35,6 +36,7 @@ class Hand:
     saved: Callable[[int], object]
     failed: Callable[[BaseException], object]
     finished: Callable[[], object]
+    ending: Event = field(factory=Event)
     started: int = 0
     joined: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from queue import SimpleQueue
 from typing import Any
@@ -11,9 +12,13 @@ from attrs import Factory, define
 from twisted.logger import globalLogPublisher
 
 from raft.errors import StorageFailed
+from raft.storage import thread
+from raft.storage.imagined import ImaginedDisk
 from raft.storage.marks import Mark
+from raft.storage.records import Kind, encode
 from raft.storage.thread import MOST_DRAINED, NEWEST_POSSIBLE, RETRY_SECONDS, WriterThread
 from raft.storage.writer import MarkSave
+from tests.storage.crashes import SEGMENT_BYTES, Script
 
 SAVE = (1, None, None, 1, 2, b"records")
 END_SECONDS = 5.0
@@ -29,6 +34,7 @@ class FailingWriter:
     pressed: bool = False
     untidy: bool = False
     ledger: Any = None
+    wait_for_room: Any = None
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -338,3 +344,57 @@ def test_the_end_of_the_thread_is_the_last_that_is_told() -> None:
     assert not waiter.is_alive()
     assert not thread._thread.is_alive()
     assert calls == ["seal", "close", "finished"]
+
+
+class NoRoom(ImaginedDisk):
+    """A disk without room for another file while it `is_full`."""
+
+    is_full = False
+
+    def allocate(self, *place: Any) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().allocate(*place)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_save_that_needs_a_segment_waits_for_room_until_the_end(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: the node stopped with what was under way when its disk became full; sc-F8."""
+    monkeypatch.setattr(thread, "RETRY_SECONDS", 0.0)
+    script = Script(NoRoom())
+    script.open()
+    script.vote(1, "a")
+    writer, queue = script.writer, SimpleQueue[Any]()
+    failed: list[Any] = []
+    waits: list[bool] = []
+    finished = threading.Event()
+    snapshots: Any = Snapshots()
+    saved: list[int] = []
+    writing = WriterThread(writer, snapshots, queue, saved.append, failed.append, finished.set)
+    wait_for_room = writing._wait_for_room
+
+    def noted() -> bool:
+        waits.append(writer.full)
+        if ends:
+            writing.ending.set()
+        elif len(waits) == 3:
+            script.disk.is_full = False
+        return wait_for_room()
+
+    script.disk.is_full = True
+    records = encode(script.end, script.term, 0, Kind.COMMAND, bytes(SEGMENT_BYTES))
+    first = script.end
+    writing.start()
+    writer.wait_for_room = noted
+    queue.put((script.ticket + 1, None, None, first, first + 1, records))
+    queue.put((script.ticket + 2, None, None, first + 1, first + 1, b""))
+    queue.put(None)
+    assert finished.wait(20.0)
+    writing.join()
+    assert waits == ([True] if ends else [True] * 3)
+    assert (not failed and saved) if not ends else (isinstance(failed[0], StorageFailed))
+    if not ends:
+        assert not writer.full
+        assert writer.ledger.next_index == first + 1
