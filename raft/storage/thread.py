@@ -105,9 +105,9 @@ class WriterThread:
                 elif isinstance(queued, BaseException):
                     raise queued
             self.writer.write(saves)
-            self._tell()
             if ticket is not None and not self.wait.is_taken(ticket, self.seconds() - began):
                 self.saved(ticket)
+            self._tell()
             if marked and self.writer.ledger.mark is not None:
                 self.snapshots.retain(self.writer.ledger.mark.previous, NEWEST_POSSIBLE)
             if drained[-1] is None:
