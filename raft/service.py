@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -104,6 +104,8 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
         replica: the machine and how far it is.
         shell: the core and what moves around it.
         failure: what stopped the node, or None.
+        usage: returns what the process has used, for the status; a process that is a node and
+            nothing else sets it, and an application's own would tell of the application.
         ended: fires with None after a stop, or with the exception that stopped the node. One whose
             state has diverged still tells its status, and so ends when it is stopped.
     """
@@ -141,6 +143,7 @@ class RaftService(Service, Asking, Administration, Rescue, SessionCare):
         self.reactor: Any = reactor
         self.replica = Replica(machine, self.codec, clock=clock)
         self.failure: BaseException | None = None
+        self.usage: Callable[[], Mapping[str, object]] = dict
         self.ended: Deferred[BaseException | None] = Deferred()
         self.forwarder = Forwarder(reactor, clock)
         self.pulse = Pulse(self)

@@ -33,6 +33,7 @@ from raft.node.settings import NodeSettings
 from raft.service import RaftService
 from raft.storage.records import SessionLimits
 from raft.transport.clients import ClientLimits
+from raft.usage import own_usage
 
 FAILED_EXIT_CODE = 1
 OPEN_FILES = 16_384
@@ -77,6 +78,7 @@ class NodeProcess(MultiService):
         self._daemonized = daemonized
         self._failed = False
         self.node = make_node(config, reactor, hold=hold)
+        self.node.usage = own_usage
         self.node.setServiceParent(self)  # type: ignore[no-untyped-call]
         self.node.ended.addCallback(self._ended)
 

@@ -8,6 +8,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from twisted.internet.defer import Deferred, fail
@@ -16,9 +17,11 @@ from twisted.internet.task import Clock
 from raft.bench import facts, rows
 from raft.bench.load import KEY_BYTES, KEYS, PREPARED, Load, keys, operations, summary
 from raft.bench.workloads import SIZES, WORKLOADS, chosen
-from raft.cli.bench import Numbers, durability
+from raft.cli.bench import Numbers, loadable
+from raft.cli.bench_report import durability
 from raft.cli.main import run
 from raft.errors import BadConfiguration, InvariantViolated, NotLeader, OutcomeUnknown
+from raft.usage import Usage, usage
 
 
 class Side:
@@ -232,6 +235,40 @@ def test_wrong_numbers_are_a_wrong_command_line() -> None:
     assert run(["bench", "W99"]) == 1
 
 
+def test_what_needs_nodes_of_its_own_is_refused_on_a_running_cluster() -> None:
+    names = [each.name for each in loadable(chosen([]), named=False)]
+    assert names == "W1 W2 W3n W4p W4c W4f W4l W5 W6".split()
+    # What overloads a cluster that others use, is measured only where it is named.
+    assert [each.name for each in loadable(chosen(["W10", "W10c"]), named=True)] == ["W10", "W10c"]
+    for name in "W0 W3i W7 W8r W8b W8s W9".split():
+        with pytest.raises(click.UsageError, match=f"{name}: .* needs a cluster of its own"):
+            loadable(chosen([name]), named=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-e", "tcp:127.0.0.1:1", "W7"],
+        ["-e", "tcp:127.0.0.1:1", "--directory", "somewhere"],
+        ["--allow-plaintext", "W1"],
+    ],
+)
+def test_what_is_of_no_meaning_for_a_running_cluster_is_a_wrong_command_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", *words]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_is_loaded_only_where_the_command_line_names_it() -> None:
+    """The variable that other commands take their endpoints from may name one in production."""
+    from raft.cli.bench import bench
+
+    (option,) = (each for each in bench.params if each.name == "endpoints")
+    assert not option.envvar
+
+
 def test_help_names_every_workload() -> None:
     from raft.cli.bench import bench
 
@@ -261,13 +298,46 @@ def test_what_a_span_took_is_told_by_node_and_process() -> None:
         "entries_per_sync": 50.0,
         "entries_per_save": 10.0,
     }
-    before = {"node1": facts.Usage(1.0, 5, 6), "load1": facts.Usage(2.0, 7, 8)}
-    after = {"node1": facts.Usage(2.0, 50, 60), "load1": facts.Usage(2.5, 70, 80)}
-    told = rows.used(before, after, 2.0, "node1", 1000.0)
+    assert rows.synced({}, {"n1": (10, 100, 20, 3)}, 2.0) == {}
+    # One that began meanwhile counts from there.
+    begun = rows.synced({"n1": (90, 900, 90, 3)}, {"n1": (10, 100, 20, 3)}, 2.0, {"n1"})
+    assert begun["n1"]["syncs"] == 10
+    before = {"node1": Usage(1.0, 5, 6), "load1": Usage(2.0, 7, 8)}
+    after = {"node1": Usage(2.0, 50, 60), "load1": Usage(2.5, 70, 80)}
+    told = rows.used(before, after, 2.0, {"node1": "leader", "load1": "load"}, 1000.0)
     assert [each["role"] for each in told.values()] == ["leader", "load"]
     assert (told["node1"]["cpu_seconds"], told["node1"]["us_per_operation"]) == (1.0, 500.0)
     # The load is no part of what a node needs.
     assert rows.most_resident(told) == 50
+
+
+def test_what_nobody_tells_is_null_and_no_zero() -> None:
+    roles = {"n1": "leader", "load1": "load"}
+    told = rows.used({}, {"n1": Usage(2.0, 50, 60)}, 2.0, roles, 1000.0)
+    # Of another machine's process that was silent before, the CPU of the span is not known.
+    assert (told["n1"]["cpu_seconds"], told["n1"]["resident_bytes"]) == (None, 50)
+    assert set(told["load1"].values()) == {"load", None}
+    run_of = {"processes": told, "nodes": {}}
+    row = rows.over_runs([run_of])
+    assert (row["us_per_operation"], row["syncs"], row["entries_per_sync"]) == (None, None, None)
+    began = rows.used({}, {"n1": Usage(2.0, 50, 60, 77)}, 2.0, {"n1": "leader"}, 1000.0)
+    assert began["n1"]["cpu_seconds"] == 2.0
+
+
+def test_a_line_has_medians_of_its_runs_and_their_spread() -> None:
+    runs = []
+    for rate, cpu in ((900.0, 1.0), (1000.0, 2.0), (1100.0, 4.0)):
+        used = rows.used(
+            {"n1": Usage(0.0, 1, 2, 7)}, {"n1": Usage(cpu, 1, 2, 7)}, 1.0, {"n1": "leader"}, rate
+        )
+        counted = rows.synced({"n1": (0, 0, 0, 1)}, {"n1": (10, 100, 20, 1)}, 1.0)
+        latencies = dict.fromkeys(rows.LATENCIES, 1.0)
+        figures = {"ops_per_second": rate, "failures": {}, "elections": 0, **latencies}
+        runs.append(figures | {"processes": used, "nodes": counted})
+    row = rows.row_of(WORKLOADS[1], 16, 64, runs, 1)
+    assert (row["ops_per_second"], row["spread"], row["syncs"]) == (1000.0, 0.2, 30)
+    assert row["processes"]["n1"]["cpu_seconds"] == 2.0
+    assert row["nodes"]["n1"]["entries_per_sync"] == 10.0
 
 
 def test_memory_that_poses_as_a_disk_is_told() -> None:
@@ -276,9 +346,10 @@ def test_memory_that_poses_as_a_disk_is_told() -> None:
 
 
 def test_the_system_is_asked_for_what_processes_use(tmp_path: Path) -> None:
-    used = facts.usage(os.getpid())
+    used = usage(os.getpid())
+    assert used is not None
     assert used.most_resident_bytes >= used.resident_bytes > 1 << 20
-    assert facts.usage(1 << 30) == facts.Usage()
+    assert usage(1 << 30) is None
     told = facts.machine(tmp_path)
     assert told["cores"] == os.cpu_count()
     assert list(tmp_path.iterdir()) == []
@@ -325,6 +396,11 @@ def test_real_clusters_are_measured_and_nothing_is_left(tmp_path: Path) -> None:
     assert [row["workload"] for row in lines] == ["W0", "W2", "W4l", "W7", *["W10c"] * 5]
     assert [line["at"] for line in lines[4:]] == [None, 0.5, 1.0, 2.0, 4.0]
     assert all(line["details"]["offered_per_second"] > 0 for line in lines[5:])
+    asked = "workload outstanding value_bytes ops_per_second p50_ms p99_ms p999_ms runs".split()
+    for row in lines:
+        assert {*asked, "spread", "syncs", "entries_per_sync", "machine"} <= row.keys()
+        assert all(each["resident_bytes"] > 1 << 20 for each in row["processes"].values())
+        assert len(row["nodes"]) == 3
     for row in lines[:3]:
         assert row["ops_per_second"] > 0
         assert row["outstanding"] == 10

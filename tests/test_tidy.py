@@ -32,6 +32,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.lives": (),
     "raft.places": (),
     "raft.sparing": (),
+    "raft.usage": (),
     "raft.core": ("raft.core", "raft.errors"),
     "raft.interfaces": ("raft.core", "raft.errors", "raft.numbering"),
     "raft.numbering": ("raft.errors",),
@@ -115,7 +116,7 @@ TOPS: dict[str, tuple[str, ...]] = {
         *("raft.cli.check", "raft.chaos", "raft.cli.chaos"),
     ),
     "raft.chaos": ("raft.chaos", "raft.cli.chaos"),
-    "raft.bench": ("raft.bench", "raft.cli.bench"),
+    "raft.bench": ("raft.bench", "raft.cli.bench", "raft.cli.bench_report"),
 }
 
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})

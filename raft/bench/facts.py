@@ -1,4 +1,4 @@
-"""What the operating system knows: the machine, its disk, and what each process used."""
+"""What figures depend on: the machine and its disk."""
 
 from __future__ import annotations
 
@@ -9,46 +9,14 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from attrs import frozen
-
 from raft.places import filesystem
 
 SYNCS = 100
 SYNC_BYTES = 4096
 
-_TICKS = os.sysconf("SC_CLK_TCK")
 
-
-@frozen
-class Usage:
-    """What a process has used so far: CPU in seconds; memory in bytes, now and at most."""
-
-    cpu_seconds: float = 0.0
-    resident_bytes: int = 0
-    most_resident_bytes: int = 0
-
-
-def usage(pid: int) -> Usage:
-    """Return what the process has used; nothing where the system does not tell (no /proc)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return Usage()
-    # The name in parentheses may hold anything, spaces and parentheses included.
-    fields = stat.rpartition(")")[2].split()
-    sizes = {
-        name: int(words.split()[0]) * 1024
-        for name, _, words in (line.partition(":") for line in status.splitlines())
-        if name in ("VmRSS", "VmHWM")
-    }
-    return Usage(
-        (int(fields[11]) + int(fields[12])) / _TICKS, sizes.get("VmRSS", 0), sizes.get("VmHWM", 0)
-    )
-
-
-def machine(directory: Path) -> dict[str, object]:
-    """Return what figures depend on: processor, system, versions, and the disk of `directory`."""
+def machine(directory: Path | None) -> dict[str, object]:
+    """Return processor, system, versions, and the disk of `directory`, where there is one."""
     return {
         "processor": _cpu_model(),
         "cores": os.cpu_count() or 0,
@@ -60,8 +28,8 @@ def machine(directory: Path) -> dict[str, object]:
         "twisted": _version("twisted"),
         "msgspec": _version("msgspec"),
         "txraft": _version("txraft"),
-        "filesystem": filesystem(directory),
-        "fdatasync_p50_ms": round(1000 * sync_seconds(directory), 3),
+        "filesystem": filesystem(directory) if directory else None,
+        "fdatasync_p50_ms": round(1000 * sync_seconds(directory), 3) if directory else None,
         "load_average": round(os.getloadavg()[0], 2),
     }
 

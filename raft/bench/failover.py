@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from twisted.internet.task import deferLater
 
 from raft.bench.plan import START_SECONDS, Row, Task
-from raft.bench.rows import blank
+from raft.bench.rows import blank, over_runs
 from raft.bench.stand import Stand
 from raft.client import RaftClient
 from raft.errors import OutcomeUnknown
 
 WRITE_SECONDS = 30.0
 CALM_SECONDS = 0.3
-P99_SAMPLES = 100
-"""Of fewer kills the 99th percentile would be the worst of them under another name."""
 
 
 async def measure(task: Task) -> list[Row]:
@@ -28,6 +27,7 @@ async def measure(task: Task) -> list[Row]:
     """
     gaps: list[float] = []
     async with Stand(task) as stand:
+        before, begun = await stand.figures(), time.monotonic()
         client = stand.cluster.client(timeout_seconds=WRITE_SECONDS)
         try:
             for number in range(task.plan.kills):
@@ -35,19 +35,27 @@ async def measure(task: Task) -> list[Row]:
                 gaps.append(await _kill(stand, client))
         finally:
             await client.close()
+        used = stand.told(before, await stand.figures(), time.monotonic() - begun, 0.0)
     ordered = sorted(1000 * gap for gap in gaps)
     row = blank(task.workload, 1, task.workload.value_bytes[0])
-    enough = len(ordered) >= P99_SAMPLES
     return [
         {
             **row,
+            **over_runs([used]),
             "p50_ms": round(statistics.median(ordered), 1),
-            "p99_ms": round(ordered[int(0.99 * len(ordered))], 1) if enough else None,
+            "p99_ms": _rank(ordered, 0.99),
+            "p999_ms": _rank(ordered, 0.999),
             "max_ms": round(ordered[-1], 1),
             "elections": task.plan.kills,
             "runs": [{"failover_ms": round(each, 1)} for each in ordered],
         }
     ]
+
+
+def _rank(ordered: Sequence[float], share: float) -> float | None:
+    """Return a percentile; None of so few that it would be the worst under another name."""
+    at = int(share * len(ordered))
+    return round(ordered[at], 1) if len(ordered) * (1 - share) >= 1 - 1e-9 else None
 
 
 async def _kill(stand: Stand, client: RaftClient) -> float:

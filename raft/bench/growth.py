@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raft.bench.plan import Row, Task
-from raft.bench.rows import row_of
+from raft.bench.rows import mebibytes, row_of
 from raft.bench.stand import Stand
 
 FIRST_DECADE = 3
@@ -61,8 +61,8 @@ async def _sizes(stand: Stand, row: Row) -> Row:
     status = await stand.cluster.status(stand.leader) or {}
     return {
         "servers": stand.nodes,
-        "resident_mib": round(row["resident_bytes"] / (1 << 20), 1),
-        "disk_mib": round(disk_bytes / (1 << 20), 1),
+        "resident_mib": mebibytes(row["resident_bytes"]),
+        "disk_mib": mebibytes(disk_bytes),
         **{key: status.get(key) for key in ("first_index", "last_index", "snapshot_count")},
     }
 

@@ -55,19 +55,19 @@ class Operations:
     value: str
 
 
-def keys(value_bytes: int = 1) -> list[str]:
+def keys(value_bytes: int = 1, prefix: str = "") -> list[str]:
     """Return all keys that are read and written, where values have so many bytes."""
     count = min(KEYS, max(1, STATE_BYTES // value_bytes))
-    return [f"key-{number:0{KEY_BYTES - 4}d}" for number in range(count)]
+    return [f"{prefix}key-{number:0{KEY_BYTES - 4}d}" for number in range(count)]
 
 
-def operations(kind: str, value_bytes: int, seed: int) -> Operations:
+def operations(kind: str, value_bytes: int, seed: int, prefix: str = "") -> Operations:
     """Draw the operations of a run: "write", "read" or "mixed", the last by Zipf's law.
 
     Raises:
         InvariantViolated: there is no such kind.
     """
-    chance, names, value = random.Random(seed), keys(value_bytes), "v" * value_bytes
+    chance, names, value = random.Random(seed), keys(value_bytes, prefix), "v" * value_bytes
     if kind == "mixed":
         weights = list(accumulate(1 / rank**ZIPF for rank in range(1, len(names) + 1)))
         drawn = chance.choices(names, cum_weights=weights, k=PREPARED)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from twisted.internet.task import deferLater
 
+from raft.bench.loaded import Loaded
 from raft.bench.plan import Row, Task
-from raft.bench.rows import row_of
-from raft.bench.stand import Stand
+from raft.bench.rows import mebibytes, row_of
+from raft.bench.targets import loaded
 
 FACTORS = (0.5, 1.0, 2.0, 4.0)
 TIMEOUT_SECONDS = 3.0
@@ -23,7 +24,7 @@ async def measure(task: Task) -> list[Row]:
         RaftError: no leader was elected, or the load failed.
     """
     outstanding, value_bytes = task.workload.points()[0]
-    async with Stand(task) as stand:
+    async with loaded(task) as stand:
         task.note(f"{task.workload.name}: what is sustainable")
         await stand.start_load(outstanding, value_bytes)
         runs = await _runs(stand)
@@ -41,13 +42,13 @@ async def measure(task: Task) -> list[Row]:
     return rows
 
 
-async def _runs(stand: Stand) -> list[Row]:
+async def _runs(stand: Loaded) -> list[Row]:
     plan = stand.task.plan
     await deferLater(stand.task.reactor, plan.warm_up_seconds)
     return [await stand.measured(plan.seconds) for _ in range(plan.runs)]
 
 
-async def _offered(stand: Stand, factor: float, sustainable: float, value_bytes: int) -> Row:
+async def _offered(stand: Loaded, factor: float, sustainable: float, value_bytes: int) -> Row:
     task = stand.task
     await stand.start_load(
         1, value_bytes, per_second=factor * sustainable, timeout_seconds=TIMEOUT_SECONDS
@@ -58,7 +59,7 @@ async def _offered(stand: Stand, factor: float, sustainable: float, value_bytes:
     row = row_of(task.workload, most_open, value_bytes, runs, stand.nodes)
     stalls = [
         float(str(status["stall_longest_seconds"]))
-        for status in (await stand.cluster.statuses()).values()
+        for status in (await stand.statuses()).values()
         if status is not None
     ]
     return row | {
@@ -70,7 +71,7 @@ async def _offered(stand: Stand, factor: float, sustainable: float, value_bytes:
             "refused_per_second": _rate(runs, "refused"),
             "refused_p50_ms": _most(runs, "refused_p50_ms"),
             "refused_p99_ms": _most(runs, "refused_p99_ms"),
-            "resident_mib": round(row["resident_bytes"] / (1 << 20), 1),
+            "resident_mib": mebibytes(row["resident_bytes"]),
             "stall_longest_seconds": max(stalls, default=0.0),
         },
     }

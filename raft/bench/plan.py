@@ -18,6 +18,21 @@ Row = dict[str, Any]
 
 
 @frozen
+class Running:
+    """A cluster that runs already, which nothing is started for.
+
+    Attributes:
+        addresses: client addresses of some of its nodes; the others are learnt.
+        prefix: what every key begins with that is written, and removed in the end.
+        allow_plaintext: whether it may be talked to without encryption on other machines.
+    """
+
+    addresses: tuple[str, ...]
+    prefix: str
+    allow_plaintext: bool = False
+
+
+@frozen
 class Plan:
     """How to measure; times in seconds.
 
@@ -34,6 +49,7 @@ class Plan:
         megabytes: of W8: the size of the snapshot that is installed, in MB (10^6 bytes).
         growth: of W9: it writes 10 to the power of this.
         sizes: of W9: how many servers, in turn.
+        running: the cluster to be measured; one of our own for each workload where it is None.
     """
 
     runs: int = 3
@@ -48,6 +64,7 @@ class Plan:
     megabytes: int = 32
     growth: int = 6
     sizes: tuple[int, ...] = (3, 5, 7)
+    running: Running | None = None
 
 
 @frozen

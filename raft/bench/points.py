@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.task import deferLater
 
+from raft.bench.loaded import Loaded
 from raft.bench.plan import Row, Task
 from raft.bench.rows import row_of
-from raft.bench.stand import Stand
+from raft.bench.targets import loaded
 
 
 async def measure(task: Task) -> list[Row]:
@@ -15,11 +16,11 @@ async def measure(task: Task) -> list[Row]:
     Raises:
         RaftError: no leader was elected, or the load failed.
     """
-    async with Stand(task) as stand:
+    async with loaded(task) as stand:
         return [await _point(stand, *point) for point in task.workload.points()]
 
 
-async def _point(stand: Stand, outstanding: int, value_bytes: int) -> Row:
+async def _point(stand: Loaded, outstanding: int, value_bytes: int) -> Row:
     task = stand.task
     what = f"{task.workload.name}, {outstanding} outstanding, {value_bytes} bytes"
     task.note(f"{what}: warming up")

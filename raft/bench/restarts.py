@@ -6,9 +6,8 @@ import time
 
 from twisted.internet.task import deferLater
 
-from raft.bench.facts import usage
 from raft.bench.plan import Row, Task
-from raft.bench.rows import blank
+from raft.bench.rows import blank, over_runs
 from raft.bench.stand import Stand
 from raft.errors import Timeout
 
@@ -31,7 +30,9 @@ async def restart(task: Task) -> list[Row]:
         written, rate = await _written(stand)
         await stand.cluster.wait_until_equal(written, LONG_SECONDS)
         task.note(f"{task.workload.name}: a restart with {written:,} entries")
+        before = await stand.figures()
         ready_seconds, answers_seconds = await _started(stand, follower)
+        used = stand.told(before, await stand.figures(), ready_seconds, 0.0)
         replayed = written / max(1e-3, ready_seconds - empty_seconds)
         details = {
             "entries": written,
@@ -41,7 +42,7 @@ async def restart(task: Task) -> list[Row]:
             "empty_log_ready_seconds": round(empty_seconds, 3),
             "written_per_second": round(rate, 1),
         }
-        return [_row(stand, follower, written, replayed, details)]
+        return [_row(task, written, replayed, details) | over_runs([used])]
 
 
 async def behind(task: Task) -> list[Row]:
@@ -56,29 +57,30 @@ async def behind(task: Task) -> list[Row]:
         written, own_rate = await _written(stand)
         task.note(f"{task.workload.name}: a follower {written:,} entries behind")
         last = await stand.number(stand.leader, "last_index")
+        before = await stand.figures()
         stand.cluster.node(follower).start()
         await until(stand, follower, "last_applied", 0)
         begun, first = time.monotonic(), await stand.number(follower, "last_index")
         await until(stand, follower, "last_applied", last)
-        rate = (last - first) / max(1e-3, time.monotonic() - begun)
+        seconds = max(1e-3, time.monotonic() - begun)
+        rate = (last - first) / seconds
+        used = stand.told(before, await stand.figures(), seconds, 0.0)
         details = {
             "entries": written,
             "entries_per_second": round(rate, 1),
             "leader_writes_per_second": round(own_rate, 1),
             "share_of_leader": round(rate / own_rate, 3),
         }
-        row = _row(stand, follower, written, rate, details)
+        row = _row(task, written, rate, details) | over_runs([used])
         return [row | {"elections": await stand.number(stand.leader, "term") - term}]
 
 
-def _row(stand: Stand, id: str, entries: int, rate: float, details: Row) -> Row:
-    process = stand.cluster.node(id).process
-    workload = stand.task.workload
+def _row(task: Task, entries: int, rate: float, details: Row) -> Row:
+    workload = task.workload
     row = blank(workload, None, workload.value_bytes[0])
     return row | {
         "text": f"{workload.text}: {entries:,} entries",
         "ops_per_second": round(rate, 1),
-        "resident_bytes": 0 if process is None else usage(process.pid).resident_bytes,
         "details": details,
     }
 

@@ -55,8 +55,9 @@ class Worker:
         await self._stop(job)
         issue = await self._target(job)
         if job["fill"]:
-            await fill(issue, job.get("fill_bytes") or job["value_bytes"], job.get("fill_keys", 0))
-        drawn = operations(job["operations"], job["value_bytes"], job["seed"])
+            value_bytes = job.get("fill_bytes") or job["value_bytes"]
+            await fill(issue, value_bytes, job.get("fill_keys", 0), job["prefix"])
+        drawn = operations(job["operations"], job["value_bytes"], job["seed"], job["prefix"])
         if "per_second" in job:
             self._load = Paced(self._reactor, issue, drawn, job["per_second"] / job["loaders"])
         else:
@@ -99,7 +100,10 @@ class Worker:
 
     async def _client(self, job: Job) -> RaftClient:
         client = RaftClient(
-            job["addresses"], timeout_seconds=job["timeout_seconds"], spread_reads=job["spread"]
+            job["addresses"],
+            timeout_seconds=job["timeout_seconds"],
+            spread_reads=job["spread"],
+            allow_plaintext=job["allow_plaintext"],
         )
         self._close.append(client.close)
         await client.leader()
@@ -141,9 +145,9 @@ def alone(connections: list[ClientConnection], timeout_seconds: float) -> Issue:
     return issue
 
 
-async def fill(issue: Issue, value_bytes: int, count: int = 0) -> None:
+async def fill(issue: Issue, value_bytes: int, count: int = 0, prefix: str = "") -> None:
     """Write every key that the load uses once, or `count` others that it leaves alone."""
-    names = [f"filled-{number}" for number in range(count)] or keys(value_bytes)
+    names = [f"filled-{number}" for number in range(count)] or keys(value_bytes, prefix)
     value = "v" * value_bytes
     for begin in range(0, len(names), FILL_AT_ONCE):
         part = names[begin : begin + FILL_AT_ONCE]

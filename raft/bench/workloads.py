@@ -43,6 +43,11 @@ class Workload:
     spread: bool = False
 
     @property
+    def needs_own_processes(self) -> bool:
+        """Whether it starts, kills or fills the nodes that it measures."""
+        return self.target == "inside" or self.measure not in ("points", "overload")
+
+    @property
     def writes(self) -> bool:
         """Whether every operation of it is a write."""
         return self.operations == "write"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from raft.bench import facts
+from raft.bench.loaded import TIMEOUT_SECONDS, failed
 from raft.bench.measures import measured
-from raft.bench.plan import Plan, Row, Task
+from raft.bench.plan import Plan, Running, Task
 from raft.bench.plot import svg
-from raft.bench.stand import failed
 from raft.bench.workloads import WORKLOADS, Workload, chosen
+from raft.cli.bench_report import Report
+from raft.cli.running import Cluster, config_option, endpoint_option, plaintext_option
 from raft.errors import RaftError
-from raft.places import MEMORY_FILESYSTEMS
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 EPILOG = "\b\n" + "\n".join(f"{each.name:4} {each.text}" for each in WORKLOADS)
 
@@ -72,65 +72,46 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
+def counted(flag: str, least: int, most: int, default: int, text: str) -> Decorator:
+    """Return an option that is a whole number from `least` to `most`."""
+    kind = click.IntRange(least, most)
+    return click.option(flag, type=kind, default=default, show_default=True, help=text)
+
+
+def timed(flag: str, name: str, least: float, default: float, text: str) -> Decorator:
+    """Return an option that is a number of seconds, kept under `name`."""
+    kind = click.FloatRange(least, 600)
+    return click.option(flag, name, type=kind, default=default, show_default=True, help=text)
+
+
+def listed(flag: str) -> Decorator:
+    """Return an option that stands in place of a workload's own numbers."""
+    return click.option(flag, type=Numbers(), default=(), help="In place of a workload's own.")
+
+
 @click.command("bench", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[WORKLOAD]...")
-@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, 600),
-    default=3.0,
-    show_default=True,
-    help="How long each run takes.",
+@endpoint_option(None, "Measure the cluster that this node is of, and start none.")
+@config_option
+@plaintext_option
+@counted("--runs", 1, 100, 3, "How often each line is measured.")
+@timed("--seconds", "seconds", 0.1, 3.0, "How long each run takes.")
+@timed("--warm-up", "warm_up_seconds", 0, 1.0, "How long load runs before the first, in seconds.")
+@listed("--outstanding")
+@listed("--value-bytes")
+@counted("--connections", 1, 2000, 100, "Of W2, W4c and W10c.")
+@counted("--clients", 1, 100, 8, "Of W10.")
+@counted(
+    *("--load-processes", 1, 16, 1),
+    "That W2, W4c and W10 come from, where one is the bottleneck.",
 )
-@click.option(
-    "--warm-up",
-    "warm_up_seconds",
-    type=click.FloatRange(0, 600),
-    default=1.0,
-    show_default=True,
-    help="How long load runs before the first run, in seconds.",
+@counted("--kills", 1, 1000, 20, "Of W7.")
+@counted(
+    *("--entries", 1000, 100_000_000, 200_000),
+    "Of W8r and W8b: how many are replayed, or caught up with. In full: 1000000.",
 )
-@click.option("--outstanding", type=Numbers(), default=(), help="In place of a workload's own.")
-@click.option("--value-bytes", type=Numbers(), default=(), help="In place of a workload's own.")
-@click.option(
-    "--connections",
-    type=click.IntRange(1, 2000),
-    default=100,
-    show_default=True,
-    help="Of W2, W4c and W10c.",
-)
-@click.option(
-    "--clients", type=click.IntRange(1, 100), default=8, show_default=True, help="Of W10."
-)
-@click.option(
-    "--load-processes",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    help="That W2, W4c and W10 come from, where one is the bottleneck.",
-)
-@click.option("--kills", type=click.IntRange(1, 1000), default=20, show_default=True, help="Of W7.")
-@click.option(
-    "--entries",
-    type=click.IntRange(1000, 100_000_000),
-    default=200_000,
-    show_default=True,
-    help="Of W8r and W8b: how many are replayed, or caught up with. In full: 1000000.",
-)
-@click.option(
-    "--megabytes",
-    type=click.IntRange(1, 10_000),
-    default=32,
-    show_default=True,
-    help="Of W8s: how large the snapshot is. In full: 100.",
-)
-@click.option(
-    "--growth",
-    type=click.IntRange(3, 9),
-    default=6,
-    show_default=True,
-    help="Of W9: 10 to the power of it entries are written. In full: 7.",
-)
+@counted("--megabytes", 1, 10_000, 32, "Of W8s: how large the snapshot is. In full: 100.")
+@counted(*("--growth", 3, 9, 6), "Of W9: 10 to the power of it entries are written. In full: 7.")
 @click.option(
     "--sizes",
     type=Numbers(),
@@ -153,22 +134,15 @@ def writable(path: Path | None) -> Path | None:
 @click.option("--json", "as_json", is_flag=True, help="One object for each line of the table.")
 def bench(
     names: Sequence[str],
-    runs: int,
-    seconds: float,
-    warm_up_seconds: float,
+    endpoints: Sequence[str],
+    config: Path | None,
+    allow_plaintext: bool,
     outstanding: tuple[int, ...],
     value_bytes: tuple[int, ...],
-    connections: int,
-    clients: int,
-    load_processes: int,
-    kills: int,
-    entries: int,
-    megabytes: int,
-    growth: int,
-    sizes: tuple[int, ...],
     directory: Path | None,
     plot: Path | None,
     as_json: bool,
+    **figures: Any,
 ) -> None:
     """Measure writes, reads and failover; all workloads, or those named.
 
@@ -176,18 +150,19 @@ def bench(
     puts load on them from this machine: figures hold for it, today. Every write is on the disks
     of a majority before it is answered; there is no option to change that. It ends by itself,
     and with it all that it started.
+
+    With --endpoint or --config it loads a cluster that runs already, whose machine is the
+    key-value store: with writes and reads as fast as they are answered, which whoever uses it
+    will feel. Its keys begin with a prefix that is told, and are removed in the end.
     """
-    plan = Plan(
-        *(runs, seconds, warm_up_seconds, connections),
-        clients=clients,
-        load_processes=load_processes,
-        kills=kills,
-        entries=entries,
-        megabytes=megabytes,
-        growth=growth,
-        sizes=sizes,
-    )
     workloads = chosen(names, outstanding, value_bytes)
+    running = _running(endpoints, config, allow_plaintext)
+    if running is not None:
+        if directory is not None:
+            raise click.UsageError("--directory is for nodes that are started here; leave it out")
+        workloads = loadable(workloads, bool(names))
+        click.echo(f"raft: keys begin with {running.prefix}, and are removed in the end", err=True)
+    plan = Plan(running=running, **figures)
     place = Path(tempfile.mkdtemp(prefix="raft-bench-", dir=_made(directory)))
     report = Report(as_json)
     try:
@@ -198,62 +173,44 @@ def bench(
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _running(
+    endpoints: Sequence[str], config: Path | None, allow_plaintext: bool
+) -> Running | None:
+    """Return the cluster that is named; None where one is to be started."""
+    if not endpoints and config is None:
+        if allow_plaintext:
+            raise click.UsageError("--allow-plaintext is for a cluster named by --endpoint")
+        return None
+    cluster = Cluster.chosen(endpoints, config, TIMEOUT_SECONDS, allow_plaintext)
+    prefix = f"raft-bench-{secrets.token_hex(4)}/"
+    return Running(cluster.endpoints, prefix, cluster.allow_plaintext)
+
+
+def loadable(workloads: Sequence[Workload], named: bool) -> list[Workload]:
+    """Return what can be measured on a cluster that runs already.
+
+    What offers more than the cluster can do is among them only where it is `named`.
+
+    Raises:
+        click.UsageError: one that is named needs nodes of its own.
+    """
+    own = [each.name for each in workloads if each.needs_own_processes]
+    if named and own:
+        raise click.UsageError(
+            f"{', '.join(own)}: starts, kills or fills nodes, and so needs a cluster of its own; "
+            "leave it out, or --endpoint and --config"
+        )
+    return [
+        each
+        for each in workloads
+        if not each.needs_own_processes and (named or each.measure != "overload")
+    ]
+
+
 def _made(directory: Path | None) -> Path | None:
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     return directory
-
-
-class Report:
-    """Tells what is found, when it is found."""
-
-    def __init__(self, as_json: bool) -> None:
-        """Write to standard output, and notes to standard error."""
-        self.as_json = as_json
-        # A table for people: where output is no terminal, it must not be cut to 80 columns.
-        self._out = Console(width=None if Console().is_terminal else 160, highlight=False)
-        self._notes = Console(stderr=True, highlight=False)
-        self._status = self._notes.status("")
-        self.rows: list[Row] = []
-
-    def note(self, text: str) -> None:
-        """Say what goes on, where somebody looks."""
-        if self._notes.is_terminal:
-            self._status.update(Text(text))
-            self._status.start()
-
-    def found(self, rows: Sequence[Row], machine: dict[str, object]) -> None:
-        """Take the rows of one workload."""
-        self.rows += rows
-        if self.as_json:
-            for row in rows:
-                click.echo(json.dumps({**row, "machine": machine}))
-
-    def end(self, machine: dict[str, object]) -> None:
-        """Show the tables."""
-        self._status.stop()
-        if self.as_json or not self.rows:
-            return
-        self._out.print(Text("; ".join(f"{name} {value}" for name, value in machine.items())))
-        self._out.print(Text(durability(machine)))
-        self._out.print(figures(self.rows))
-        self._out.print(costs(self.rows))
-        if any(row["details"] for row in self.rows):
-            self._out.print(details(self.rows))
-
-
-def durability(machine: dict[str, object]) -> str:
-    """Return what a sync means where this was measured."""
-    kind = machine["filesystem"]
-    if kind in MEMORY_FILESYSTEMS:
-        return (
-            f"The logs were on {kind}, which is memory: nothing here says anything about a disk. "
-            "Choose one with --directory."
-        )
-    return (
-        f"Every write was synced to {kind} by a majority of three nodes before it was answered; "
-        f"one sync of 4 KiB takes {machine['fdatasync_p50_ms']} ms."
-    )
 
 
 def measure(workloads: Sequence[Workload], plan: Plan, place: Path, report: Report) -> None:
@@ -262,11 +219,11 @@ def measure(workloads: Sequence[Workload], plan: Plan, place: Path, report: Repo
     Raises:
         click.ClickException: something failed; the text says what.
     """
-    from twisted.internet.defer import Deferred
+    from twisted.internet.defer import CancelledError, Deferred
     from twisted.internet.task import react
 
     ended: list[Exception | None] = []
-    machine = facts.machine(place)
+    machine = facts.machine(place if plan.running is None else None)
 
     async def main(reactor: Any) -> None:
         try:
@@ -274,10 +231,23 @@ def measure(workloads: Sequence[Workload], plan: Plan, place: Path, report: Repo
                 task = Task(reactor, place / workload.name, workload, plan, report.note)
                 report.found(await measured(task), machine)
             ended.append(None)
+        except CancelledError:
+            # Nothing has ended: `react` was interrupted.
+            pass
         except Exception as error:
             ended.append(error)
 
-    begun: Callable[[Any], Any] = lambda reactor: Deferred.fromCoroutine(main(reactor))  # noqa: E731
+    def begun(reactor: Any) -> Deferred[None]:
+        measuring = Deferred.fromCoroutine(main(reactor))
+        if plan.running is not None:
+            # Whoever interrupts this must not be left with the keys.
+            reactor.addSystemEventTrigger("before", "shutdown", interrupted, measuring)
+        return measuring
+
+    def interrupted(measuring: Deferred[None]) -> Deferred[None]:
+        measuring.cancel()
+        return measuring
+
     try:
         react(begun, [])
     except SystemExit:
@@ -290,60 +260,3 @@ def measure(workloads: Sequence[Workload], plan: Plan, place: Path, report: Repo
         raise click.ClickException(f"bench: {failed(ended[0])}") from ended[0]
     if ended[0] is not None:
         raise ended[0]
-
-
-def figures(rows: Sequence[Row]) -> Table:
-    """Return the table of rates and latencies."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("workload", "", "outstanding", "bytes", "ops/s", "(least", "most)"):
-        shown.add_column(heading, justify="left" if heading in ("workload", "") else "right")
-    for heading in ("p50 ms", "p99 ms", "p99.9 ms", "max ms", "entries/sync", "syncs/s"):
-        shown.add_column(heading, justify="right")
-    for heading in ("failed", "elections"):
-        shown.add_column(heading, justify="right")
-    for row in rows:
-        cells = [row["workload"], row["text"]]
-        cells += [_number(row[key], 0) for key in ("outstanding", "value_bytes")]
-        cells += [_number(row.get(key), 0) for key in RATES]
-        cells += [_number(row.get(key), 2) for key in LATENCIES]
-        cells += [_number(row.get(key), 0) for key in ("entries_per_sync", "syncs_per_second")]
-        shown.add_row(*map(Text, [*cells, str(row["failures"]), str(row["elections"])]))
-    return shown
-
-
-RATES = ("ops_per_second", "ops_per_second_least", "ops_per_second_most")
-LATENCIES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
-
-
-def costs(rows: Sequence[Row]) -> Table:
-    """Return the table of what each process used, of each row's last run."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("workload", "outstanding", "process", "cores", "us of CPU/op", "MiB"):
-        shown.add_column(heading, justify="left" if heading in ("workload", "process") else "right")
-    for row in rows:
-        last = row["runs"][-1] if row["runs"] else {}
-        for name, used in last.get("processes", {}).items():
-            shown.add_row(
-                *map(Text, (row["workload"], _number(row["outstanding"], 0))),
-                Text(name if used["role"] == "load" else f"{name}, {used['role']}"),
-                Text(_number(used["cores"], 2)),
-                Text(_number(used["us_per_operation"], 2)),
-                Text(_number(used["resident_bytes"] / (1 << 20), 0)),
-            )
-    return shown
-
-
-def details(rows: Sequence[Row]) -> Table:
-    """Return the table of what only some workloads have."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("workload", "", "figures of its own"):
-        shown.add_column(heading, overflow="fold")
-    for row in rows:
-        if row["details"]:
-            each = (f"{name} {value:,}" for name, value in row["details"].items())
-            shown.add_row(*map(Text, (row["workload"], row["text"], ", ".join(each))))
-    return shown
-
-
-def _number(value: float | None, places: int) -> str:
-    return "" if value is None else f"{value:,.{places}f}"

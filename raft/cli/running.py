@@ -73,24 +73,31 @@ class Cluster:
         )
 
 
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A node's file, to take the addresses from.",
+)
+plaintext_option = click.option(
+    "--allow-plaintext", is_flag=True, help="Talk to other machines without encryption."
+)
+
+
+def endpoint_option(variable: str | None, text: str) -> Callable[[Command], Command]:
+    """Return the option that names nodes, which `variable` of the environment stands in for."""
+    shown = f" [env: {variable}]" if variable else ""
+    return click.option(
+        *("-e", "--endpoint", "endpoints"), multiple=True, envvar=variable, help=f"{text}{shown}"
+    )
+
+
 def cluster_options(command: Command) -> Command:
     """Add the options that `Cluster.chosen` takes."""
     for option in reversed(
         (
-            click.option(
-                "-e",
-                "--endpoint",
-                "endpoints",
-                multiple=True,
-                envvar=ENDPOINTS_VARIABLE,
-                help=f"A node's address for clients; may be repeated. [env: {ENDPOINTS_VARIABLE}]",
-            ),
-            click.option(
-                "-c",
-                "--config",
-                type=click.Path(path_type=Path, dir_okay=False),
-                help="A node's file, to take the addresses from.",
-            ),
+            endpoint_option(ENDPOINTS_VARIABLE, "A node's address for clients; may be repeated."),
+            config_option,
             click.option(
                 "-t",
                 "--timeout",
@@ -100,11 +107,7 @@ def cluster_options(command: Command) -> Command:
                 show_default=True,
                 help="Give up after so many seconds.",
             ),
-            click.option(
-                "--allow-plaintext",
-                is_flag=True,
-                help="Talk to other machines without encryption.",
-            ),
+            plaintext_option,
         )
     ):
         command = option(command)

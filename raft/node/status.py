@@ -29,7 +29,8 @@ def status_of(node: RaftService) -> dict[str, object]:
     says why no leader is known, or is empty. Of what took longer than half an election timeout
     the counts and the longest are told: `stall` (the process stood still), `slow_save` (a save of
     the disk) and `silence` (a connected member did not answer this leader). Times are in
-    seconds, sizes in bytes.
+    seconds, sizes in bytes. A node that has its process to itself adds `cpu_seconds`,
+    `resident_bytes` and `most_resident_bytes`, where the system tells them.
     """
     if not node.serves:
         if isinstance(node.failure, Diverged):
@@ -77,6 +78,7 @@ def status_of(node: RaftService) -> dict[str, object]:
         "repair": _repair(node),
         "digest": node.replica.digest,
         **_compared(node),
+        **node.usage(),
         "failure": _failure(node),
     }
 
