@@ -33,6 +33,7 @@ ROUNDS = 5
 ROUND_SECONDS = 0.7
 PAYLOAD = b"x" * 100
 FILE_BYTES = 64 << 20
+CLOSE_SECONDS = 30.0
 
 
 class Bare:
@@ -183,9 +184,10 @@ def costs(directory: str) -> None:
         pass
     written = time.perf_counter() - began
     entries = 64 * len(records)
-    log.close()
-    while os.path.exists(log.path) and log.store._closed is False:
-        time.sleep(0.001)
+    closed: SimpleQueue[None] = SimpleQueue()
+    # Called by the writer's thread, as all that it says here; the reader must not come before.
+    log.store.stop().addCallback(closed.put)
+    closed.get(timeout=CLOSE_SECONDS)
     began = time.perf_counter()
     store = WriteAheadLog(log.path)
     store.recover()
