@@ -28,8 +28,8 @@ def test_a_failing_seed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatc
     BUGS["a_vote_leaves_before_it_is_saved"].plant(monkeypatch)
     tally = run_seeds(0, 3)
     assert tally.failures
-    told = tally.failures[0].told
-    assert f"--seed {tally.failures[0].seed} " in told
+    told = tally.failures[0]
+    assert f"--seed {tally.failing[0]} " in told
     assert "I2: " in told
 
 

@@ -12,54 +12,34 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
 import click
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
+from raft.testing import seeds
 from raft.testing.cores.simulator import Failure, simulate
 from raft.testing.cores.swarm import TIMEOUT_SECONDS
 
 SEEDS_A_TASK = 20
-MOST_FAILURES = 20
-"""After so many failures a run ends: they have one cause, or few."""
 
 
-@define
-class Tally:
+@define(eq=False)
+class Tally(seeds.Tally):
     """What some seeds did, all together."""
 
-    seeds: int = 0
-    events: int = 0
     checks: int = 0
-    commits: int = 0
-    terms: int = 0
-    truncations: int = 0
-    installed: int = 0
     configurations: int = 0
     reads: int = 0
     leased_reads: int = 0
     session_commands: int = 0
-    fired: Counter[str] = Factory(Counter)
-    slowest_leader_seconds: float = 0.0
-    seconds: float = 0.0
-    """Of processors."""
-    failures: list[Lapse] = Factory(list)
-
-    def add(self, other: Tally) -> None:
-        """Count what `other` counted as well."""
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.fired.update(other.fired)
-        self.slowest_leader_seconds = max(self.slowest_leader_seconds, other.slowest_leader_seconds)
-        self.failures += other.failures
+    failing: list[int] = Factory(list)
+    """The seeds that failed."""
 
     def lines(self) -> list[str]:
         """Return what is to be printed at the end."""
         passed = (
             f"{self.seeds} seeds passed, {len(self.failures)} failed; {self.events:,} events, "
-            f"{self.events / max(self.seconds, 1e-9):,.0f} a second of a core; "
+            f"{self.events_per_second:,.0f} a second of a core; "
             f"{self.checks:,} checks"
         )
         content = (
@@ -69,22 +49,7 @@ class Tally:
             f"{self.session_commands:,} commands of sessions; slowest leader after "
             f"{self.slowest_leader_seconds / TIMEOUT_SECONDS:.1f} T"
         )
-        faults = [f"  {kind:24}{count:>10,}" for kind, count in sorted(self.fired.items())]
-        return [passed, content, "faults that came about:", *faults]
-
-
-@frozen
-class Lapse:
-    """One seed that failed."""
-
-    seed: int
-    told: str
-
-
-_SUMS = (
-    *("seeds", "events", "checks", "commits", "terms", "truncations", "installed"),
-    *("configurations", "reads", "leased_reads", "session_commands", "seconds"),
-)
+        return [passed, content, "faults that came about:", *self.fired_lines()]
 
 
 def run_seeds(first: int, end: int) -> Tally:
@@ -96,7 +61,8 @@ def run_seeds(first: int, end: int) -> Tally:
         try:
             report = simulate(seed)
         except Failure as failure:
-            tally.failures.append(Lapse(seed, str(failure)))
+            tally.failures.append(str(failure))
+            tally.failing.append(seed)
             continue
         tally.seeds += 1
         tally.events += report.events
@@ -115,27 +81,6 @@ def run_seeds(first: int, end: int) -> Tally:
     return tally
 
 
-def run_for(minutes: float, first: int, processes: int) -> Tally:
-    """Run seeds from `first` on for so many minutes; print each failure as it is found."""
-    total, next_seed = Tally(), first
-    end = time.monotonic() + minutes * 60
-    with ProcessPoolExecutor(processes) as pool:
-        waiting: set[Future[Tally]] = set()
-        while True:
-            going_on = time.monotonic() < end and len(total.failures) < MOST_FAILURES
-            while going_on and len(waiting) < 2 * processes:
-                waiting.add(pool.submit(run_seeds, next_seed, next_seed + SEEDS_A_TASK))
-                next_seed += SEEDS_A_TASK
-            if not waiting:
-                return total
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for each in done:
-                tally = each.result()
-                total.add(tally)
-                for lapse in tally.failures:
-                    click.echo(lapse.told)
-
-
 @click.command()
 @click.option("--minutes", default=5.0, show_default=True, help="How long to begin new seeds.")
 @click.option(
@@ -149,11 +94,11 @@ def main(minutes: float, seed: int | None, processes: int) -> None:
     """Run seeds for some minutes; exit with 1 if one fails."""
     first = seed if seed is not None else int(time.time()) * 1000
     click.echo(f"seeds from {first} on, {minutes:g} minutes, {processes} processes")
-    tally = run_for(minutes, first, max(1, processes))
+    tally = seeds.run_for(run_seeds, SEEDS_A_TASK, minutes, first, max(1, processes))
     for line in tally.lines():
         click.echo(line)
     if tally.failures:
-        click.echo(f"failing seeds: {', '.join(str(each.seed) for each in tally.failures)}")
+        click.echo(f"failing seeds: {', '.join(map(str, tally.failing))}")
     raise SystemExit(bool(tally.failures))
 
 
