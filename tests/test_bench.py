@@ -22,25 +22,7 @@ from raft.cli.bench_report import durability
 from raft.cli.main import run
 from raft.errors import BadConfiguration, InvariantViolated, NotLeader, OutcomeUnknown
 from raft.usage import Usage, usage
-
-
-class Side:
-    """The loaded side: keeps every operation until the test answers it."""
-
-    def __init__(self) -> None:
-        self.open: list[tuple[int, Deferred[Any]]] = []
-        self.most = 0
-        self.commands: list[list[Any]] = []
-
-    def issue(self, place: int, is_read: int, command: list[Any]) -> Deferred[Any]:
-        issued: Deferred[Any] = Deferred()
-        self.commands.append(command)
-        self.open.append((place, issued))
-        self.most = max(self.most, len(self.open))
-        return issued
-
-    def answer(self, result: object = None) -> None:
-        self.open.pop(0)[1].callback(result)
+from tests.loaded_side import Side
 
 
 def make_load(side: Side, outstanding: int) -> tuple[Load, Clock]:

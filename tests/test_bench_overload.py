@@ -12,20 +12,7 @@ from raft.bench.load import operations
 from raft.bench.paced import LATE_SECONDS, TICK_SECONDS, Paced
 from raft.bench.worker import among
 from raft.errors import OutcomeUnknown, Overloaded
-
-
-class Side:
-    """The loaded side: keeps every operation until the test answers it."""
-
-    def __init__(self) -> None:
-        self.open: list[Deferred[Any]] = []
-        self.places: list[int] = []
-
-    def issue(self, place: int, is_read: int, command: list[Any]) -> Deferred[Any]:
-        issued: Deferred[Any] = Deferred()
-        self.open.append(issued)
-        self.places.append(place)
-        return issued
+from tests.loaded_side import Side
 
 
 def paced(side: Side, per_second: float) -> tuple[Paced, Clock]:
@@ -40,7 +27,7 @@ def test_a_pace_is_kept_whether_or_not_anything_is_answered() -> None:
     load.start()
     clock.pump([TICK_SECONDS] * 501)
     assert 1000 <= len(side.open) <= 1003
-    assert side.places == list(range(len(side.open)))
+    assert [place for place, _ in side.open] == list(range(len(side.open)))
     load.stop()
 
 
@@ -52,7 +39,7 @@ def test_a_latency_runs_from_the_moment_at_which_the_operation_was_due() -> None
     # Due at 0.01 s; the process comes to it some milliseconds late.
     clock.advance(0.012)
     clock.advance(0.1)
-    side.open[0].callback(None)
+    side.answer()
     assert list(load.latencies) == pytest.approx([0.102])
 
 
@@ -74,7 +61,7 @@ def test_a_refusal_is_counted_apart_with_its_time_and_other_failures_by_class() 
     load.start()
     Deferred.fromCoroutine(load.measure(1.0))
     clock.advance(TICK_SECONDS)
-    first, second = side.open
+    (_, first), (_, second) = side.open
     clock.advance(0.5)
     first.errback(Overloaded("too much"))
     # A connection of its own answers a batch of one.
@@ -91,11 +78,11 @@ def test_a_stop_waits_for_the_last_answer() -> None:
     clock.advance(TICK_SECONDS)
     stopped: list[None] = []
     load.stop().addCallback(stopped.append)
-    for issued in side.open[:-1]:
+    for _, issued in side.open[:-1]:
         issued.callback(None)
     clock.advance(1.0)
     assert not stopped
-    side.open[-1].callback(None)
+    side.open[-1][1].callback(None)
     assert (stopped, clock.getDelayedCalls()) == ([None], [])
 
 

@@ -95,7 +95,7 @@ class Server(Protocol):
         self.peers = [Counts(partial(self.heard, 1 + each)) for each in range(len(followers))]
         self.ports = followers
 
-    def connected(self) -> Deferred[Any]:
+    def reach_followers(self) -> Deferred[Any]:
         """Connect to the followers; fire once all are there."""
         return gatherResults(
             [
@@ -186,7 +186,7 @@ def listen(path: str, followers: list[int]) -> None:
         port = reactor.listenTCP(0, Factory.forProtocol(lambda: server), interface="127.0.0.1")
         print(port.getHost().port, flush=True)
 
-    reactor.callWhenRunning(lambda: server.connected().addCallback(serve))
+    reactor.callWhenRunning(lambda: server.reach_followers().addCallback(serve))
     reactor.run()
 
 

@@ -78,13 +78,56 @@ def operations(kind: str, value_bytes: int, seed: int, prefix: str = "") -> Oper
     return Operations(drawn, bytes([kind == "read"]), value)
 
 
-class Load:
-    """Operations on their way, from `start` to `stop`.
+class Loop:
+    """Operations on their way, from a start to `stop`; when one begins, is said by who inherits.
 
     Attributes:
         latencies: of each operation answered in the measured span, in seconds.
         failures: how many failed in it, by the error's class.
     """
+
+    def __init__(
+        self, reactor: Any, issue: Issue, drawn: Operations, clock: Callable[[], float]
+    ) -> None:
+        """Prepare; begin nothing."""
+        self.latencies = array("d")
+        self.failures: dict[str, int] = {}
+        self._reactor = reactor
+        self._issue = issue
+        self._next_key = cycle(drawn.keys).__next__
+        self._next_reads = cycle(drawn.reads).__next__
+        self._value = drawn.value
+        self._clock = clock
+        self._open = 0
+        self._running = self._measuring = False
+        self._idle: Deferred[None] | None = None
+
+    def told(self) -> dict[str, float]:
+        """Return what else there is to say of the measured span: nothing."""
+        return {}
+
+    def stop(self) -> Deferred[None]:
+        """Begin nothing more; fires once the last operation is answered."""
+        self._running = False
+        self._idle = Deferred()
+        self._look()
+        return self._idle
+
+    def _fail(self, error: BaseException | None) -> None:
+        name = type(error).__name__
+        self.failures[name] = self.failures.get(name, 0) + 1
+
+    def _end_one(self) -> None:
+        self._open -= 1
+        self._look()
+
+    def _look(self) -> None:
+        if not self._open and self._idle is not None and not self._idle.called:
+            self._idle.callback(None)
+
+
+class Load(Loop):
+    """A closed loop: so many operations outstanding."""
 
     def __init__(
         self,
@@ -95,21 +138,10 @@ class Load:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Prepare; begin nothing."""
-        self.latencies = array("d")
-        self.failures: dict[str, int] = {}
-        self._reactor = reactor
-        self._issue = issue
-        self._next_key = cycle(drawn.keys).__next__
-        self._next_reads = cycle(drawn.reads).__next__
-        self._value = drawn.value
+        super().__init__(reactor, issue, drawn, clock)
         self._outstanding = outstanding
-        self._clock = clock
-        self._open = 0
-        self._running = False
-        self._measuring = False
         self._most = MOST_LATENCIES
         self._counted: Deferred[Any] | None = None
-        self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
         """Fill all places; they stay filled until `stop`."""
@@ -138,17 +170,6 @@ class Load:
         self._measuring = False
         return self._clock() - begun
 
-    def told(self) -> dict[str, float]:
-        """Return what else there is to say of the measured span: nothing."""
-        return {}
-
-    def stop(self) -> Deferred[None]:
-        """Begin nothing more; fires once the last operation is answered."""
-        self._running = False
-        self._idle = Deferred()
-        self._look()
-        return self._idle
-
     def _one(self, place: int) -> None:
         is_read, key = self._next_reads(), self._next_key()
         command = ["get", key] if is_read else ["set", key, self._value]
@@ -160,7 +181,7 @@ class Load:
     def _answered(self, result: object, place: int, begun: float) -> None:
         # A connection of its own answers a batch of one, whose item may be an error.
         if type(result) is list and isinstance(result[0], RaftError):
-            self._note(result[0])
+            self._fail(result[0])
             self._pause(place)
             return
         if self._measuring:
@@ -175,12 +196,8 @@ class Load:
             self._end_one()
 
     def _failed(self, failure: Failure, place: int) -> None:
-        self._note(failure.value)
+        self._fail(failure.value)
         self._pause(place)
-
-    def _note(self, error: BaseException | None) -> None:
-        name = type(error).__name__
-        self.failures[name] = self.failures.get(name, 0) + 1
 
     def _pause(self, place: int) -> None:
         if self._running:
@@ -193,14 +210,6 @@ class Load:
             self._one(place)
         else:
             self._end_one()
-
-    def _end_one(self) -> None:
-        self._open -= 1
-        self._look()
-
-    def _look(self) -> None:
-        if not self._open and self._idle is not None and not self._idle.called:
-            self._idle.callback(None)
 
 
 def summary(latencies: array[float], seconds: float) -> dict[str, float]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
-from itertools import cycle
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from raft.bench.load import Issue, Operations, percentile
+from raft.bench.load import Issue, Loop, Operations, percentile
 from raft.errors import Overloaded, RaftError
 
 TICK_SECONDS = 0.002
@@ -26,13 +24,12 @@ LATE_SECONDS = 0.01
 MOST_OPEN = 1_000_000
 
 
-class Paced:
-    """Operations at a pace, from `start` to `stop`.
+class Paced(Loop):
+    """Operations at a pace.
 
     Attributes:
-        latencies: of each operation answered in the measured span, in seconds.
-        refusals: of each that was refused as too much: from its issue to the refusal.
-        failures: how many failed in it in any other way, by the error's class.
+        refusals: of each that was refused as too much: from its issue to the refusal, in seconds.
+            It is none of the `failures`.
     """
 
     def __init__(
@@ -44,20 +41,11 @@ class Paced:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Prepare; begin nothing."""
-        self.latencies = array("d")
+        super().__init__(reactor, issue, drawn, clock)
         self.refusals = array("d")
-        self.failures: dict[str, int] = {}
-        self._reactor = reactor
-        self._issue = issue
-        self._next_key = cycle(drawn.keys).__next__
-        self._next_reads = cycle(drawn.reads).__next__
-        self._value = drawn.value
         self._per_second = per_second
-        self._clock = clock
         self._begun = 0.0
-        self._due = self._offered = self._open = self._most_open = 0
-        self._running = self._measuring = False
-        self._idle: Deferred[None] | None = None
+        self._due = self._offered = self._most_open = 0
 
     def start(self) -> None:
         """Begin to offer."""
@@ -87,13 +75,6 @@ class Paced:
             "refused_p99_ms": percentile(self.refusals, 0.99),
             "most_open": self._most_open,
         }
-
-    def stop(self) -> Deferred[None]:
-        """Offer nothing more; fires once the last operation is answered."""
-        self._running = False
-        self._idle = Deferred()
-        self._look()
-        return self._idle
 
     def _tick(self) -> None:
         if not self._running:
@@ -137,13 +118,4 @@ class Paced:
         if isinstance(error, Overloaded):
             self.refusals.append(self._clock() - begun)
             return
-        name = type(error).__name__
-        self.failures[name] = self.failures.get(name, 0) + 1
-
-    def _end_one(self) -> None:
-        self._open -= 1
-        self._look()
-
-    def _look(self) -> None:
-        if not self._open and self._idle is not None and not self._idle.called:
-            self._idle.callback(None)
+        self._fail(error)
