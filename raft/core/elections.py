@@ -68,18 +68,25 @@ def leave_elections(server: Server, index: int) -> None:
 
     It was removed while it was away, and nobody sends it anything that would say so. Whoever
     lacks a committed entry wins no election, so no cluster needs this one to stand. A leader that
-    is heard knows better: it may have come back since.
+    is heard knows better: it may have come back since. It may also have fallen silent because of
+    this very removal, so what was said meanwhile is looked at when none is heard any more.
     """
+    if _heard_of_late(server):
+        server.told_excluded_index = max(server.told_excluded_index, index)
+    elif _is_excluded(server, index):
+        server.excluded_index = index
+        if not isinstance(server.state, Leader):
+            server.become_follower(None)
+            reset_timer(server)
+
+
+def _is_excluded(server: Server, index: int) -> bool:
+    """Tell whether the configuration at `index` is newer than any that has this server."""
     own, log = server.configuration, server.log
     is_newer = index > log.configuration_index or (
         index == log.configuration_index and server.id not in own.ids
     )
-    if _heard_of_late(server) or not log.configuration_index or not is_newer:
-        return
-    server.excluded_index = index
-    if not isinstance(server.state, Leader):
-        server.become_follower(None)
-        reset_timer(server)
+    return is_newer and bool(log.configuration_index)
 
 
 def judge_deadlines(server: Server) -> None:
@@ -89,6 +96,9 @@ def judge_deadlines(server: Server) -> None:
     """
     if server.now < server.election_deadline:
         return
+    told_index, server.told_excluded_index = server.told_excluded_index, 0
+    if told_index and _is_excluded(server, told_index):
+        server.excluded_index = told_index
     if not server.may_campaign:
         server.election_deadline = math.inf
         server.become_follower(None)

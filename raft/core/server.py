@@ -109,6 +109,8 @@ class Server:
     """Of its data directory; empty for one that nobody tells from another."""
     excluded_index: int = 0
     """A committed configuration without this server, as a member says; 0 once a leader is heard."""
+    told_excluded_index: int = 0
+    """What a member said of that kind while a leader was heard; 0 once it was looked at again."""
     standing: ev.Standing = ev.Standing.FREE
     """What others have said of a server without a history; see `raft.core.founding`."""
     founding_until: float = -math.inf

@@ -80,3 +80,22 @@ def test_a_server_that_knows_its_removal_and_not_its_commit_is_told_that_too() -
     assert server.may_campaign
     step(server, Excluded(2))
     assert not server.may_campaign
+
+
+@pytest.mark.parametrize("ids", ["abc", "bc"])
+def test_what_is_said_just_before_a_leader_falls_silent_is_looked_at_again(ids: str) -> None:
+    """M6: the leader falls silent because of the removal, and nobody says it a second time."""
+    server = build("a", [1, 1])
+    if ids == "bc":
+        # One that does not vote begins no election, and learns it all the same.
+        server.log.configurations.append((2, configuration("bc")))
+    hear(server, "b", append((2, 1), term=2))
+    step(server, Excluded(7))
+    assert server.excluded_index == 0
+    elapse(server, 2.1 * TIMEOUT)
+    assert (server.excluded_index, server.role) == (7, Role.FOLLOWER)
+    # Later words of an older time change nothing; a leader that is heard, everything.
+    hear(server, "b", append((2, 1), term=2))
+    assert server.excluded_index == 0
+    elapse(server, 2.1 * TIMEOUT)
+    assert server.excluded_index == 0
