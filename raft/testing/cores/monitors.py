@@ -121,9 +121,12 @@ class Monitors(LogMonitors):
         reads |= fresh - answered
 
     def _should_be_well(self, leader: ModelNode, peer: str) -> bool:
-        """Tell whether a member lost nothing; who is on its way out may have been wiped."""
-        member = leader.server.configuration.member(peer)
-        return member is not None and not self.nodes[peer].is_lost
+        """Tell whether a member lost nothing.
+
+        Who is on its way out may have been wiped; so may one that another leader has removed.
+        """
+        member, node = leader.server.configuration.member(peer), self.nodes[peer]
+        return member is not None and not node.is_lost and not leader.refuses(node)
 
     def settled(self) -> None:
         """Now and then, once a step is carried out, look at everything."""

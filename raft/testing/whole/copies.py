@@ -51,6 +51,7 @@ class Copies:
 
     world: World
     second: Second | None = None
+    seconds_count: int = 0
 
     def take(self, host: Host) -> bool:
         """Keep a copy of a directory that is in use."""
@@ -91,7 +92,8 @@ class Copies:
         hosts = world.hosts.values()
         if self.second is not None or len(hosts) < 2 or not all(map(self._is_well, hosts)):
             return False
-        address = SECOND_NET + host.id[1:]
+        self.seconds_count += 1
+        address = SECOND_NET + str(self.seconds_count)
         world.network.host_started(address)
         chance = random.Random(f"{world.seed}/{host.id}/second/{host.lives}")
         process = Process(
@@ -147,4 +149,7 @@ class Copies:
             met = [id for id in self.world.hosts if network.is_connected(id)]
             if met:
                 self.world.verdict.note("M9", f"{met} speak with a copy of {second.service.id}")
+        # What it has sent may arrive when the server itself is down, which only it could deny.
+        for other in self.world.hosts.values():
+            self.world.network.cut(second.process.host, other.address)
         second.process.kill()

@@ -114,7 +114,9 @@ class View:
 
     def refuses(self, other: View) -> bool:
         """Tell whether this server knows `other` by a directory that it has lost."""
-        return other.is_lost
+        member = self.server.configuration.member(other.id)
+        known = member.incarnation if member is not None else ""
+        return other.is_lost or known not in ("", other.server.incarnation)
 
     @property
     def is_repairing(self) -> bool:
