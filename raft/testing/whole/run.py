@@ -33,6 +33,8 @@ TRANSPORT_SECONDS: Final = 4.0
 """Until a connection is known to be dead (2 s; a handshake, up to 3 s), and dialled anew (1 s)."""
 SERVICE_SECONDS: Final = 4 * T
 CONVERGENCE_SECONDS: Final = 60 * T
+MOST_BACKLOG_SECONDS: Final = 600.0
+"""However it goes on: a backlog that grows as fast as it is worked off has no end."""
 STOP_SECONDS: Final = 15.0
 POLL_SECONDS: Final = T / 10
 CHECK_STEPS: Final = 2_000_000
@@ -245,7 +247,7 @@ class Run:
         """
         world = self.world
         world.run(max(TIMEOUTS_SECONDS))
-        reached, moved_at = -1, world.timeline.now
+        reached, began, moved_at = -1, world.timeline.now, world.timeline.now
         longest = max(host.server.log.last_index for host in self._members())
         while True:
             leader = world.agreed_leader(self.healthy)
@@ -260,7 +262,8 @@ class Run:
             moved = sum(applied) + sum(saved)
             if moved > reached:
                 reached, moved_at = moved, world.timeline.now
-            if world.timeline.now - moved_at > CONVERGENCE_SECONDS:
+            now = world.timeline.now
+            if now - moved_at > CONVERGENCE_SECONDS or now - began > MOST_BACKLOG_SECONDS:
                 self._violated("L2", f"the log is not committed and applied: {applied}")
             world.run(POLL_SECONDS)
 
