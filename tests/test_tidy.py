@@ -29,6 +29,7 @@ PURE_STANDARD_LIBRARY = frozenset(
 # Who may import what of the package, by longest prefix. What is not here may import anything.
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.errors": (),
+    "raft.admission": ("raft.errors",),
     "raft.lives": (),
     "raft.places": (),
     "raft.sparing": (),
@@ -100,6 +101,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "raft.addresses": ("raft.transport.endpoints", "raft.errors"),
     "raft.members": ("raft.core.configuration", "raft.errors"),
     "raft.client": (
+        "raft.admission",
         *("raft.client", "raft.transport", "raft.interfaces", "raft.errors", "raft.codec"),
         *("raft.members", "raft.backup", "raft.numbering"),
     ),

@@ -58,6 +58,7 @@ class Batch:
     Invariant: `requests` and `payloads` belong together, item by item, until `done`.
 
     Attributes:
+        ahead_bytes: what had no answer yet when it was begun.
         question, link: set while it is sent.
         error: why it came back, if it did.
         sequence: within a session, the number of the first command; 0 before it has one.
@@ -66,6 +67,7 @@ class Batch:
     """
 
     __slots__ = (
+        "ahead_bytes",
         "deadline",
         "done",
         "error",
@@ -89,6 +91,7 @@ class Batch:
         self.number = number
         self.timeout_seconds = timeout_seconds
         self.deadline = deadline
+        self.ahead_bytes = 0
         self.wish: Wish | None = None
         self.requests: list[Deferred[Any]] = []
         self.payloads: list[bytes] = []
@@ -129,6 +132,7 @@ class Batch:
         del self.requests[count:], self.payloads[count:]
         rest.size_bytes = sum(map(len, rest.payloads)) + REQUEST_BYTES * len(rest.payloads)
         self.size_bytes -= rest.size_bytes
+        rest.ahead_bytes = self.ahead_bytes + self.size_bytes
         rest.rest, self.rest = self.rest, rest
         return rest
 

@@ -22,6 +22,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from raft.admission import Admission
 from raft.client.batches import (
     ANSWER_SHARE,
     BOX_BYTES,
@@ -79,7 +80,10 @@ class Hooks:
 
 
 class Lane:
-    """Requests of one kind; `limit_bytes` bounds all that have no answer yet."""
+    """Requests of one kind; `limit_bytes` bounds all that have no answer yet.
+
+    Of less than that is refused what could not be answered in its time: see `raft.admission`.
+    """
 
     answer_share = ANSWER_SHARE
     """The share of the time left that a node is given."""
@@ -93,6 +97,7 @@ class Lane:
         self.sent: dict[int, Batch] = {}
         self.returned: dict[int, Batch] = {}
         self.closed: RaftError | None = None
+        self.admission = Admission()
         self._hooks = hooks
         self._seconds = hooks.seconds
 
@@ -110,10 +115,11 @@ class Lane:
             or batch.timeout_seconds != timeout_seconds
             or batch.wish != wish
         ):
-            if self.closed:
-                return fail(self.closed)
+            refusal = self.closed or self.admission.refusal(self.size_bytes, timeout_seconds)
+            if refusal is not None:
+                return fail(refusal)
             batch = self.open = self._hooks.begin(self, timeout_seconds)
-            batch.wish = wish
+            batch.wish, batch.ahead_bytes = wish, self.size_bytes
             self.waiting.append(batch)
         request: Deferred[Any] = Deferred(batch.cancel)
         batch.requests.append(request)
@@ -245,6 +251,7 @@ class Lane:
     ) -> tuple[list[Deferred[Any]], list[Any]]:
         """Return (requests, results) of all but the places `again`, which stay in the batch."""
         self._finished(batch)
+        self._learn(batch)
         self._hooks.delivered()
         requests = batch.requests
         results = self._stated(batch.wish, answer) if batch.wish is not None else answer
@@ -256,6 +263,14 @@ class Lane:
         else:
             batch.take()
         return requests, results
+
+    def _learn(self, batch: Batch) -> None:
+        """Note how long an answered batch has waited, and behind how much."""
+        admission, now = self.admission, self._seconds()
+        admission.progressed(now)
+        if batch.error is None:
+            begun = batch.deadline - batch.timeout_seconds
+            admission.learn(batch.ahead_bytes + batch.size_bytes, begun, now)
 
     def _stated(self, wish: Wish, answer: Results) -> list[Any]:
         """Return the results as `wish` has them."""
