@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 
 from raft.bench.load import keys
 from raft.bench.loaded import TIMEOUT_SECONDS, Loaded, Statuses
@@ -118,9 +118,12 @@ class RunningStand(Loaded):
         client = self._client
         if client is None:
             return {}
-        answers: Any = await DeferredList(
+        # A list that is cancelled takes that for its members' failures, and goes on.
+        told: Deferred[Any] = Deferred()
+        DeferredList(
             [client.status(id, TIMEOUT_SECONDS) for id in self._members], consumeErrors=True
-        )
+        ).chainDeferred(told)
+        answers = await told
         found: dict[str, Mapping[str, object] | None] = {}
         for id, (succeeded, answer) in zip(self._members, answers, strict=True):
             found[id] = answer if succeeded else None
