@@ -1053,4 +1053,12 @@ SENTINELS = (
         "    if server.standing is Standing.OUTLIVED:",
         "tests/core/test_founding.py::test_who_is_told_of_its_removal_and_has_nothing_has_no_vote",
     ),
+    Sentinel(
+        "what is said of a removal is forgotten while a leader is heard",
+        "M6",
+        "raft.core.elections",
+        "server.told_excluded_index = max(server.told_excluded_index, index)",
+        "server.told_excluded_index = 0",
+        "tests/core/test_exclusion.py::test_what_is_said_just_before_a_leader_falls_silent_is_looked_at_again",
+    ),
 )
