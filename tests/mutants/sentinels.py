@@ -1061,4 +1061,12 @@ SENTINELS = (
         "server.told_excluded_index = 0",
         "tests/core/test_exclusion.py::test_what_is_said_just_before_a_leader_falls_silent_is_looked_at_again",
     ),
+    Sentinel(
+        "whoever names a configuration that is known already is another member's heir",
+        "M7",
+        "raft.node.membership",
+        "greeting.member_index > server.log.configuration_index",
+        "greeting.member_index >= 0",
+        "tests/node/test_directories.py::test_who_names_an_older_configuration_than_is_known_here_is_another",
+    ),
 )
