@@ -9,6 +9,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from raft.client.window import Passage
 from raft.errors import NotAppended, OutcomeUnknown, RaftError
 from raft.interfaces import Indexed, ReadTerms
 from raft.transport.calls import Results
@@ -59,7 +60,7 @@ class Batch:
 
     Attributes:
         ahead_bytes: what had no answer yet when it was begun.
-        question, link: set while it is sent.
+        question, link, passage: set while it is sent.
         error: why it came back, if it did.
         sequence: within a session, the number of the first command; 0 before it has one.
         in_doubt: whether a copy that was sent earlier may have been appended.
@@ -75,6 +76,7 @@ class Batch:
         "lane",
         "link",
         "number",
+        "passage",
         "payloads",
         "question",
         "requests",
@@ -99,6 +101,7 @@ class Batch:
         self.done = False
         self.question: Deferred[Results] | None = None
         self.link: Link | None = None
+        self.passage: Passage = (0, 0, 0.0)
         self.error: RaftError | None = None
         self.sequence = 0
         self.in_doubt = False

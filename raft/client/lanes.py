@@ -35,6 +35,7 @@ from raft.client.batches import (
     tell_all,
     with_indexes,
 )
+from raft.client.window import Window
 from raft.errors import (
     NodeFailed,
     NotAppended,
@@ -98,6 +99,7 @@ class Lane:
         self.returned: dict[int, Batch] = {}
         self.closed: RaftError | None = None
         self.admission = Admission()
+        self.window = Window()
         self._hooks = hooks
         self._seconds = hooks.seconds
 
@@ -148,7 +150,7 @@ class Lane:
     def send(self, link: Link) -> None:
         """Send what waits, as far as `link` is usable and order allows."""
         self._settle()
-        while self.waiting and link.usable and not self.returned:
+        while self.waiting and link.usable and not (self.returned or self.window.is_full):
             self.send_next(link)
 
     def send_full(self, link: Link) -> bool:
@@ -157,7 +159,7 @@ class Lane:
         Somebody's own call leads here, so nobody's request is ended.
         """
         sent = False
-        while self.waiting and link.usable and not self.returned:
+        while self.waiting and link.usable and not (self.returned or self.window.is_full):
             batch, now = self.waiting[0], self._seconds()
             if batch.done or now >= batch.deadline or not self._may_pass(batch, link):
                 break
@@ -187,6 +189,7 @@ class Lane:
         """Send `batch`, whose deadline has not passed, over `link`."""
         milliseconds = max(1, int((batch.deadline - now) * 1000 * self.answer_share))
         self.sent[batch.number] = batch
+        batch.passage = self.window.sent(batch.size_bytes, now)
         link.asked(now)
         batch.link = link
         question = batch.question = self._ask(link, batch, milliseconds)
@@ -195,7 +198,8 @@ class Lane:
     def expire(self, batch: Batch) -> None:
         """End a batch whose deadline has passed; what was sent gets no second chance."""
         question, link = batch.question, batch.link
-        self.sent.pop(batch.number, None)
+        if self.sent.pop(batch.number, None) is not None:
+            self.window.ended(batch.passage, self._seconds())
         self.returned.pop(batch.number, None)
         if batch is self.open:
             self.open = None
@@ -228,10 +232,11 @@ class Lane:
         """Give a request that its caller cancelled its outcome; by default CancelledError."""
 
     def _answered(self, results: Results, batch: Batch, link: Link) -> None:
-        link.answered(self._seconds())
+        now = self._seconds()
+        link.answered(now)
         if batch.done:
             return
-        del self.sent[batch.number]
+        self._arrived(batch, now)
         if len(results) != len(batch.requests):
             count = f"{len(results)} results for {len(batch.requests)} requests"
             self._end(batch, OutcomeUnknown(f"the node answered {count}"))
@@ -245,6 +250,10 @@ class Lane:
             # Who is told may issue more, and that must not go past what came back.
             tell_all(*told)
         self._released()
+
+    def _arrived(self, batch: Batch, now: float) -> None:
+        del self.sent[batch.number]
+        self.window.ended(batch.passage, now)
 
     def _taken(
         self, batch: Batch, answer: Results, again: list[int]
@@ -289,6 +298,7 @@ class Lane:
         if batch.done:
             return
         del self.sent[batch.number]
+        self.window.left(batch.passage)
         if isinstance(error, RaftError) and self._may_repeat(error):
             self._return(batch, error, link)
         else:
@@ -325,8 +335,8 @@ class Lane:
         return error
 
     def _released(self) -> None:
-        """Go on once nothing is sent any more that a returned batch must wait for."""
-        if self.returned and not self.sent:
+        """Go on once there is room, and nothing sent that a returned batch must wait for."""
+        if not self.sent if self.returned else self.waiting:
             self._hooks.wake()
 
     def _settle(self) -> None:

@@ -201,7 +201,7 @@ class SessionLane(WriteLane):
                 waiting.popleft()
                 self._time_out(batch, sent=False)
                 continue
-            if not account.may_send(account.numbering.next_sequence):
+            if self.window.is_full or not account.may_send(account.numbering.next_sequence):
                 return
             count = account.fitting(len(batch.requests))
             if not count:
@@ -296,7 +296,7 @@ class SessionLane(WriteLane):
         link.answered(now)
         if batch.done:
             return
-        del self.sent[batch.number]
+        self._arrived(batch, now)
         batch.question = batch.link = None
         if len(results) != len(batch.requests):
             batch.in_doubt = True
@@ -366,6 +366,7 @@ class SessionLane(WriteLane):
         if batch.done:
             return
         del self.sent[batch.number]
+        self.window.left(batch.passage)
         batch.question = batch.link = None
         what = meaning(error)
         if what is Meaning.ENDED:
