@@ -59,6 +59,10 @@ def test_a_box_is_bounded_and_a_larger_command_has_its_own() -> None:
     # So far there is nobody to whom a full box could be sent.
     bench["n1"].leads()
     bench.turn()
+    # Nor does more leave at once than is answered soon.
+    for asked in bench["n1"].asked:
+        asked.answer(*[None] * len(asked.items))
+        bench.turn()
     sizes = [[len(item) for item in items] for items in bench["n1"].boxes()]
     assert sizes == [[len(third)] * 2, [len(third)] * 2, [2 * BOX_BYTES], [5]]
 

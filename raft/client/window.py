@@ -6,8 +6,8 @@ their time-outs; then it works for nothing but those who have given up. So each 
 is answered soon:
 
     answered within LONG_SECONDS of the shortest time seen  -> a full window grows by as much
-    answered later                                          -> it shrinks to what would not have been
-    never answered                                          -> the same: its time counts
+    answered later  -> it shrinks to what would have been answered by then
+    never answered  -> the same: its time counts
 
 The time of an idle way (a long distance, a slow machine) is no sign of a queue: it is the shortest
 time seen, and is allowed for.
