@@ -24,8 +24,8 @@ from raft.transport.endpoints import require_private
 
 FIND_SECONDS = 5.0
 """How long the cluster may take to tell who leads."""
-REMOVED_AT_ONCE = 500
 REMOVAL_ROUNDS = 3
+"""So many may fail in part; as many others follow as it takes."""
 LEFT_SHOWN = 1000
 
 NOT_KV = (
@@ -158,19 +158,20 @@ class RunningStand(Loaded):
         if client is None or not self._written:
             return
         self.task.note("removing what was written")
-        left: list[str] = sorted(self._written)
-        for _ in range(REMOVAL_ROUNDS):
-            for begin in range(0, len(left), REMOVED_AT_ONCE):
-                part = left[begin : begin + REMOVED_AT_ONCE]
-                # What fails is seen below; a write of unknown outcome may even have come after.
-                await DeferredList(
-                    [client.write(["delete", key]) for key in part], consumeErrors=True
-                )
+        # Once a write of ours is answered, whatever came before it can be read.
+        left: list[str] = [min(self._written)]
+        failed = 0
+        while failed < REMOVAL_ROUNDS:
+            ends: Any = await DeferredList(
+                [client.write(["delete", key]) for key in left], consumeErrors=True
+            )
             found: Any = await client.read(["scan", prefix, LEFT_SHOWN])
-            left = [key for key, _ in found]
-            if not left:
+            if not all(succeeded for succeeded, _ in ends):
+                failed += 1
+            elif not found:
                 self._written.clear()
                 return
+            left = [key for key, _ in found] or left
         raise RaftError(
             f"keys are left that begin with {prefix!r}, {left[0]!r} for one: see which with "
             f"raft kv scan {prefix}, and remove them with raft kv delete"

@@ -75,7 +75,7 @@ async def test_an_interrupted_one_leaves_no_key_either(
 
         assert await shared.until(written, 30.0, "nothing was written")
         running.send_signal(signal.SIGINT)
-        _, told = await deferToThread(running.communicate, timeout=30)
+        _, told = await deferToThread(running.communicate, timeout=45)
     finally:
         running.kill()
         running.wait()
