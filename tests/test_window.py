@@ -78,6 +78,18 @@ def test_the_time_of_a_long_way_is_no_sign_of_a_queue() -> None:
     assert window.limit_bytes > FIRST_BYTES
 
 
+def test_what_is_refused_halves_what_was_on_its_way_down_to_the_least() -> None:
+    window = Window()
+    first = window.sent(60 * KIB, 0.0)
+    second = window.sent(40 * KIB, 0.0)
+    window.refused(second)
+    assert (window.limit_bytes, window.sent_bytes) == (50 * KIB, 60 * KIB)
+    window.refused(first)
+    assert (window.limit_bytes, window.sent_bytes) == (30 * KIB, 0)
+    window.refused(window.sent(KIB, 0.0))
+    assert window.limit_bytes == LEAST_BYTES
+
+
 # -- In the client -------------------------------------------------------------------------
 
 
@@ -126,6 +138,24 @@ def test_what_is_never_answered_lets_no_more_than_the_least_follow() -> None:
     sent = on_its_way(bench)
     filled(bench, boxes=16)
     assert LEAST_BYTES <= on_its_way(bench) - sent <= 2 * LEAST_BYTES
+
+
+def test_a_refusal_because_of_overload_lets_less_follow() -> None:
+    """Whether the last of a batch is refused or all of it, and whether numbered or not."""
+    for sessions in (False, True):
+        bench = leading(sessions=sessions)
+        filled(bench, boxes=2)
+        first, second = bench["n1"].asked[-2:]
+        window = bench.client._writes.window
+        first.refuse(Overloaded("too many"))
+        bench.turn()
+        assert LEAST_BYTES <= window.limit_bytes <= FULL_BYTES + KIB
+        window.limit_bytes = FIRST_BYTES
+        answers = [None] * (len(second.items) - 1)
+        second.answer(*answers, Overloaded("too many"))
+        bench.turn()
+        assert window.limit_bytes <= FULL_BYTES + KIB
+        assert window.sent_bytes == 0
 
 
 def test_what_waits_for_room_counts_as_standing_before_those_that_come_later() -> None:

@@ -236,7 +236,7 @@ class Lane:
         link.answered(now)
         if batch.done:
             return
-        self._arrived(batch, now)
+        self._arrived(batch, results, now)
         if len(results) != len(batch.requests):
             count = f"{len(results)} results for {len(batch.requests)} requests"
             self._end(batch, OutcomeUnknown(f"the node answered {count}"))
@@ -251,9 +251,20 @@ class Lane:
             tell_all(*told)
         self._released()
 
-    def _arrived(self, batch: Batch, now: float) -> None:
+    def _arrived(self, batch: Batch, results: Results, now: float) -> None:
         del self.sent[batch.number]
-        self.window.ended(batch.passage, now)
+        # What is refused is refused from some place on.
+        if results and isinstance(results[-1], Overloaded):
+            self.window.refused(batch.passage)
+        else:
+            self.window.ended(batch.passage, now)
+
+    def _came_back(self, batch: Batch, error: BaseException) -> None:
+        del self.sent[batch.number]
+        if isinstance(error, Overloaded):
+            self.window.refused(batch.passage)
+        else:
+            self.window.left(batch.passage)
 
     def _taken(
         self, batch: Batch, answer: Results, again: list[int]
@@ -297,8 +308,7 @@ class Lane:
         link.failed(failure, self._seconds())
         if batch.done:
             return
-        del self.sent[batch.number]
-        self.window.left(batch.passage)
+        self._came_back(batch, error)
         if isinstance(error, RaftError) and self._may_repeat(error):
             self._return(batch, error, link)
         else:

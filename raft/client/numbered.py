@@ -296,7 +296,7 @@ class SessionLane(WriteLane):
         link.answered(now)
         if batch.done:
             return
-        self._arrived(batch, now)
+        self._arrived(batch, results, now)
         batch.question = batch.link = None
         if len(results) != len(batch.requests):
             batch.in_doubt = True
@@ -365,8 +365,7 @@ class SessionLane(WriteLane):
         link.failed(failure, self._seconds())
         if batch.done:
             return
-        del self.sent[batch.number]
-        self.window.left(batch.passage)
+        self._came_back(batch, error)
         batch.question = batch.link = None
         what = meaning(error)
         if what is Meaning.ENDED:

@@ -8,6 +8,7 @@ is answered soon:
     answered within LONG_SECONDS of the shortest time seen  -> a full window grows by as much
     answered later  -> it shrinks to what would have been answered by then
     never answered  -> the same: its time counts
+    refused because of overload  -> it shrinks by half
 
 The time of an idle way (a long distance, a slow machine) is no sign of a queue: it is the shortest
 time seen, and is allowed for.
@@ -22,7 +23,7 @@ from attrs import define
 
 FIRST_BYTES: Final = 256 << 10
 """What may be on its way before anything is known."""
-LEAST_BYTES: Final = 64 << 10
+LEAST_BYTES: Final = 16 << 10
 """It shrinks no further; a single larger request may always go when nothing else is under way."""
 LONG_SECONDS: Final = 0.25
 """How long what is sent may wait behind others."""
@@ -57,6 +58,12 @@ class Window:
     def left(self, passage: Passage) -> None:
         """Count it as gone; how long it took tells nothing."""
         self.sent_bytes -= passage[0]
+
+    def refused(self, passage: Passage) -> None:
+        """Count it as gone, and as too much."""
+        size_bytes, sent_bytes, _ = passage
+        self.sent_bytes -= size_bytes
+        self.limit_bytes = max(LEAST_BYTES, min(self.limit_bytes, sent_bytes / 2))
 
     def ended(self, passage: Passage, now: float) -> None:
         """Count it as gone, and learn from how long that took."""
