@@ -199,6 +199,8 @@ class SendingSnapshots:
         if wait_seconds := self._backoff_seconds(transfer.peer):
             await self._wait(wait_seconds)
             transfer.moved_at = clock()
+            # Newer ones may have taken the place of the one that was the newest before.
+            transfer.index = self.shell.server.snapshot_index
         while not transfer.installed:
             transfer.fell_back = False
             await self._send_from_there(transfer)
@@ -212,7 +214,11 @@ class SendingSnapshots:
 
     async def _send_from_there(self, transfer: Transfer) -> None:
         """Send from where the receiver stands; return when all is sent or nothing moves."""
-        meta, chunks = self.shell.storage.open_snapshot(transfer.index)
+        try:
+            meta, chunks = self.shell.storage.open_snapshot(transfer.index)
+        except KeyError:
+            reason = f"the snapshot up to {transfer.index} was removed behind a newer one"
+            raise NotFound(reason) from None
         reading = Reading(chunks, self.in_thread)
         try:
             await self._send_chunks(transfer, meta, reading)

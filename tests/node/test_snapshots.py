@@ -436,6 +436,25 @@ def test_a_receiver_that_never_agrees_is_let_rest() -> None:
         assert chunks.offsets.count(0) < 40
 
 
+def test_after_a_wait_the_snapshot_is_sent_that_is_the_newest_then() -> None:
+    """N5: the one that was the newest before the wait is gone when the leader takes others."""
+    world, wire, leader, behind = compacted()
+    sending = leader.shell.snapshots.sending
+    sending._failures[behind.id] = 5
+    wire.heal()
+    world.run(2.0, lambda: sending.is_busy)
+    (first,) = sending.indexes
+    for _ in range(2):
+        leader.write(["add", "more"])
+        world.run(0.2)
+        leader.shell.snapshots.take()
+        world.run(0.2)
+    with pytest.raises(KeyError):
+        leader.shell.storage.open_snapshot(first)
+    assert sending.indexes == [first]
+    caught_up(world, behind, leader, 9.0)
+
+
 def test_a_full_disk_at_the_receiver_stops_nothing() -> None:
     """D4: a snapshot that finds no room is dropped; the node goes on, and so does the leader."""
     world, wire, leader, behind = compacted()

@@ -92,6 +92,10 @@ class Copies:
         hosts = world.hosts.values()
         if self.second is not None or len(hosts) < 2 or not all(map(self._is_well, hosts)):
             return False
+        # Whoever cannot hear the server itself has only the copy's word.
+        names = [each.address for each in hosts]
+        if any(world.network.link(a, b).is_cut for a in names for b in names):
+            return False
         self.seconds_count += 1
         address = SECOND_NET + str(self.seconds_count)
         world.network.host_started(address)
